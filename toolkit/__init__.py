@@ -1,0 +1,38 @@
+"""sentence-serving: from a SentenceTransformer to one TensorFlow Serving artifact.
+
+Importing this package imports neither tensorflow nor torch; the names below load what they need on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from toolkit._version import __version__
+
+if TYPE_CHECKING:
+    from toolkit.check import CheckReport, check
+    from toolkit.client import Client
+    from toolkit.convert import Export, export
+    from toolkit.keras_door import to_keras
+
+__all__ = ["CheckReport", "Client", "Export", "__version__", "check", "export", "to_keras"]
+
+_HOME = {
+    "Client": "toolkit.client",
+    "CheckReport": "toolkit.check",
+    "Export": "toolkit.convert",
+    "check": "toolkit.check",
+    "export": "toolkit.convert",
+    "to_keras": "toolkit.keras_door",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,159 @@
+"""The exception tree. Every error this package raises on purpose is one of these.
+
+::
+
+    ToolkitError
+    ├── MissingExtraError        a package of an optional extra is not installed             exit 6
+    ├── SourceError              the checkpoint cannot be found or read                      exit 3
+    │   └── UnsupportedError     readable, but something in it is not supported              exit 3
+    ├── ArtifactError            a SavedModel or its folder cannot be read or written        exit 4
+    │   └── VersionExistsError   the version directory is already there                      exit 4
+    ├── CheckError               an artifact differs from its original                       exit 1
+    ├── InputError               a value given by the caller is not usable                   exit 2
+    ├── ServerError              the embedded server cannot start or be configured           exit 4
+    └── ClientError              a request failed; carries model and address                 exit 5
+        ├── UnreachableError     no server answers at the address
+        ├── DeadlineError        no answer in time
+        ├── ModelNotFoundError   the server does not have this model, version or label
+        ├── SignatureError       the model does not have this signature
+        ├── RequestError         the server refuses the request's content
+        ├── OverloadedError      the server (or a proxy) has no room for the request now
+        ├── AuthenticationError  the server wants other credentials
+        └── ResponseError        the server's answer cannot be understood
+
+The command line prints an error's text on stderr, without a traceback, and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "ArtifactError",
+    "AuthenticationError",
+    "CheckError",
+    "ClientError",
+    "DeadlineError",
+    "InputError",
+    "MissingExtraError",
+    "ModelNotFoundError",
+    "OverloadedError",
+    "RequestError",
+    "ResponseError",
+    "ServerError",
+    "SignatureError",
+    "SourceError",
+    "ToolkitError",
+    "UnreachableError",
+    "UnsupportedError",
+    "VersionExistsError",
+]
+
+
+class ToolkitError(Exception):
+    """Base of all errors of this package. ``exit_code`` is the command line's exit status for it."""
+
+    exit_code: int = 1
+
+
+class MissingExtraError(ToolkitError):
+    """A package that belongs to an optional extra is not installed."""
+
+    exit_code = 6
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'sentence-serving[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+class SourceError(ToolkitError):
+    """The checkpoint cannot be found, opened or understood."""
+
+    exit_code = 3
+
+
+class UnsupportedError(SourceError):
+    """The checkpoint asks for something that is not supported; names where, what and the alternatives."""
+
+    def __init__(self, file: str, field: str, value: object, supported: Iterable[object] | str) -> None:
+        options = supported if isinstance(supported, str) else ", ".join(str(item) for item in supported)
+        super().__init__(f"{file}: {field} is {value!r}, which is not supported; supported: {options}")
+        self.file = file
+        self.field = field
+        self.value = value
+        self.supported = options
+
+
+class ArtifactError(ToolkitError):
+    """A SavedModel, or the folder that holds it, cannot be read or written."""
+
+    exit_code = 4
+
+
+class VersionExistsError(ArtifactError):
+    """The version directory to be written exists already; it is left as it is."""
+
+
+class CheckError(ToolkitError):
+    """An artifact's answers differ from the original model's; the text names the first stage that diverges."""
+
+    exit_code = 1
+
+
+class InputError(ToolkitError):
+    """A value given by the caller is not usable."""
+
+    exit_code = 2
+
+
+class ServerError(ToolkitError):
+    """The embedded server cannot start, or its configuration is not usable."""
+
+    exit_code = 4
+
+
+class ClientError(ToolkitError):
+    """A request to a server failed. ``address`` and ``model`` say which."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, address: str | None = None, model: str | None = None) -> None:
+        where = ", ".join(
+            part for part in (f"server {address}" if address else "", f"model {model}" if model else "") if part
+        )
+        super().__init__(f"{message} ({where})" if where else message)
+        self.address = address
+        self.model = model
+
+
+class UnreachableError(ClientError):
+    """No server answers at the address."""
+
+
+class DeadlineError(ClientError):
+    """The server did not answer within the deadline."""
+
+
+class ModelNotFoundError(ClientError):
+    """The server does not serve this model, version or version label."""
+
+
+class SignatureError(ClientError):
+    """The served model does not have this signature."""
+
+
+class RequestError(ClientError):
+    """The server refuses the request's content."""
+
+
+class OverloadedError(ClientError):
+    """The server, or a proxy before it, has no room for the request at present."""
+
+
+class AuthenticationError(ClientError):
+    """The server does not accept the credentials of the request, or wants some."""
+
+
+class ResponseError(ClientError):
+    """The server's answer cannot be understood."""
