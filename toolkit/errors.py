@@ -11,7 +11,7 @@
     ├── CheckError               an artifact differs from its original                       exit 1
     ├── InputError               a value given by the caller is not usable                   exit 2
     ├── ServerError              the embedded server cannot start or be configured           exit 4
-    └── ClientError              a request failed; carries model and address                 exit 5
+    └── ClientError              a request failed; model, address, attempts, rows               exit 5
         ├── UnreachableError     no server answers at the address
         ├── DeadlineError        no answer in time
         ├── ModelNotFoundError   the server does not have this model, version or label
@@ -114,17 +114,39 @@ class ServerError(ToolkitError):
 
 
 class ClientError(ToolkitError):
-    """A request to a server failed. ``address`` and ``model`` say which."""
+    """A request to a server failed.
+
+    ``address`` and ``model`` say which; ``attempts`` counts how often it was sent; ``rows`` is the half-open range
+    ``(start, stop)`` of the caller's rows that it carried. Each is ``None`` where it does not apply.
+    """
 
     exit_code = 5
 
-    def __init__(self, message: str, *, address: str | None = None, model: str | None = None) -> None:
-        where = ", ".join(
-            part for part in (f"server {address}" if address else "", f"model {model}" if model else "") if part
-        )
-        super().__init__(f"{message} ({where})" if where else message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        address: str | None = None,
+        model: str | None = None,
+        attempts: int | None = None,
+        rows: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
         self.address = address
         self.model = model
+        self.attempts = attempts
+        self.rows = rows
+
+    def __str__(self) -> str:
+        parts = [
+            f"server {self.address}" if self.address else "",
+            f"model {self.model}" if self.model else "",
+            f"rows {self.rows[0]} to {self.rows[1] - 1}" if self.rows else "",
+            f"after {self.attempts} attempts" if self.attempts and self.attempts > 1 else "",
+        ]
+        where = ", ".join(part for part in parts if part)
+        return f"{self.message} ({where})" if where else self.message
 
 
 class UnreachableError(ClientError):
@@ -156,4 +178,4 @@ class AuthenticationError(ClientError):
 
 
 class ResponseError(ClientError):
-    """The server's answer cannot be understood."""
+    """The server's answer is a failure of its own, or cannot be understood."""

@@ -1,0 +1,198 @@
+"""`AsyncClient`: the vocabulary of `operations` for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.client.job import Attempt, Job, Piece
+from toolkit.client.operations import Operation, Progress, Sleep
+from toolkit.client.options import TLS, Hedge, Retry, Split, Token
+from toolkit.client.session import open_session
+from toolkit.client.transport import AsyncTransport, Connection, Outcome, open_async
+from toolkit.client.types import Array, Detailed, ModelMetadata, Ranked, VersionStatus
+from toolkit.signatures import DEFAULT_SIGNATURE
+
+__all__ = ["AsyncClient"]
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """`toolkit.client.Client` for asyncio: the same arguments, operations and errors, awaited.
+
+    Close it with ``await client.close()``, or use it in ``async with``. It belongs to the event loop of its first use.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = 60.0,
+        tls: TLS | None = None,
+        token: Token | None = None,
+        metadata: Mapping[str, str] | None = None,
+        compression: str | None = None,
+        split: Split | None = None,
+        retry: Retry | None = None,
+        hedge: Hedge | None = None,
+        round_robin: bool = False,
+        channels: int = 1,
+        transport: AsyncTransport | None = None,
+    ) -> None:
+        self._session = open_session(url, model, version, label, timeout, split, retry, hedge)
+        self._connection = Connection(tls, token, metadata, compression, round_robin, channels)
+        self._transport = transport
+
+    async def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        signature: str = DEFAULT_SIGNATURE,
+        progress: Progress | None = None,
+        deadline: float | None = None,
+    ) -> NDArray[np.float32]:
+        """Embeddings of ``texts``, float32 [n, dim], row i for text i. No texts give [0, dim].
+
+        ``progress(done, total)`` is called as rows arrive; ``deadline`` bounds the whole call, in seconds.
+        """
+        return await self._run(self._session.embed(texts, signature, progress, deadline))
+
+    async def embed_query(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> NDArray[np.float32]:
+        """Like `embed`, by the signature ``embed_query`` (for models that treat queries in their own way)."""
+        return await self._run(self._session.embed(texts, "embed_query", progress, deadline))
+
+    async def embed_document(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> NDArray[np.float32]:
+        """Like `embed`, by the signature ``embed_document``."""
+        return await self._run(self._session.embed(texts, "embed_document", progress, deadline))
+
+    async def embed_stream(
+        self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE
+    ) -> AsyncIterator[NDArray[np.float32]]:
+        """Embeddings of any number of texts, read as they are needed: arrays [k, dim], in order, as they arrive."""
+        async for piece in self._pieces(await self._run(self._session.stream(texts, signature))):
+            yield piece.value["embedding"]
+
+    async def detailed(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> Detailed:
+        """Embeddings with each text's number of tokens and whether it was cut."""
+        return await self._run(self._session.detailed(texts, progress, deadline))
+
+    async def tokenize(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> dict[str, NDArray[np.int32]]:
+        """``input_ids``, ``attention_mask``, ``token_type_ids``: int32 [n, length], padded to the longest text."""
+        return await self._run(self._session.tokenize(texts, progress, deadline))
+
+    async def rerank(
+        self, query: str, documents: Iterable[str], *, top_k: int | None = None, deadline: float | None = None
+    ) -> list[Ranked]:
+        """``documents`` by falling score against ``query``, by the signature ``rerank``; at most ``top_k``."""
+        return await self._run(self._session.rerank(query, documents, top_k, deadline))
+
+    async def predict(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature: str = DEFAULT_SIGNATURE,
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> dict[str, Array]:
+        """One request to any signature: arrays in, arrays out (``outputs``: only these). Nothing is split.
+
+        Numeric outputs over gRPC are read-only views of the answer; strings are object arrays of bytes.
+        """
+        return await self._run(self._session.predict(inputs, signature, outputs, deadline))
+
+    async def status(self) -> list[VersionStatus]:
+        """The state of the model's versions."""
+        return await self._run(self._session.status())
+
+    async def metadata(self) -> ModelMetadata:
+        """The signatures of the version that answers."""
+        return await self._run(self._session.metadata())
+
+    async def wait_until_ready(self, timeout: float = 60.0, *, interval: float = 0.2) -> ModelMetadata:
+        """Wait until the model can answer; raises `DeadlineError` after ``timeout`` seconds."""
+        return await self._run(self._session.wait_until_ready(timeout, interval))
+
+    async def close(self) -> None:
+        if self._transport is not None:
+            await self._transport.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _opened(self) -> AsyncTransport:
+        # Connections belong to an event loop, and there may be none yet when the client is made.
+        if self._transport is None:
+            self._transport = open_async(self._session.address, self._connection)
+        return self._transport
+
+    async def _run(self, operation: Operation[T]) -> T:
+        try:
+            effect = next(operation)
+            while True:
+                try:
+                    await self._do(effect)
+                except Exception as error:
+                    effect = operation.throw(error)
+                else:
+                    effect = operation.send(None)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    async def _do(self, effect: Job | Sleep) -> None:
+        if isinstance(effect, Sleep):
+            await asyncio.sleep(effect.seconds)
+            return
+        async for piece in self._pieces(effect):
+            effect.deliver(piece)
+
+    async def _pieces(self, job: Job) -> AsyncIterator[Piece]:
+        transport, clock = self._opened(), self._session.clock
+        live: dict[asyncio.Task[Outcome], Attempt] = {}
+        try:
+            while not job.finished:
+                for attempt in job.poll(clock()):
+                    task = asyncio.create_task(_coroutine(transport, attempt))
+                    live[task] = attempt
+                if not live:
+                    await asyncio.sleep(job.wait(clock()) or 0)
+                    continue
+                done, _ = await asyncio.wait(live, timeout=job.wait(clock()), return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task not in live:
+                        continue
+                    stale = job.resolve(live.pop(task), task.result(), clock())
+                    for late in [task for task, attempt in live.items() if attempt in stale]:
+                        live.pop(late)
+                        late.cancel()
+                for piece in job.drain():
+                    yield piece
+        finally:
+            for task in live:
+                task.cancel()
+
+
+async def _coroutine(transport: AsyncTransport, attempt: Attempt) -> Outcome:
+    return await transport.send(attempt.request, attempt.timeout)

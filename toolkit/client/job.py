@@ -1,0 +1,298 @@
+"""The scheduler of a call, without input or output of its own.
+
+A `Job` says what to send now, is told what came back, and hands out finished pieces in the order of the rows. The
+sync and async shells drive it with a clock and a transport; tests drive it with numbers. All of splitting, retrying,
+hedging and ordering is here.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
+from typing import Any
+
+from toolkit.client.failures import Failure
+from toolkit.client.options import Hedge, Retry, Split
+from toolkit.client.types import Request
+from toolkit.errors import ClientError, DeadlineError, RequestError, ResponseError
+
+__all__ = ["Attempt", "Feed", "Job", "Piece", "Shared"]
+
+_LONGEST_PUSHBACK = 60.0  # seconds; a server that asks for more, with no deadline given, has refused
+_UNDELIVERED = 4  # finished or open chunks held per request in flight, while an early one is late
+
+
+class Shared:
+    """What a client learns from one call for the next: the rows a server takes, and the retry budget. Thread-safe."""
+
+    def __init__(self, retry: Retry) -> None:
+        self._lock = threading.Lock()
+        self._retry = retry
+        self._tokens = float(retry.burst)
+        self.rows: int | None = None
+
+    def learn(self, rows: int) -> None:
+        with self._lock:
+            self.rows = max(1, rows if self.rows is None else min(rows, self.rows))
+
+    def earn(self) -> None:
+        with self._lock:
+            self._tokens = min(float(self._retry.burst), self._tokens + self._retry.budget)
+
+    def spend(self) -> bool:
+        with self._lock:
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+
+class Feed:
+    """Cuts a stream of rows into chunks by rows and bytes."""
+
+    def __init__(self, rows: Iterable[bytes]) -> None:
+        self._rows = iter(rows)
+        self._held: list[bytes] = []
+
+    def take(self, rows: int, size: int) -> list[bytes]:
+        """The next chunk: at most ``rows`` rows and ``size`` bytes (one row may be larger); empty at the end."""
+        block = self._held[:rows]
+        rest = self._held[rows:]
+        if len(block) < rows:
+            block.extend(islice(self._rows, rows - len(block)))
+        count = sum(total <= size for total in accumulate(map(len, block)))
+        count = max(1, count)
+        self._held = block[count:] + rest
+        return block[:count]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows ``start`` to ``stop`` (half open) with their answer, or with the error that kept one row from having any."""
+
+    start: int
+    stop: int
+    value: Any = None
+    error: ClientError | None = None
+
+
+@dataclass(eq=False)
+class _Chunk:
+    start: int
+    rows: list[bytes]
+    failures: int = 0
+    failed_since: float | None = None
+    wake: float = 0.0
+    hedged: bool = False
+    live: dict[Attempt, float] = field(default_factory=dict)  # attempts in flight, and when they started
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """One sending of a chunk; ``timeout`` in seconds."""
+
+    chunk: _Chunk
+    request: Request
+    timeout: float
+
+
+@dataclass(eq=False)
+class Job:
+    """One call. ``encode(rows, version)`` makes a request, ``decode(body, count)`` reads its answer to a value and the
+    version that made it (``None`` if unknown).
+
+    ``version``: the model version all pieces must come from; the first answer sets it where the caller does not, and
+    rows that another version answered are asked again, so that one result never mixes vectors of two models.
+    ``isolate``: a refused request is cut down to the rows at fault, which become pieces with an error.
+    ``splittable``: whether rows are the caller's (else the job is one request, whose row count means nothing).
+    """
+
+    feed: Feed
+    encode: Callable[[list[bytes], int | None], Request]
+    decode: Callable[[bytes, int], tuple[Any, int | None]]
+    address: str
+    model: str
+    split: Split
+    retry: Retry
+    shared: Shared
+    timeout: float
+    hedge: Hedge | None = None
+    deadline: float | None = None
+    version: int | None = None
+    isolate: bool = False
+    splittable: bool = True
+    deliver: Callable[[Piece], None] = lambda piece: None
+    draw: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        self._open: dict[int, _Chunk] = {}  # by first row
+        self._ready: dict[int, Piece] = {}
+        self._read = 0  # rows taken from the feed
+        self._delivered = 0
+        self._fed = False
+        self._window = float(self.split.in_flight)
+        self._rows = self.split.rows
+
+    @property
+    def finished(self) -> bool:
+        return self._fed and not self._open and not self._ready
+
+    def poll(self, now: float) -> list[Attempt]:
+        """What to send now. Raises `DeadlineError` when the call's time is over."""
+        if self.deadline is not None and now >= self.deadline:
+            first = min(self._open.values(), key=lambda chunk: chunk.start, default=None)
+            failed = Failure(DeadlineError, "the call's deadline has passed")
+            raise (
+                self._error(failed, first)
+                if first
+                else DeadlineError(failed.message, address=self.address, model=self.model)
+            )
+        attempts = []
+        for chunk in sorted(self._open.values(), key=lambda chunk: chunk.start):
+            if not chunk.live and chunk.wake <= now:
+                attempts.append(self._attempt(chunk, now))
+            elif self._hedge_time(chunk) <= now and self.shared.spend():
+                chunk.hedged = True
+                attempts.append(self._attempt(chunk, now))
+        while (
+            not self._fed and len(self._open) < int(self._window) and self._held() < _UNDELIVERED * self.split.in_flight
+        ):
+            rows = self.feed.take(min(self._rows, self.shared.rows or self._rows), self.split.bytes)
+            if not rows:
+                self._fed = True
+                break
+            chunk = self._open[self._read] = _Chunk(self._read, rows)
+            self._read += len(rows)
+            attempts.append(self._attempt(chunk, now))
+        return attempts
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until `poll` has something to do although nothing came back; ``None`` if it never has."""
+        times = [self.deadline] if self.deadline is not None else []
+        for chunk in self._open.values():
+            times.append(self._hedge_time(chunk) if chunk.live else chunk.wake)
+        soonest = min(times, default=float("inf"))
+        return None if soonest == float("inf") else max(0.0, soonest - now)
+
+    def resolve(self, attempt: Attempt, outcome: bytes | Failure, now: float) -> list[Attempt]:
+        """Take in what came back; returns attempts that have become needless. Raises the call's error."""
+        chunk = attempt.chunk
+        if chunk.live.pop(attempt, None) is None:
+            return []
+        value, failure = (None, outcome) if isinstance(outcome, Failure) else self._decode(chunk, outcome)
+        if failure is not None:
+            self._fail(chunk, failure, now)
+            return []
+        del self._open[chunk.start]
+        self._ready[chunk.start] = Piece(chunk.start, chunk.stop, value)
+        self.shared.earn()
+        self._window = min(float(self.split.in_flight), self._window + 1 / self._window)
+        stale = list(chunk.live)
+        chunk.live.clear()
+        return stale
+
+    def drain(self) -> Iterator[Piece]:
+        """Finished pieces, each once, in the order of the rows."""
+        while self._delivered in self._ready:
+            piece = self._ready.pop(self._delivered)
+            self._delivered = piece.stop
+            yield piece
+
+    def _held(self) -> int:
+        return len(self._open) + len(self._ready)
+
+    def _hedge_time(self, chunk: _Chunk) -> float:
+        if self.hedge is None or chunk.hedged or len(chunk.live) != 1:
+            return float("inf")
+        return next(iter(chunk.live.values())) + self.hedge.after
+
+    def _attempt(self, chunk: _Chunk, now: float) -> Attempt:
+        timeout = self.timeout if self.deadline is None else min(self.timeout, self.deadline - now)
+        attempt = Attempt(chunk, self.encode(chunk.rows, self.version), timeout)
+        chunk.live[attempt] = now
+        return attempt
+
+    def _decode(self, chunk: _Chunk, body: bytes) -> tuple[Any, Failure | None]:
+        try:
+            value, version = self.decode(body, len(chunk.rows))
+        except ClientError as error:
+            # A garbled answer may be a broken connection's; the number of attempts bounds the trust in that.
+            return None, Failure(type(error), error.message, retry=True)
+        if self.version is None:
+            self.version = version
+        if version not in (None, self.version):
+            message = f"version {version} of the model answered after version {self.version}"
+            return None, Failure(ResponseError, message, retry=True)
+        return value, None
+
+    def _fail(self, chunk: _Chunk, failure: Failure, now: float) -> None:
+        chunk.failures += 1
+        chunk.failed_since = now if chunk.failed_since is None else chunk.failed_since
+        if chunk.live:
+            return  # its hedge may still succeed
+        chunk.hedged = False
+        many = len(chunk.rows) > 1
+        if failure.split and self.splittable:
+            target = failure.limit or max(1, len(chunk.rows) // 2)
+            if failure.retry:  # a lack of room, not a limit on size: send less at a time, in this call
+                self._rows = min(self._rows, target)
+                self._window = max(1.0, self._window / 2)
+            else:
+                self.shared.learn(target)
+                if target < len(chunk.rows):
+                    self._replace(chunk, target)
+                    return
+        if failure.retry:
+            wait = failure.pushback if failure.pushback is not None else self.retry.wait(chunk.failures, self.draw())
+            if self._may_retry(chunk, now, wait, failure):
+                chunk.wake = now + wait
+                if failure.split and self.splittable and many:
+                    self._replace(chunk, (len(chunk.rows) + 1) // 2)
+                return
+        if self.isolate and issubclass(failure.error, RequestError):
+            if many:
+                self._replace(chunk, (len(chunk.rows) + 1) // 2)
+            else:
+                del self._open[chunk.start]
+                self._ready[chunk.start] = Piece(chunk.start, chunk.stop, error=self._error(failure, chunk))
+            return
+        raise self._error(failure, chunk)
+
+    def _may_retry(self, chunk: _Chunk, now: float, wait: float, failure: Failure) -> bool:
+        if self.deadline is not None and now + wait >= self.deadline:
+            return False
+        if self.retry.patience is not None:
+            assert chunk.failed_since is not None
+            return chunk.failures < self.retry.attempts or now + wait - chunk.failed_since <= self.retry.patience
+        if chunk.failures >= self.retry.attempts or (self.deadline is None and wait > _LONGEST_PUSHBACK):
+            return False
+        return self.shared.spend()
+
+    def _replace(self, chunk: _Chunk, rows: int) -> None:
+        """Put chunks of at most ``rows`` rows in the place of one, with its history."""
+        del self._open[chunk.start]
+        for offset in range(0, len(chunk.rows), rows):
+            part = _Chunk(
+                chunk.start + offset,
+                chunk.rows[offset : offset + rows],
+                failures=chunk.failures,
+                failed_since=chunk.failed_since,
+                wake=chunk.wake,
+            )
+            self._open[part.start] = part
+
+    def _error(self, failure: Failure, chunk: _Chunk) -> ClientError:
+        return failure.error(
+            failure.message,
+            address=self.address,
+            model=self.model,
+            attempts=chunk.failures or None,
+            rows=(chunk.start, chunk.stop) if self.splittable else None,
+        )

@@ -1,0 +1,456 @@
+"""The client's vocabulary, written once: each operation is a generator that yields what has to be done (`Job`, `Sleep`)
+and returns its result. The sync and the async client differ only in how they do it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.client.address import Address
+from toolkit.client.job import Feed, Job, Piece, Shared
+from toolkit.client.options import Hedge, Retry, Split
+from toolkit.client.rest import RestCodec
+from toolkit.client.types import (
+    Array,
+    Column,
+    Detailed,
+    ModelMetadata,
+    Ranked,
+    SignatureInfo,
+    Spec,
+    VersionStatus,
+)
+from toolkit.client.wire import GrpcCodec
+from toolkit.errors import (
+    ClientError,
+    DeadlineError,
+    InputError,
+    ModelNotFoundError,
+    OverloadedError,
+    ResponseError,
+    SignatureError,
+    UnreachableError,
+)
+from toolkit.signatures import DEFAULT_SIGNATURE
+
+__all__ = ["Operation", "Progress", "Session", "Sleep", "text_rows"]
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Wait ``seconds``."""
+
+    seconds: float
+
+
+Operation = Generator[Job | Sleep, None, T]
+
+
+def text_rows(texts: Iterable[str]) -> list[bytes]:
+    """The texts as UTF-8. Raises `InputError` naming the first one that is no text."""
+    if isinstance(texts, (str, bytes)):
+        raise InputError(f"texts is one {type(texts).__name__}; give a list of str")
+    if isinstance(texts, np.ndarray):
+        texts = texts.ravel().tolist() if texts.ndim == 1 else _refuse_shape(texts)
+    try:
+        texts = list(texts)
+    except TypeError:
+        raise InputError(f"texts is of type {type(texts).__name__}; give a list of str") from None
+    try:
+        return list(map(str.encode, texts))
+    except TypeError:
+        row, bad = next((i, text) for i, text in enumerate(texts) if not isinstance(text, str))
+        raise InputError(f"texts[{row}] is of type {type(bad).__name__}; every text must be a str") from None
+    except UnicodeEncodeError as error:
+        row = next(i for i, text in enumerate(texts) if text is error.object or text == error.object)
+        raise InputError(f"texts[{row}] is not valid Unicode: {error.reason}") from None
+
+
+def _checked(texts: Iterable[str]) -> Iterator[bytes]:
+    if isinstance(texts, (str, bytes)):
+        raise InputError(f"texts is one {type(texts).__name__}; give texts, one by one")
+    for row, text in enumerate(texts):
+        try:
+            yield text.encode()
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise InputError(f"text {row} of the stream is no valid str: {error}") from None
+
+
+def _refuse_shape(texts: Array) -> list[str]:
+    raise InputError(f"texts is an array of shape {list(texts.shape)}; give one dimension")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything an operation needs to know; holds no connection."""
+
+    address: Address
+    spec: Spec
+    codec: GrpcCodec | RestCodec
+    split: Split
+    retry: Retry
+    hedge: Hedge | None
+    timeout: float
+    clock: Callable[[], float] = time.monotonic
+    shared: Shared = field(init=False)
+    known: dict[Spec, ModelMetadata] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shared", Shared(self.retry))
+
+    # ---- what every operation is made of
+
+    def _job(self, **fields: Any) -> Job:
+        seconds = fields.pop("deadline", None)
+        if seconds is not None and seconds <= 0:
+            raise InputError(f"deadline is {seconds} seconds; it must be more than 0")
+        return Job(
+            **{
+                "address": str(self.address),
+                "model": _name(self.spec),
+                "split": self.split,
+                "retry": self.retry,
+                "shared": self.shared,
+                "timeout": self.timeout,
+                "hedge": self.hedge,
+                "version": self.spec.version,
+                "deadline": None if seconds is None else self.clock() + seconds,
+                **fields,
+            }
+        )
+
+    def _single(self, encode: Callable[[], Any], decode: Callable[[bytes], T], **fields: Any) -> Operation[T]:
+        """One request that is not split."""
+        answers: list[Piece] = []
+        yield self._job(
+            feed=Feed([b""]),
+            encode=lambda rows, version: encode(),
+            decode=lambda body, count: (decode(body), None),
+            splittable=False,
+            deliver=answers.append,
+            **fields,
+        )
+        value: T = answers[0].value
+        return value
+
+    def _at(self, signature: str) -> Spec:
+        return replace(self.spec, signature=signature)
+
+    def _known(self) -> Operation[ModelMetadata]:
+        spec = self._at("")
+        if spec not in self.known:
+            self.known[spec] = yield from self.metadata()
+        return self.known[spec]
+
+    def _described(self, signature: str) -> Operation[SignatureInfo]:
+        """The served signature; raises `SignatureError` naming those there are."""
+        signatures = (yield from self._known()).signatures
+        if signature not in signatures:
+            # The cache may be older than the served version.
+            self.known.clear()
+            signatures = (yield from self._known()).signatures
+        if signature not in signatures:
+            raise self._no_signature(signature, signatures)
+        return signatures[signature]
+
+    def _no_signature(self, name: str, there: Iterable[str]) -> SignatureError:
+        names = ", ".join(there) or "none"
+        message = f"the model has no signature {name!r}; it has: {names}"
+        return SignatureError(message, address=str(self.address), model=_name(self.spec))
+
+    def _needed(self, signature: str) -> Operation[SignatureInfo | None]:
+        """What the codec needs to read the signature's answers."""
+        return None if self.codec.describes_outputs else (yield from self._described(signature))
+
+    def _run_job(self, signature: str, job: Job) -> Operation[None]:
+        """Run ``job``; a missing signature is reported with the names of those that there are."""
+        try:
+            yield job
+        except SignatureError as error:
+            try:
+                there = (yield from self.metadata()).signatures
+            except ClientError:
+                raise error from None
+            raise self._no_signature(signature, there) from None
+
+    def text_job(
+        self,
+        rows: Iterable[bytes],
+        signature: str,
+        outputs: Sequence[str],
+        *,
+        inputs: Callable[[list[bytes]], Mapping[str, Column]] = lambda rows: {"text": rows},
+        **fields: Any,
+    ) -> Operation[Job]:
+        """The job that sends ``rows`` to ``signature`` and yields the named ``outputs``, each checked to have a row per
+        row sent."""
+        info = yield from self._needed(signature)
+        spec = self._at(signature)
+
+        def encode(chunk: list[bytes], version: int | None) -> Any:
+            pinned = spec if version is None else replace(spec, version=version, label=None)
+            return self.codec.predict(pinned, inputs(chunk), outputs, info)
+
+        def decode(body: bytes, count: int) -> tuple[dict[str, Array], int | None]:
+            answer, version = self.codec.predicted(body, info)
+            return {name: _row_aligned(name, answer, count) for name in outputs}, version
+
+        return self._job(feed=Feed(rows), encode=encode, decode=decode, **fields)
+
+    def _gather(
+        self,
+        texts: Iterable[str],
+        signature: str,
+        outputs: Sequence[str],
+        progress: Progress | None,
+        deadline: float | None,
+        **fields: Any,
+    ) -> Operation[list[dict[str, Array]]]:
+        """All pieces' outputs, in order."""
+        rows = text_rows(texts)
+        pieces: list[dict[str, Array]] = []
+
+        def deliver(piece: Piece) -> None:
+            pieces.append(piece.value)
+            if progress is not None:
+                progress(piece.stop, len(rows))
+
+        if rows:
+            version = self.spec.version
+            if (
+                not self.codec.describes_outputs
+                and version is None
+                and len(rows) > (self.shared.rows or self.split.rows)
+            ):
+                # REST answers do not say which version made them: name it, so that all pieces come from one.
+                version = (yield from self.metadata()).version
+            job = yield from self.text_job(
+                rows, signature, outputs, deliver=deliver, deadline=deadline, version=version, **fields
+            )
+            yield from self._run_job(signature, job)
+        return pieces
+
+    # ---- the vocabulary
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        signature: str = DEFAULT_SIGNATURE,
+        progress: Progress | None = None,
+        deadline: float | None = None,
+    ) -> Operation[Array]:
+        pieces = yield from self._gather(texts, signature, ("embedding",), progress, deadline)
+        if not pieces:
+            return (yield from self._empty(signature))["embedding"]
+        return _join("embedding", pieces)
+
+    def stream(self, texts: Iterable[str], signature: str) -> Operation[Job]:
+        """The job of an endless embed; texts are checked as they are read."""
+        version = self.spec.version
+        if not self.codec.describes_outputs and version is None:
+            version = (yield from self.metadata()).version
+        rows = _checked(texts)
+        return (yield from self.text_job(rows, signature, ("embedding",), version=version))
+
+    def detailed(
+        self, texts: Iterable[str], progress: Progress | None = None, deadline: float | None = None
+    ) -> Operation[Detailed]:
+        outputs = ("embedding", "num_tokens", "truncated")
+        pieces = yield from self._gather(texts, "detailed", outputs, progress, deadline)
+        if not pieces:
+            return Detailed(**(yield from self._empty("detailed", outputs)))
+        return Detailed(**{name: _join(name, pieces) for name in outputs})
+
+    def tokenize(
+        self, texts: Iterable[str], progress: Progress | None = None, deadline: float | None = None
+    ) -> Operation[dict[str, NDArray[np.int32]]]:
+        outputs = ("input_ids", "attention_mask", "token_type_ids")
+        rows = texts if isinstance(texts, (str, bytes)) else list(texts)
+        pieces = yield from self._gather(rows, "tokenize", outputs, progress, deadline)
+        if not pieces:
+            return {name: np.empty((0, 0), np.int32) for name in outputs}
+        lengths = [piece["input_ids"].shape[1] for piece in pieces]
+        pad = 0
+        if len(set(lengths)) > 1:
+            pad = yield from self._pad_id(rows, pieces, lengths)
+        return {name: _pad_join(name, pieces, pad if name == "input_ids" else 0) for name in outputs}
+
+    def _pad_id(self, texts: Sequence[str], pieces: list[dict[str, Array]], lengths: list[int]) -> Operation[int]:
+        """The id the model pads with: seen in an answer, or else asked for with a short and a long text together."""
+        for piece in pieces:
+            padding = piece["input_ids"][piece["attention_mask"] == 0]
+            if padding.size:
+                return int(padding[0])
+        starts = np.cumsum([0] + [len(piece["input_ids"]) for piece in pieces])
+        pair = [texts[starts[int(np.argmin(lengths))]], texts[starts[int(np.argmax(lengths))]]]
+        both = yield from self.predict({"text": pair}, "tokenize", ("input_ids", "attention_mask"))
+        padding = both["input_ids"][both["attention_mask"] == 0]
+        if not padding.size:
+            raise ResponseError(
+                "two texts of different length were tokenized without padding", address=str(self.address)
+            )
+        return int(padding[0])
+
+    def rerank(
+        self, query: str, documents: Iterable[str], top_k: int | None = None, deadline: float | None = None
+    ) -> Operation[list[Ranked]]:
+        if not isinstance(query, str):
+            raise InputError(f"query is of type {type(query).__name__}; it must be a str")
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k is {top_k}; it must be at least 1")
+        documents = documents if isinstance(documents, (str, bytes)) else list(documents)
+        text = text_rows([query])[0]
+        yield from self._described("rerank")
+        pieces = yield from self._gather(
+            documents,
+            "rerank",
+            ("score",),
+            None,
+            deadline,
+            inputs=lambda rows: {"query": [text] * len(rows), "document": rows},
+        )
+        scores = np.concatenate([piece["score"].reshape(-1) for piece in pieces]) if pieces else np.empty(0)
+        if len(scores) != len(documents):
+            raise ResponseError(f"{len(scores)} scores for {len(documents)} documents", address=str(self.address))
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [Ranked(int(i), float(scores[i]), documents[int(i)]) for i in order]
+
+    def predict(
+        self,
+        inputs: Mapping[str, Any],
+        signature: str = DEFAULT_SIGNATURE,
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> Operation[dict[str, Array]]:
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"inputs is of type {type(inputs).__name__}; give a mapping of input name to value")
+        if isinstance(outputs, str):
+            raise InputError("outputs is one str; give a list of output names")
+        columns = {name: _column(name, value) for name, value in inputs.items()}
+        info = yield from self._needed(signature)
+        spec = self._at(signature)
+        answers: list[dict[str, Array]] = []
+        job = self._job(
+            feed=Feed([b""]),
+            encode=lambda rows, version: self.codec.predict(spec, columns, tuple(outputs), info),
+            decode=lambda body, count: self.codec.predicted(body, info),
+            splittable=False,
+            deliver=lambda piece: answers.append(piece.value),
+            deadline=deadline,
+        )
+        yield from self._run_job(signature, job)
+        missing = [name for name in outputs if name not in answers[0]]
+        if missing:
+            raise InputError(
+                f"signature {signature!r} has no output {', '.join(missing)}; it has: {', '.join(answers[0])}"
+            )
+        return {name: answers[0][name] for name in outputs} if outputs else answers[0]
+
+    def status(self) -> Operation[list[VersionStatus]]:
+        return (yield from self._single(lambda: self.codec.status(self.spec), self.codec.status_of))
+
+    def metadata(self) -> Operation[ModelMetadata]:
+        return (yield from self._single(lambda: self.codec.metadata(self.spec), self.codec.metadata_of))
+
+    def wait_until_ready(self, timeout: float, interval: float) -> Operation[ModelMetadata]:
+        end = self.clock() + timeout
+        while True:
+            try:
+                # Metadata exists from the moment a version can answer; a status of 200 says nothing of that.
+                return (
+                    yield from self._single(
+                        lambda: self.codec.metadata(self.spec),
+                        self.codec.metadata_of,
+                        deadline=max(0.001, end - self.clock()),
+                        retry=Retry(attempts=1),
+                    )
+                )
+            except (UnreachableError, ModelNotFoundError, OverloadedError, DeadlineError) as error:
+                if self.clock() + interval >= end:
+                    raise DeadlineError(
+                        f"the model was not ready within {timeout:g} seconds; last: {error.message}",
+                        address=str(self.address),
+                        model=_name(self.spec),
+                    ) from None
+            yield Sleep(interval)
+
+    def _empty(self, signature: str, outputs: Sequence[str] = ("embedding",)) -> Operation[dict[str, Array]]:
+        """Outputs of no rows, in the dtypes and dimensions the served signature states."""
+        info = yield from self._described(signature)
+        arrays = {}
+        for name in outputs:
+            tensor = info.outputs.get(name)
+            if tensor is None or tensor.shape is None or any(size is None for size in tensor.shape[1:]):
+                there = "; ".join(str(item) for item in info.outputs.values())
+                raise ResponseError(
+                    f"signature {signature!r} does not tell the shape of {name!r}; its outputs: {there}",
+                    address=str(self.address),
+                    model=_name(self.spec),
+                )
+            arrays[name] = _as_served(name, np.empty((0, *(size or 0 for size in tensor.shape[1:])), tensor.dtype))
+        return arrays
+
+
+def _name(spec: Spec) -> str:
+    if spec.version is not None:
+        return f"{spec.model} version {spec.version}"
+    return f"{spec.model} label {spec.label}" if spec.label is not None else spec.model
+
+
+def _column(name: str, value: Any) -> Column:
+    if isinstance(value, list) and value and all(isinstance(item, bytes) for item in value):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"input {name!r} is no array: {error}") from None
+    if array.dtype.kind in "UST":
+        # numpy's fixed-width strings drop trailing NULs; objects keep every byte
+        array = np.array(value, object)
+    if array.dtype.kind == "O" and not all(isinstance(item, (str, bytes)) for item in array.ravel().tolist()):
+        raise InputError(f"input {name!r} is no array of numbers, str or bytes")
+    return array
+
+
+def _row_aligned(name: str, answer: Mapping[str, Array], count: int) -> Array:
+    if name not in answer:
+        raise ResponseError(f"the answer has no output {name!r}; it has: {', '.join(sorted(answer)) or 'none'}")
+    array = answer[name]
+    if not array.ndim or array.shape[0] != count:
+        raise ResponseError(f"output {name!r} has shape {list(array.shape)} for {count} rows")
+    if name == "embedding" and array.ndim != 2:
+        raise ResponseError(f"output 'embedding' has shape {list(array.shape)}; [rows, dim] was expected")
+    return _as_served(name, array)
+
+
+def _as_served(name: str, array: Array) -> Array:
+    """An embedding in any float type is float32 to the caller; quantized ones stay as they are."""
+    return array.astype(np.float32, copy=False) if name == "embedding" and array.dtype.kind == "f" else array
+
+
+def _join(name: str, pieces: list[dict[str, Array]]) -> Array:
+    shapes = {(piece[name].shape[1:], piece[name].dtype) for piece in pieces}
+    if len(shapes) > 1:
+        raise ResponseError(f"answers disagree on the shape of {name!r}: {sorted(map(str, shapes))}")
+    return np.concatenate([piece[name] for piece in pieces])
+
+
+def _pad_join(name: str, pieces: list[dict[str, Array]], pad: int) -> NDArray[np.int32]:
+    length = max(piece[name].shape[1] for piece in pieces)
+    rows = sum(len(piece[name]) for piece in pieces)
+    joined = np.full((rows, length), pad, np.int32)
+    row = 0
+    for piece in pieces:
+        part = piece[name]
+        joined[row : row + len(part), : part.shape[1]] = part
+        row += len(part)
+    return joined

@@ -1,0 +1,202 @@
+"""`Client`: the vocabulary of `operations` for ordinary code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.client.job import Attempt, Job, Piece
+from toolkit.client.operations import Operation, Progress, Sleep
+from toolkit.client.options import TLS, Hedge, Retry, Split, Token
+from toolkit.client.session import open_session
+from toolkit.client.transport import Connection, Outcome, Transport, open_sync
+from toolkit.client.types import Array, Detailed, ModelMetadata, Ranked, VersionStatus
+from toolkit.signatures import DEFAULT_SIGNATURE
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """A TF Serving model as functions, over gRPC or REST. Thread-safe; close it, or use it in ``with``.
+
+    Parameters
+    ----------
+    url: ``grpc://host[:8500]``, ``grpcs://``, ``http://host[:80][/prefix]``, ``https://``, or ``host:port`` (gRPC).
+    model: the served model's name; ``version`` (a number) or ``label`` choose a version, else the server does.
+    timeout: seconds an attempt may take. The operations' ``deadline`` bounds a whole call, retries included.
+    tls, token, metadata, compression (``"gzip"``): see `TLS`, `Token`; ``metadata`` becomes gRPC metadata or headers.
+    split, retry, hedge: how big inputs are cut up and failures are met; see `Split`, `Retry`, `Hedge`.
+    round_robin: spread requests over all addresses of the host's name (a headless service), not only the first.
+    channels: gRPC connections to open; more than 1 where one HTTP/2 connection is the limit.
+    transport: replaces the network; any `Transport`.
+
+    All operations raise subclasses of `ClientError` for what goes wrong at the server, and `InputError` for arguments.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = 60.0,
+        tls: TLS | None = None,
+        token: Token | None = None,
+        metadata: Mapping[str, str] | None = None,
+        compression: str | None = None,
+        split: Split | None = None,
+        retry: Retry | None = None,
+        hedge: Hedge | None = None,
+        round_robin: bool = False,
+        channels: int = 1,
+        transport: Transport | None = None,
+    ) -> None:
+        self._session = open_session(url, model, version, label, timeout, split, retry, hedge)
+        connection = Connection(tls, token, metadata, compression, round_robin, channels)
+        self._transport = transport or open_sync(self._session.address, connection)
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        signature: str = DEFAULT_SIGNATURE,
+        progress: Progress | None = None,
+        deadline: float | None = None,
+    ) -> NDArray[np.float32]:
+        """Embeddings of ``texts``, float32 [n, dim], row i for text i. No texts give [0, dim].
+
+        ``progress(done, total)`` is called as rows arrive; ``deadline`` bounds the whole call, in seconds.
+        """
+        return self._run(self._session.embed(texts, signature, progress, deadline))
+
+    def embed_query(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> NDArray[np.float32]:
+        """Like `embed`, by the signature ``embed_query`` (for models that treat queries in their own way)."""
+        return self._run(self._session.embed(texts, "embed_query", progress, deadline))
+
+    def embed_document(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> NDArray[np.float32]:
+        """Like `embed`, by the signature ``embed_document``."""
+        return self._run(self._session.embed(texts, "embed_document", progress, deadline))
+
+    def embed_stream(
+        self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE
+    ) -> Iterator[NDArray[np.float32]]:
+        """Embeddings of any number of texts, read as they are needed: arrays [k, dim], in order, as they arrive."""
+        for piece in self._pieces(self._run(self._session.stream(texts, signature))):
+            yield piece.value["embedding"]
+
+    def detailed(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> Detailed:
+        """Embeddings with each text's number of tokens and whether it was cut."""
+        return self._run(self._session.detailed(texts, progress, deadline))
+
+    def tokenize(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> dict[str, NDArray[np.int32]]:
+        """``input_ids``, ``attention_mask``, ``token_type_ids``: int32 [n, length], padded to the longest text."""
+        return self._run(self._session.tokenize(texts, progress, deadline))
+
+    def rerank(
+        self, query: str, documents: Iterable[str], *, top_k: int | None = None, deadline: float | None = None
+    ) -> list[Ranked]:
+        """``documents`` by falling score against ``query``, by the signature ``rerank``; at most ``top_k``."""
+        return self._run(self._session.rerank(query, documents, top_k, deadline))
+
+    def predict(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature: str = DEFAULT_SIGNATURE,
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> dict[str, Array]:
+        """One request to any signature: arrays in, arrays out (``outputs``: only these). Nothing is split.
+
+        Numeric outputs over gRPC are read-only views of the answer; strings are object arrays of bytes.
+        """
+        return self._run(self._session.predict(inputs, signature, outputs, deadline))
+
+    def status(self) -> list[VersionStatus]:
+        """The state of the model's versions."""
+        return self._run(self._session.status())
+
+    def metadata(self) -> ModelMetadata:
+        """The signatures of the version that answers."""
+        return self._run(self._session.metadata())
+
+    def wait_until_ready(self, timeout: float = 60.0, *, interval: float = 0.2) -> ModelMetadata:
+        """Wait until the model can answer; raises `DeadlineError` after ``timeout`` seconds."""
+        return self._run(self._session.wait_until_ready(timeout, interval))
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, operation: Operation[T]) -> T:
+        try:
+            effect = next(operation)
+            while True:
+                try:
+                    self._do(effect)
+                except Exception as error:
+                    effect = operation.throw(error)
+                else:
+                    effect = operation.send(None)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    def _do(self, effect: Job | Sleep) -> None:
+        if isinstance(effect, Sleep):
+            time.sleep(effect.seconds)
+            return
+        for piece in self._pieces(effect):
+            effect.deliver(piece)
+
+    def _pieces(self, job: Job) -> Iterator[Piece]:
+        inbox: SimpleQueue[tuple[Attempt, Outcome]] = SimpleQueue()
+        clock = self._session.clock
+        live = {}
+        try:
+            while not job.finished:
+                for attempt in job.poll(clock()):
+                    put = partial(_put, inbox, attempt)
+                    live[attempt] = self._transport.start(attempt.request, attempt.timeout, put)
+                if not live and job.finished:
+                    break
+                try:
+                    attempt, outcome = inbox.get(timeout=job.wait(clock()))
+                except Empty:
+                    continue
+                live.pop(attempt, None)
+                for stale in job.resolve(attempt, outcome, clock()):
+                    live.pop(stale)()
+                yield from job.drain()
+        finally:
+            for cancel in live.values():
+                cancel()
+
+
+def _put(inbox: SimpleQueue[tuple[Attempt, Outcome]], attempt: Attempt, outcome: Outcome) -> None:
+    inbox.put((attempt, outcome))
