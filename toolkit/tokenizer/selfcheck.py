@@ -1,0 +1,209 @@
+"""Prove a tokenizer graph against the ``tokenizers`` package: every code point, random texts, broken UTF-8, the
+vocabulary itself. One difference is a failure, reported with the shortest text found that shows it and the first step
+that diverges.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from toolkit.errors import CheckError
+from toolkit.tokenizer import texts
+from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
+
+if TYPE_CHECKING:
+    from toolkit.tokenizer.graph import TokenizerGraph
+
+__all__ = ["Comparison", "TokenizerReport", "check", "groups"]
+
+Text = str | bytes
+Item = TypeVar("Item")
+Progress = Callable[[int, int], None]
+
+_JOINED = 64  # code points in one text, where the context separates them
+_BATCH = 4096
+_RANDOM, _BROKEN = 50_000, 20_000
+
+
+@dataclass(frozen=True)
+class TokenizerReport:
+    """What was compared, without a single difference. ``groups`` are ``(name, texts)``."""
+
+    groups: tuple[tuple[str, int], ...]
+    seconds: float
+    tokenizers: str
+
+    @property
+    def texts(self) -> int:
+        """How many texts were compared."""
+        return sum(count for _, count in self.groups)
+
+    def __str__(self) -> str:
+        return f"{self.texts:,} texts, 0 differences (tokenizers {self.tokenizers})"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Texts of one kind. Long texts that join many small ones are compared by their tokens alone, not cut."""
+
+    name: str
+    size: int
+    texts: Callable[[], Iterable[Text]]
+    whole: bool = True  # compare the packed, cut rows and their lengths as well
+
+
+def check(spec: TokenizerSpec, graph: TokenizerGraph, *, sample: float, progress: Progress | None) -> TokenizerReport:
+    """See :func:`toolkit.tokenizer.self_check`."""
+    import tokenizers
+
+    started = time.monotonic()
+    comparison = Comparison(spec, graph)
+    chosen = groups(spec, sample)
+    total, done = sum(group.size for group in chosen), 0
+    for group in chosen:
+        for batch in _batches(group.texts(), 256 if not group.whole else _BATCH):
+            comparison.require_equal(batch, whole=group.whole)
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
+    counts = tuple((group.name, group.size) for group in chosen)
+    return TokenizerReport(counts, time.monotonic() - started, tokenizers.__version__)
+
+
+def groups(spec: TokenizerSpec, sample: float = 1.0) -> list[Group]:
+    """The texts to compare, ``sample`` of the large groups (1.0: all)."""
+    step = max(1, round(1 / sample))
+    points = texts.code_points()[::step]
+    tokens = [token.content for token in spec.added_tokens][:200]
+    vocab = sorted(spec.model.vocab)
+    joined = -(-len(points) // _JOINED)
+
+    def alone() -> Iterator[str]:
+        return (chr(point) for point in points)
+
+    def in_context(context: str) -> Callable[[], Iterator[str]]:
+        return lambda: (" ".join(context.format(chr(p)) for p in part) for part in _batches(points, _JOINED))
+
+    def special() -> Iterator[str]:
+        around = ("{}", "a{}b", " {} ", "a {} b", "{}{}", "{}é", "_{}1", "[{}]", "\t{}\n", "\U000f0000{}", "{}\u0301")
+        return (form.replace("{}", token) for token in tokens for form in around)
+
+    random_count, broken_count = int(_RANDOM * sample), int(_BROKEN * sample)
+    fixed = (*texts.NATURAL, *texts.TRICKY)
+    return [
+        Group("natural and tricky", len(fixed), lambda: fixed),
+        Group("special tokens", 11 * len(tokens), special),
+        Group("vocabulary", len(vocab), lambda: vocab),
+        Group("random", random_count, lambda: texts.random_texts(random_count, 0, tokens)),
+        Group("broken UTF-8", broken_count, lambda: texts.broken_utf8(broken_count, 0, tokens)),
+        *(Group(f"code points, {context}", joined, in_context(context), whole=False) for context in texts.CONTEXTS[1:]),
+        Group("code points alone", len(points), alone),
+    ]
+
+
+class Comparison:
+    """Compares a graph with the ``tokenizers`` package, text by text."""
+
+    def __init__(self, spec: TokenizerSpec, graph: TokenizerGraph) -> None:
+        self.graph = graph
+        self.cut = reference_tokenizer(spec)
+        self.full = reference_tokenizer(spec, max_length=None)
+        self.added = {token.id for token in spec.added_tokens}
+        self.special = spec.template.size
+
+        def run(text: tf.Tensor) -> Any:
+            values = [value for _, value in graph.trace(text)]
+            return values[-2], values[-1]
+
+        self.run = tf.function(run, input_signature=[tf.TensorSpec([None], tf.string)])
+
+    def differing(self, batch: Sequence[Text], *, whole: bool = True) -> list[int]:
+        """Which texts of ``batch`` the graph tokenizes differently: their tokens and, if ``whole``, the packed rows."""
+        tokens, packed = self.run(tf.constant(list(batch), tf.string))
+        decoded = [_decoded(text) for text in batch]
+        # Untruncated rows with special tokens differ from those without by what the template adds, so one will do.
+        expected = [row.ids for row in self.full.encode_batch_fast(decoded, add_special_tokens=False)]
+        bad = set(_differing_rows(tokens.ids.numpy(), tokens.row_splits.numpy(), expected))
+        if whole:
+            cut = [row.ids for row in self.cut.encode_batch_fast(decoded)]
+            bad.update(_differing_rows(packed.ids.numpy(), packed.row_splits.numpy(), cut))
+            lengths = np.fromiter(map(len, expected), np.int64, len(expected)) + self.special
+            bad.update(np.flatnonzero(lengths != packed.num_tokens.numpy()).tolist())
+        return sorted(bad)
+
+    def require_equal(self, batch: Sequence[Text], *, whole: bool = True) -> None:
+        """Raise :class:`~toolkit.errors.CheckError` for the first text that differs."""
+        bad = self.differing(batch, whole=whole)
+        if bad:
+            text = self._shortened(batch[bad[0]])
+            raise CheckError(
+                f"tokens differ from those of the tokenizers package for {text!a}: {self._ids(text)}; "
+                f"first diverging step: {self._diverging_step(text)}"
+            )
+
+    def _ids(self, text: Text) -> str:
+        _, packed = self.run(tf.constant([text], tf.string))
+        expected = self.cut.encode(_decoded(text)).ids
+        return f"graph {packed.ids.numpy().tolist()}, original {expected}"
+
+    def _shortened(self, text: Text) -> Text:
+        """A short part of ``text`` that still differs: pieces are left out, ever smaller ones."""
+        size = len(text) // 2
+        while size:
+            candidates = [text[:at] + text[at + size :] for at in range(0, len(text), size)]  # type: ignore[operator]
+            bad = self.differing(candidates)
+            if bad:
+                text = candidates[bad[0]]
+                size = min(size, len(text) // 2) or (1 if len(text) > 1 else 0)
+            else:
+                size //= 2
+        return text
+
+    def _diverging_step(self, text: Text) -> str:
+        """The step whose result is the first to disagree with the original's corresponding stage."""
+        *before, (pieces, tokens), (last, _) = self.graph.trace(tf.constant([text], tf.string))
+        ids, expected = tokens.ids.numpy().tolist(), self.full.encode(_decoded(text), add_special_tokens=False)
+        if ids == expected.ids:
+            return str(last)
+        if not before:
+            return str(pieces)
+        if [i for i in ids if i in self.added] != [i for i in expected.ids if i in self.added]:
+            return str(before[0][0])
+        # Each of the original's words, as it stands in the text, by itself through the steps before the pieces.
+        spans: dict[int | None, tuple[int, int]] = {}
+        for word, (start, end) in zip(expected.word_ids, expected.offsets, strict=True):
+            spans[word] = (spans.get(word, (start, end))[0], end)
+        words = [self._words(_decoded(text)[start:end]) for start, end in spans.values()]
+        return str(pieces) if self._words(text) == [word for part in words for word in part] else str(before[-1][0])
+
+    def _words(self, text: Text) -> list[bytes]:
+        """The words that reach the step which makes tokens."""
+        *before, _, _ = self.graph.trace(tf.constant([text], tf.string))
+        return list(before[-1][1].numpy()[0].split())
+
+
+def _decoded(text: Text) -> str:
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+
+
+def _differing_rows(ids: npt.NDArray[Any], splits: npt.NDArray[Any], expected: Sequence[Sequence[int]]) -> list[int]:
+    lengths = np.fromiter(map(len, expected), np.int64, len(expected))
+    flat = np.fromiter(itertools.chain.from_iterable(expected), np.int64, int(lengths.sum()))
+    if np.array_equal(np.diff(splits), lengths) and np.array_equal(ids, flat):
+        return []
+    rows = (ids[start:end].tolist() for start, end in itertools.pairwise(splits.tolist()))
+    return [number for number, (row, wanted) in enumerate(zip(rows, expected, strict=True)) if row != list(wanted)]
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

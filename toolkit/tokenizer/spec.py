@@ -1,0 +1,296 @@
+"""What a tokenizer is, read once and frozen: every refusal of a tokenizer lives here.
+
+The source of truth is the tokenizer as the ``tokenizers`` package serialises it (``tokenizer.json``). Nothing after
+:func:`read_tokenizer` opens JSON again; what is left to find out about single characters is asked of the tokenizer
+itself (see :mod:`toolkit.tokenizer.characters`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = [
+    "AddedToken",
+    "Template",
+    "TokenizerSource",
+    "TokenizerSpec",
+    "WordPieceModel",
+    "read_tokenizer",
+    "reference_tokenizer",
+]
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """A tokenizer as a checkpoint gives it.
+
+    ``json`` is ``Tokenizer.to_str()`` of the live tokenizer; ``file`` is its name in error messages; ``max_length`` is
+    in tokens, special tokens included (None: nothing is cut off); ``lowercase`` asks for a ``Lowercase`` normalizer
+    before the others where the tokenizer has none; ``truncation_side`` is the side that loses tokens; ``pad_id`` is
+    the id that fills up short rows (None: the tokenizer's own padding token).
+    """
+
+    json: str
+    file: str
+    max_length: int | None
+    lowercase: bool = False
+    truncation_side: Side = "right"
+    pad_id: int | None = None
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is looked for in the text itself, before (or, if ``normalized``, after) normalization."""
+
+    content: str
+    id: int
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
+
+
+@dataclass(frozen=True)
+class Template:
+    """The special tokens around every text, as ``(token, id)`` in order."""
+
+    before: tuple[tuple[str, int], ...] = ()
+    after: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many tokens the template adds."""
+        return len(self.before) + len(self.after)
+
+    def around(self, inner: Template) -> Template:
+        """The template that results when this one is applied to the result of ``inner``."""
+        return Template(self.before + inner.before, inner.after + self.after)
+
+
+@dataclass(frozen=True)
+class WordPieceModel:
+    """Greedy longest match inside words: ``vocab`` maps token to id."""
+
+    vocab: Mapping[str, int] = field(repr=False)
+    unk_token: str
+    prefix: str
+    max_chars: int
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """Everything a tokenizer graph is built from. ``json`` is the tokenizer that the graph equals on every text."""
+
+    json: str = field(repr=False)
+    file: str
+    model: WordPieceModel = field(repr=False)
+    added_tokens: tuple[AddedToken, ...]
+    template: Template
+    max_length: int | None
+    truncation_side: Side
+    pad_id: int
+
+
+# Normalizers that treat each character by itself, so that asking for every code point's normal form tells everything.
+# NFD and NFKD (and BertNormalizer's strip_accents) also put combining marks into canonical order; whether that can be
+# seen depends on the vocabulary and is settled when the tables are compiled.
+_NORMALIZERS = ("BertNormalizer", "Lowercase", "NFD", "NFKD", "Nmt", "StripAccents", "Sequence of these")
+_PRE_TOKENIZERS = ("BertPreTokenizer", "WhitespaceSplit", "Punctuation (Isolated)", "Digits", "Sequence of these")
+_POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel", "Sequence of these")
+_MODELS = ("WordPiece",)
+# RE2 compiles one instruction sequence per repetition; ten thousand of them still fit its memory budget.
+_MAX_WORD_CHARS = 10_000
+
+
+def read_tokenizer(source: TokenizerSource) -> TokenizerSpec:
+    """Read ``source`` into a spec.
+
+    Raises :class:`~toolkit.errors.SourceError` if it is not a tokenizer, and
+    :class:`~toolkit.errors.UnsupportedError`, naming file, field and value, for a part that cannot be made exact.
+    """
+    root, tokenizer, own_pad_id = _load(source)
+    _check_normalizer(source.file, "normalizer", root["normalizer"])
+    _check_pre_tokenizer(source.file, "pre_tokenizer", root["pre_tokenizer"])
+    template = _template(source.file, "post_processor", root["post_processor"])
+    return TokenizerSpec(
+        json=json.dumps(root, ensure_ascii=False),
+        file=source.file,
+        model=_model(source.file, root["model"]),
+        added_tokens=_added_tokens(source.file, root["added_tokens"], tokenizer),
+        template=template,
+        max_length=_max_length(source, template),
+        truncation_side=_truncation_side(source),
+        pad_id=_pad_id(source, own_pad_id, tokenizer),
+    )
+
+
+def reference_tokenizer(spec: TokenizerSpec, *, max_length: int | Literal["spec"] | None = "spec") -> Tokenizer:
+    """The ``tokenizers`` object that a graph of ``spec`` must equal; by default it truncates as ``spec`` says."""
+    tokenizer: Tokenizer = _tokenizers().Tokenizer.from_str(spec.json)
+    limit = spec.max_length if max_length == "spec" else max_length
+    if limit is not None:
+        tokenizer.enable_truncation(limit, stride=0, strategy="longest_first", direction=spec.truncation_side)
+    return tokenizer
+
+
+def _tokenizers() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingExtraError("tokenizers", "convert") from error
+    return tokenizers
+
+
+def _load(source: TokenizerSource) -> tuple[dict[str, Any], Tokenizer, int | None]:
+    """The tokenizer's JSON without truncation and padding, the tokenizer made of that, and the id it padded with."""
+    tokenizers = _tokenizers()
+    try:
+        root = json.loads(source.json)
+        if not isinstance(root, dict):
+            raise TypeError("not a JSON object")
+        if source.lowercase:
+            root["normalizer"] = _with_lowercase(root.get("normalizer"))
+        # The package fills in every default, so that later readers find each field.
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(root))
+        padding = tokenizer.padding
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        complete = cast("dict[str, Any]", json.loads(tokenizer.to_str()))
+    except Exception as error:  # the package raises bare Exception
+        raise SourceError(f"{source.file}: not a tokenizer that the tokenizers package can read: {error}") from error
+    return complete, tokenizer, padding["pad_id"] if padding else None
+
+
+def _with_lowercase(normalizer: Any) -> Any:
+    parts = _parts(normalizer, "normalizers")
+    if any(part.get("type") == "Lowercase" for part in parts):
+        return normalizer
+    return {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *parts]}
+
+
+def _parts(node: Any, key: str) -> list[dict[str, Any]]:
+    """The members of a ``Sequence``, one component as a list of itself, none as an empty list."""
+    if node is None:
+        return []
+    if node.get("type") == "Sequence":
+        return [part for member in node[key] for part in _parts(member, key)]
+    return [node]
+
+
+def _check_normalizer(file: str, name: str, node: Any) -> None:
+    for part in _parts(node, "normalizers"):
+        if part["type"] not in _NORMALIZERS:
+            raise UnsupportedError(file, f"{name}.type", part["type"], _NORMALIZERS)
+
+
+def _check_pre_tokenizer(file: str, name: str, node: Any) -> None:
+    parts = _parts(node, "pretokenizers")
+    for part in parts:
+        kind = part["type"]
+        if kind in ("BertPreTokenizer", "WhitespaceSplit", "Digits"):
+            continue
+        if kind == "Punctuation":
+            if part["behavior"] != "Isolated":
+                raise UnsupportedError(file, f"{name}.behavior", part["behavior"], ["Isolated"])
+            continue
+        raise UnsupportedError(file, f"{name}.type", kind, _PRE_TOKENIZERS)
+    # Runs of digits stay together only if nothing else can glue or cut them, which depends on their neighbours.
+    for part in parts:
+        if part["type"] == "Digits" and not part["individual_digits"]:
+            raise UnsupportedError(file, f"{name}.individual_digits", False, [True])
+    if not any(part["type"] in ("BertPreTokenizer", "WhitespaceSplit") for part in parts):
+        raise UnsupportedError(file, f"{name}.type", node and node["type"], "a pre-tokenizer that splits at whitespace")
+
+
+def _template(file: str, name: str, node: Any) -> Template:
+    template = Template()
+    for part in _parts(node, "processors"):
+        kind = part["type"]
+        if kind == "TemplateProcessing":
+            template = _template_processing(file, name, part).around(template)
+        elif kind in ("BertProcessing", "RobertaProcessing"):
+            template = Template((tuple(part["cls"]),), (tuple(part["sep"]),)).around(template)
+        elif kind != "ByteLevel":  # which trims offsets only
+            raise UnsupportedError(file, f"{name}.type", kind, _POST_PROCESSORS)
+    return template
+
+
+def _template_processing(file: str, name: str, node: dict[str, Any]) -> Template:
+    before: list[tuple[str, int]] = []
+    after: list[tuple[str, int]] = []
+    sequences = 0
+    for item in node["single"]:
+        ((kind, piece),) = item.items()
+        if piece["type_id"] != 0:
+            raise UnsupportedError(file, f"{name}.single.{kind}.type_id", piece["type_id"], [0])
+        if kind == "Sequence":
+            sequences += 1
+        else:
+            special = node["special_tokens"][piece["id"]]
+            (after if sequences else before).extend(zip(special["tokens"], special["ids"], strict=True))
+    if sequences != 1:
+        raise UnsupportedError(file, f"{name}.single", f"{sequences} sequences", "exactly one sequence")
+    return Template(tuple(before), tuple(after))
+
+
+def _model(file: str, node: dict[str, Any]) -> WordPieceModel:
+    if node["type"] not in _MODELS:
+        raise UnsupportedError(file, "model.type", node["type"], _MODELS)
+    vocab, unk = node["vocab"], node["unk_token"]
+    if unk not in vocab:
+        raise UnsupportedError(file, "model.unk_token", unk, "a token of model.vocab")
+    limit = node["max_input_chars_per_word"]
+    if not 1 <= limit <= _MAX_WORD_CHARS:
+        raise UnsupportedError(file, "model.max_input_chars_per_word", limit, f"1 to {_MAX_WORD_CHARS}")
+    return WordPieceModel(vocab, unk, node["continuing_subword_prefix"], limit)
+
+
+def _added_tokens(file: str, nodes: list[dict[str, Any]], tokenizer: Tokenizer) -> tuple[AddedToken, ...]:
+    """Added tokens in the order in which the package prefers one over an equal other: special ones first."""
+    tokens = []
+    for node in nodes:
+        content, normalized = node["content"], node["normalized"]
+        if not content:
+            continue  # the package ignores it as well
+        found = content
+        if normalized and tokenizer.normalizer is not None:
+            found = tokenizer.normalizer.normalize_str(content)
+        if not found:
+            raise UnsupportedError(file, "added_tokens.content", content, "contents that normalization does not delete")
+        if not normalized and "\ufffd" in content:
+            raise UnsupportedError(file, "added_tokens.content", content, "contents without U+FFFD")
+        flags = {name: node[name] for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+        # The package trusts the model's vocabulary more than the id in the file.
+        tokens.append(AddedToken(content=content, id=cast("int", tokenizer.token_to_id(content)), **flags))
+    return tuple(sorted(tokens, key=lambda token: not token.special))
+
+
+def _max_length(source: TokenizerSource, template: Template) -> int | None:
+    limit = source.max_length
+    if limit is None or limit >= 2**31:
+        return None
+    if limit < max(template.size, 1):
+        raise UnsupportedError(source.file, "max_length", limit, f"at least {max(template.size, 1)} (special tokens)")
+    return limit
+
+
+def _truncation_side(source: TokenizerSource) -> Side:
+    if source.truncation_side not in ("left", "right"):
+        raise UnsupportedError(source.file, "truncation_side", source.truncation_side, ["left", "right"])
+    return source.truncation_side
+
+
+def _pad_id(source: TokenizerSource, own: int | None, tokenizer: Tokenizer) -> int:
+    candidates = (source.pad_id, own, tokenizer.token_to_id("[PAD]"), tokenizer.token_to_id("<pad>"), 0)
+    return next(int(candidate) for candidate in candidates if candidate is not None)

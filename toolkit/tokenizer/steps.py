@@ -1,0 +1,172 @@
+"""The steps of a tokenizer graph: small dataclasses that print themselves on one line and add their ops.
+
+Steps before :class:`WordPiece` map a string tensor [batch] to another; :class:`WordPiece` makes :class:`Tokens` of it
+and :class:`AddSpecialTokens` the final :class:`PackedTokens`. Only ops are used that the stock TF Serving binary links
+from version 2.12 on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+__all__ = [
+    "AddSpecialTokens",
+    "LimitWords",
+    "NormalizeCharacters",
+    "PackedTokens",
+    "RegexStep",
+    "Step",
+    "Tokens",
+    "WordPiece",
+]
+
+Buffer = npt.NDArray[Any]
+
+
+class Tokens(NamedTuple):
+    """Rows of token ids end to end: ``ids`` int32 [total], ``row_splits`` int64 [batch + 1]."""
+
+    ids: tf.Tensor
+    row_splits: tf.Tensor
+
+
+class PackedTokens(NamedTuple):
+    """What a tokenizer graph returns.
+
+    ``ids`` int32 [total tokens]: special tokens included, truncated, rows end to end; ``row_splits`` int32
+    [batch + 1]; ``num_tokens`` int32 [batch]: each row's length before truncation, special tokens included.
+    """
+
+    ids: tf.Tensor
+    row_splits: tf.Tensor
+    num_tokens: tf.Tensor
+
+
+class Step(ABC):
+    """One step. ``buffers`` become constants of the model, made once, and come back as arguments of ``apply``."""
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        """Arrays that the step's ops need."""
+        return ()
+
+    @abstractmethod
+    def apply(self, value: Any, *buffers: tf.Tensor) -> Any:
+        """Add the step's ops to the current graph."""
+
+
+@dataclass(frozen=True)
+class RegexStep(Step):
+    """Replace every match of each pattern in turn (RE2 syntax; leftmost first, not overlapping)."""
+
+    title: str
+    passes: tuple[tuple[str, str], ...] = field(repr=False)
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
+        for pattern, rewrite in self.passes:
+            value = tf.strings.regex_replace(value, pattern, rewrite)
+        return value
+
+    def __str__(self) -> str:
+        return self.title
+
+
+@dataclass(frozen=True)
+class NormalizeCharacters(Step):
+    """Replace each character by its string of the character map; broken UTF-8 counts as U+FFFD."""
+
+    model: bytes = field(repr=False)
+    changed: int
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        return (np.frombuffer(self.model, np.uint8),)
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
+        from tensorflow_text.python.ops.fast_bert_normalizer import gen_fast_bert_normalizer
+
+        text, _, _ = gen_fast_bert_normalizer.fast_bert_normalize(
+            input_values=value, fast_bert_normalizer_model=buffers[0], get_offsets=False
+        )
+        return text
+
+    def __str__(self) -> str:
+        return f"normalize and split at single characters: {self.changed:,} code points change"
+
+
+@dataclass(frozen=True)
+class LimitWords(RegexStep):
+    """Make words of too many characters unknown."""
+
+
+@dataclass(frozen=True)
+class WordPiece(Step):
+    """Greedy longest match of the vocabulary's pieces inside each word."""
+
+    model: bytes = field(repr=False)
+    ids: npt.NDArray[np.int32] = field(repr=False)
+    unk_token: str
+    prefix: str
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        return np.frombuffer(self.model, np.uint8), self.ids
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> Tokens:
+        import tensorflow as tf
+        from tensorflow_text.python.ops.fast_wordpiece_tokenizer import gen_fast_wordpiece_tokenizer
+
+        model, ids = buffers
+        _, pieces, row_splits, _, _ = gen_fast_wordpiece_tokenizer.fast_wordpiece_tokenize_with_offsets(
+            input_values=value, wp_model=model
+        )
+        return Tokens(tf.gather(ids, pieces), row_splits)
+
+    def __str__(self) -> str:
+        return f"WordPiece: {len(self.ids):,} pieces, continuing {self.prefix!r}, unknown {self.unk_token!r}"
+
+
+@dataclass(frozen=True)
+class AddSpecialTokens(Step):
+    """Cut each row to fit ``max_length``, then put the special tokens around it."""
+
+    before: tuple[tuple[str, int], ...]
+    after: tuple[tuple[str, int], ...]
+    max_length: int | None
+    side: str
+
+    def apply(self, value: Tokens, *buffers: tf.Tensor) -> PackedTokens:
+        import tensorflow as tf
+
+        row_splits = tf.cast(value.row_splits, tf.int32)
+        specials = [token_id for _, token_id in self.before + self.after]
+        starts, ends = row_splits[:-1], row_splits[1:]
+        length = ends - starts
+        num_tokens = length + len(specials)
+        if self.max_length is None and not specials:
+            return PackedTokens(value.ids, row_splits, num_tokens)
+        if self.max_length is not None:
+            excess = tf.maximum(num_tokens - self.max_length, 0)
+            starts, ends = (starts + excess, ends) if self.side == "left" else (starts, ends - excess)
+        # Each row is three ranges of [special tokens, all ids]; one op lists their places in order.
+        first, second = len(self.before), len(specials)
+        zero = tf.zeros_like(starts)
+        starts = tf.stack([zero, starts + second, zero + first], axis=1)
+        ends = tf.stack([zero + first, ends + second, zero + second], axis=1)
+        starts, ends = tf.reshape(starts, [-1]), tf.reshape(ends, [-1])
+        ranges = tf.raw_ops.RaggedRange(starts=starts, limits=ends, deltas=tf.constant(1), Tsplits=tf.int32)
+        ids = tf.concat([tf.constant(specials, tf.int32), value.ids], axis=0)
+        return PackedTokens(tf.gather(ids, ranges.rt_dense_values), ranges.rt_nested_splits[::3], num_tokens)
+
+    def __str__(self) -> str:
+        row = " ".join([*(token for token, _ in self.before), "…", *(token for token, _ in self.after)])
+        if self.max_length is None:
+            return f"add special tokens: {row}"
+        return f"cut to {self.max_length} tokens on the {self.side}, add special tokens: {row}"

@@ -1,0 +1,345 @@
+"""Compile a WordPiece tokenizer into the buffers of two kernels of tensorflow-text, exactly.
+
+The kernels are ``FastBertNormalize``, which replaces single characters, and ``FastWordpieceTokenizeWithOffsets``,
+which splits at spaces and punctuation and matches pieces. Left to themselves they differ from the ``tokenizers``
+package on some 145,000 code points. Here the first one is given a character map of our own, which does all the work of
+the tokenizer's normalizer and pre-tokenizer and hands the second one a text in a closed alphabet:
+
+- a gap becomes a space, a character that is a word of its own stands between spaces;
+- a character that no piece contains becomes ``UNKNOWN`` (any word with one is unknown);
+- a character at which the kernel would split a word, or might in another version, becomes a private-use character, in
+  the map and in the pieces alike;
+- a token found in the text is one private-use character between spaces.
+
+So nothing depends on the Unicode tables of the server.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.errors import UnsupportedError
+from toolkit.tokenizer import characters
+from toolkit.tokenizer.added import MARKS, Passes, Pattern, match_passes, strip_passes
+from toolkit.tokenizer.characters import CODE_POINTS, DELETED, ISOLATED, SPACE, WORD, Characters
+from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
+from toolkit.tokenizer.patterns import character_class, repeated
+from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
+
+__all__ = ["CompiledWordPiece", "compile_wordpiece"]
+
+UNKNOWN, UNKNOWN_WORD = "\x01", "\x02"  # the second one: a word character, where single_word tokens must tell
+_MARKS = "\x03\x04\x05\x06"
+_PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+_MAX_PIECE_BYTES = 256  # tensorflow_text/core/kernels/fast_wordpiece_tokenizer_utils.h
+# Ideographs at which the kernel splits (tensorflow_text/core/kernels/fast_wordpiece_tokenizer_utils.h).
+_IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+
+
+@dataclass(frozen=True)
+class CompiledWordPiece:
+    """What compiling yields: passes over the raw text, the character map, passes over the mapped text, the pieces."""
+
+    raw_passes: Passes
+    charmap: bytes = field(repr=False)
+    changed: int
+    mapped_passes: Passes
+    limit_passes: Passes
+    pieces: bytes = field(repr=False)
+    ids: npt.NDArray[np.int32] = field(repr=False)
+
+
+def compile_wordpiece(spec: TokenizerSpec) -> CompiledWordPiece:
+    """Compile ``spec``. Raises :class:`~toolkit.errors.UnsupportedError` for what cannot be made exact."""
+    return _Compiler(spec).compile()
+
+
+class _Compiler:
+    """The tables that the parts of one compilation share."""
+
+    def __init__(self, spec: TokenizerSpec) -> None:
+        self.spec = spec
+        self.tokenizer = reference_tokenizer(spec, max_length=None)
+        self.characters = characters.probe(self.tokenizer)
+        self.raw_tokens = [token for token in spec.added_tokens if not token.normalized]
+        self.late_tokens = [token for token in spec.added_tokens if token.normalized]
+        self.late_contents = [self._normal_form(token.content) for token in self.late_tokens]
+        self.isolated = (self.characters.kind == ISOLATED) | _always_apart(self.characters)
+        self.initial, self.continuing = self._reachable_pieces()
+        used = (*self.initial, *self.continuing, *self.late_contents)
+        self.alphabet = sorted(set().union(*used))
+        self.private = self._private_characters()
+        self.remap = {character: next(self.private) for character in self.alphabet if self._must_remap(character)}
+        self.words: npt.NDArray[np.bool_] | None = None
+        if any(token.single_word for token in spec.added_tokens):
+            self.words = characters.probe_words()
+        self.gaps = self._gap_strings()
+        self.strings: dict[str, int] = {}
+        self.symbols = self._symbols()
+
+    def compile(self) -> CompiledWordPiece:
+        self._check_order_of_marks()
+        index = self._character_index()
+        raw_passes, words = self._raw_passes(index)
+        late_words = [next(self.private) for _ in self.late_tokens]
+        words += zip(late_words, (token.id for token in self.late_tokens), strict=True)
+        mapped_passes = self._mapped_passes(late_words)
+        pieces, ids = self._pieces(words)
+        invalid = self._string("\ufffd") if index[0xFFFD] == UNCHANGED else int(index[0xFFFD])
+        changed = int((index != UNCHANGED).sum())
+        limit = repeated(character_class(map(ord, {" ", *self.gaps.values()}), negated=True), self.max_chars + 1)
+        try:
+            charmap = charmap_model([string.encode() for string in self.strings], index, invalid)
+        except ValueError as error:
+            raise UnsupportedError(
+                self.spec.file, "normalizer", str(error), "normal forms of 63 bytes a character"
+            ) from error
+        return CompiledWordPiece(raw_passes, charmap, changed, mapped_passes, ((limit, UNKNOWN),), pieces, ids)
+
+    @property
+    def max_chars(self) -> int:
+        return self.spec.model.max_chars
+
+    # Pieces and alphabet
+
+    def _normal_form(self, text: str) -> str:
+        normalizer = self.tokenizer.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
+    def _reachable_pieces(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The pieces that can begin a word and those that can continue one (without the prefix), with their ids.
+
+        A word is a run of word characters, or one isolated character, of at most ``max_chars``.
+        """
+        vocab, prefix = self.spec.model.vocab, self.spec.model.prefix
+        kind = bytes(self.characters.kind)
+        in_vocab = set().union(*vocab)
+        isolated = {character for character in in_vocab if self.isolated[ord(character)]}
+        apart = isolated | {character for character in in_vocab if kind[ord(character)] == SPACE}
+        initial = {
+            token: token_id
+            for token, token_id in vocab.items()
+            if 0 < len(token) <= self.max_chars and (apart.isdisjoint(token) or token in isolated)
+        }
+        continuing = {
+            token[len(prefix) :]: token_id
+            for token, token_id in vocab.items()
+            if len(prefix) < len(token) < self.max_chars + len(prefix)
+            and token.startswith(prefix)
+            and apart.isdisjoint(token[len(prefix) :])
+        }
+        return initial, continuing
+
+    def _private_characters(self) -> Iterator[str]:
+        taken = set(self.alphabet)
+        for block in _PRIVATE:
+            yield from (chr(code_point) for code_point in block if chr(code_point) not in taken)
+        raise UnsupportedError(self.spec.file, "model.vocab", len(self.alphabet), "an alphabet of 100,000 characters")
+
+    def _must_remap(self, character: str) -> bool:
+        """Whether the kernel would, or in some version of its tables might, not take the character as we mean it."""
+        code_point, kind = ord(character), self.characters.kind[ord(character)]
+        if kind == SPACE:
+            return False
+        category = unicodedata.category(character)[0]
+        if self.isolated[code_point]:
+            return category in "CZ" or character not in self.initial
+        return category not in "LMN" or any(low <= code_point <= high for low, high in _IDEOGRAPHS)
+
+    def _check_order_of_marks(self) -> None:
+        """Refuse a normalizer that visibly reorders combining marks: then it does not work character by character.
+
+        Canonical ordering moves marks only within a run of them, and a word with a character outside the alphabet is
+        unknown in any order; so two marks of different classes must survive and be in the alphabet.
+        """
+        normalizer = self.tokenizer.normalizer
+        if normalizer is None:
+            return
+        from tokenizers import normalizers
+
+        known = np.zeros(CODE_POINTS + 1, np.bool_)
+        known[[ord(character) for character in self.alphabet]] = True
+        single = self.characters.single  # DELETED and LONGER index the end, where nothing is known
+        decompose = normalizers.NFD().normalize_str
+        visible = [
+            chr(code_point)
+            for code_point in np.flatnonzero(known[single] & (single >= 0))
+            if code_point > 0x7F and _is_mark(chr(code_point), decompose)
+        ]
+        for first in visible:
+            for second in visible:
+                if self._normal_form(first + second) != self._normal_form(first) + self._normal_form(second):
+                    raise UnsupportedError(
+                        self.spec.file,
+                        "normalizer",
+                        f"reorders U+{ord(first):04X} U+{ord(second):04X}, both in model.vocab",
+                        "vocabularies in which at most one of two such marks occurs",
+                    )
+
+    # The character map
+
+    def _gap_strings(self) -> dict[str, str]:
+        """What white space becomes: a space; but where tokens are looked for in the normalized text, gaps must not
+        look like the spaces around isolated characters, and those that occur in a token must stay distinct.
+        """
+        if not self.late_tokens:
+            return {"": " "}
+        inside = sorted({d for content in self.late_contents for d in content if self.characters.kind[ord(d)] == SPACE})
+        if len(inside) > 4:
+            raise UnsupportedError(
+                self.spec.file, "added_tokens.content", "".join(inside), "four kinds of white space in all contents"
+            )
+        return {"": "\n", **dict(zip(inside, "\t\v\f\r", strict=False))}
+
+    def _symbol(self, character: str) -> str:
+        code_point = ord(character)
+        if self.characters.kind[code_point] == SPACE:
+            return self.gaps[character]
+        symbol = self.remap.get(character, character)
+        return f" {symbol} " if self.isolated[code_point] else symbol
+
+    def _string(self, string: str) -> int:
+        """The number of a replacement string."""
+        return self.strings.setdefault(string, len(self.strings))
+
+    def _symbols(self) -> npt.NDArray[np.int32]:
+        """For each character that normalization may yield, the number of the string that stands for it."""
+        kind = self.characters.kind
+        symbols = np.empty(CODE_POINTS, np.int32)
+        symbols[kind == WORD] = self._string(UNKNOWN)
+        symbols[kind == SPACE] = self._string(self.gaps[""])
+        symbols[kind == ISOLATED] = self._string(f" {UNKNOWN} ")
+        if self.words is not None:
+            symbols[(kind == WORD) & self.words] = self._string(UNKNOWN_WORD)
+            symbols[(kind == ISOLATED) & self.words] = self._string(f" {UNKNOWN_WORD} ")
+        for character in (*self.alphabet, *(gap for gap in self.gaps if gap)):
+            symbols[ord(character)] = self._string(self._symbol(character))
+        return symbols
+
+    def _character_index(self) -> npt.NDArray[np.int32]:
+        """For each code point, the number of its replacement string, or ``UNCHANGED``."""
+        single = self.characters.single
+        index = np.full(CODE_POINTS, UNCHANGED, np.int32)
+        index[single >= 0] = self.symbols[single[single >= 0]]
+        index[single == DELETED] = self._string("")
+        index[0xD800:0xE000] = UNCHANGED
+        strings, symbols = list(self.strings), self.symbols.tolist()
+        for code_point, form in self.characters.longer.items():
+            replacement = "".join([strings[symbols[ord(character)]] for character in form])
+            index[code_point] = self._string(replacement if self.late_tokens else re.sub("  +", " ", replacement))
+        for string, number in list(self.strings.items()):
+            if len(string) == 1 and index[ord(string)] == number:
+                index[ord(string)] = UNCHANGED
+        return index
+
+    # Added tokens
+
+    def _raw_passes(self, index: npt.NDArray[np.int32]) -> tuple[Passes, list[tuple[str, int]]]:
+        """Passes that turn tokens of the raw text into stand-ins of their own; enters these into ``index``.
+
+        Also returns the words that the stand-ins become, with their ids. A stand-in is a private-use character, which
+        the tokenizer treats like any other such character; those in the text are first replaced by another one.
+        """
+        if not self.raw_tokens:
+            return (), []
+        contents = set().union(*(token.content for token in self.raw_tokens), self.alphabet)
+        like = index[0xFFFFD]
+        alike = (c for c in range(0xF0000, 0xFFFFE) if index[c] == like and chr(c) not in contents)
+        reserved = [code_point for code_point, _ in zip(alike, range(len(self.raw_tokens) + MARKS + 1), strict=False)]
+        if len(reserved) <= len(self.raw_tokens) + MARKS:
+            raise UnsupportedError(self.spec.file, "added_tokens", len(self.raw_tokens), "60,000 tokens")
+        *reserved, ordinary = reserved
+        marks, stand_ins = "".join(map(chr, reserved[:MARKS])), [chr(c) for c in reserved[MARKS:]]
+        words = []
+        for token, stand_in in zip(self.raw_tokens, stand_ins, strict=True):
+            word = next(self.private)
+            index[ord(stand_in)] = self._string(f" {word} ")
+            words.append((word, token.id))
+        word_class = None if self.words is None else character_class(map(int, np.flatnonzero(self.words)))
+        patterns = [
+            Pattern(token.content, stand_in, token.single_word)
+            for token, stand_in in zip(self.raw_tokens, stand_ins, strict=True)
+        ]
+        passes = (character_class(reserved), chr(ordinary)), *match_passes(patterns, marks, word_class)
+        if self.late_tokens:
+            # White space means nothing to the pieces, but a token of the normalized text may begin or end with it.
+            pairs = list(zip(self.raw_tokens, stand_ins, strict=True))
+            passes += strip_passes([s for t, s in pairs if t.lstrip], [s for t, s in pairs if t.rstrip])
+        return passes, words
+
+    def _mapped_passes(self, words: Iterable[str]) -> Passes:
+        """Passes that turn tokens of the normalized text, as they look after the character map, into words."""
+        if not self.late_tokens:
+            return ()
+        strings = list(self.strings)
+        patterns = [
+            Pattern("".join(strings[self.symbols[ord(d)]] for d in content), f" {word} ", token.single_word)
+            for token, content, word in zip(self.late_tokens, self.late_contents, words, strict=True)
+        ]
+        return match_passes(patterns, _MARKS, self._mapped_word_pattern())
+
+    def _mapped_word_pattern(self) -> str | None:
+        """A pattern for a word character after the character map."""
+        if self.words is None:
+            return None
+        known = [character for character in self.alphabet if self.words[ord(character)]]
+        inside = [UNKNOWN_WORD, *(self._symbol(d) for d in known if not self.isolated[ord(d)])]
+        apart = [UNKNOWN_WORD, *(self._symbol(d).strip(" ") for d in known if self.isolated[ord(d)])]
+        return f"{character_class(map(ord, inside))}| {character_class(map(ord, apart))} "
+
+    # The pieces
+
+    def _pieces(self, words: list[tuple[str, int]]) -> tuple[bytes, npt.NDArray[np.int32]]:
+        """The kernel's model, and the token id of each of its pieces."""
+        from tensorflow_text.core.pybinds import pywrap_fast_wordpiece_tokenizer_model_builder as builder
+
+        table = str.maketrans(self.remap)
+        # A prefix of its own, which no text contains, spares the corner cases of prefixes that look like words.
+        prefix = next(self.private)
+        ids = {token.translate(table): token_id for token, token_id in self.initial.items()}
+        ids.update((prefix + token.translate(table), token_id) for token, token_id in self.continuing.items())
+        ids.update(words)
+        unknown = next(self.private)
+        ids[unknown] = self.spec.model.vocab[self.spec.model.unk_token]
+        longest = max(ids, key=len)
+        if any(len(piece.encode()) > _MAX_PIECE_BYTES for piece in ids):
+            raise UnsupportedError(self.spec.file, "model.vocab", longest, f"pieces of {_MAX_PIECE_BYTES} bytes")
+        try:
+            model = builder.build_fast_wordpiece_model(
+                list(ids), 4 * (self.max_chars + 1), prefix, unknown, False, False
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UnsupportedError(
+                self.spec.file, "model.vocab", str(error), "what FastWordpieceTokenizer can hold"
+            ) from error
+        return model, np.array(list(ids.values()), np.int32)
+
+
+def _always_apart(table: Characters) -> npt.NDArray[np.bool_]:
+    """Word characters that normalization always puts between gaps (ideographs), so that they are words of their own."""
+    apart = np.zeros(CODE_POINTS, np.bool_)
+    attached = np.zeros(CODE_POINTS, np.bool_)
+    attached[table.single[table.single >= 0]] = True
+    kind = bytes(table.kind)
+    for form in table.longer.values():
+        points = [ord(character) for character in form]
+        kinds = [kind[point] for point in points]
+        for place, point in enumerate(points):
+            between = 0 < place < len(points) - 1 and kinds[place - 1] == SPACE == kinds[place + 1]
+            (apart if between else attached)[point] = True
+    apart &= ~attached & (table.kind == WORD)
+    return apart
+
+
+def _is_mark(character: str, decompose: Callable[[str], str]) -> bool:
+    """Whether the character has a combining class: it then changes places with a mark of the lowest or highest one."""
+    low, high = "\u0334", "\u0345"
+    return decompose(character) == character and (
+        decompose(character + low) != character + low or decompose(high + character) != high + character
+    )
