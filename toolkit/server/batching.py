@@ -1,0 +1,130 @@
+"""Requests of many callers in one run, by TensorFlow's own batch scheduler.
+
+For a signature, the part of the graph between its inputs and outputs becomes a function, and a ``BatchFunction`` op
+(the scheduler that TF Serving uses, in C++) calls it with the rows of several requests joined along the first axis.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.python.framework import dtypes
+from tensorflow.python.ops import gen_batch_ops
+
+from toolkit.server.configfiles import Batching
+
+if TYPE_CHECKING:
+    from toolkit.server.servable import Signature, Timing
+
+__all__ = ["Batched", "add", "can_batch", "timing"]
+
+Array = npt.NDArray[Any]
+
+
+def can_batch(signature: Signature) -> bool:
+    """Whether rows of different requests can be joined and the answers cut apart again without changing any of them.
+
+    Inputs and outputs must have a free first dimension and fixed inner ones: free inner dimensions (token ids padded
+    to the longest row) would make requests incompatible with each other, or an answer depend on its neighbours.
+    """
+    tensors = [*signature.inputs.values(), *signature.outputs.values()]
+    return bool(signature.inputs) and all(
+        tensor.shape is not None and tensor.shape[:1] == (None,) and None not in tensor.shape[1:] for tensor in tensors
+    )
+
+
+@dataclass(frozen=True)
+class Batched:
+    """The batched twin of a signature: names of its feeds, and of its fetches, the last being `timing`'s."""
+
+    feeds: list[str]
+    fetches: list[str]
+    inner: tuple[tuple[int, ...], ...]
+
+    def accepts(self, arrays: Sequence[Array]) -> bool:
+        """Whether these inputs can be joined with those of others; what cannot runs alone, with its own error."""
+        return all(
+            array.ndim and array.shape[1:] == inner and array.shape[0] == arrays[0].shape[0]
+            for array, inner in zip(arrays, self.inner, strict=True)
+        )
+
+
+def add(graph: tf.Graph, signature: Signature, parameters: Batching) -> Batched:
+    """Adds the batched twin of ``signature`` to ``graph``."""
+    inputs, outputs = list(signature.inputs.values()), list(signature.outputs.values())
+    definition = graph.as_graph_def()
+    with graph.as_default():
+        needed = tf.compat.v1.graph_util.extract_sub_graph(definition, [item.name.split(":")[0] for item in outputs])
+        handles = _handles(graph, needed)
+        feeds = [tf.compat.v1.placeholder(dtypes.as_dtype(item.dtype), shape=None) for item in inputs]
+
+        @tf.function(  # type: ignore[untyped-decorator]  # TensorFlow ships no types
+            autograph=False,
+            input_signature=[tf.TensorSpec(item.shape, dtypes.as_dtype(item.dtype)) for item in inputs],
+        )
+        def rows(*batch: tf.Tensor) -> list[tf.Tensor]:
+            with tf.control_dependencies(batch):
+                started = tf.timestamp()
+            size = tf.shape(batch[0])[0]
+            with tf.control_dependencies([started]):
+                mapped = {item.name: tf.identity(tensor) for item, tensor in zip(inputs, batch, strict=True)}
+            # An imported graph cannot refer to tensors outside of the function: each handle becomes a captured input.
+            mapped |= {name: tf.compat.v1.get_default_graph().capture(tensor) for name, tensor in handles.items()}
+            results = tf.import_graph_def(needed, mapped, return_elements=[item.name for item in outputs], name="model")
+            with tf.control_dependencies(results):
+                ended = tf.timestamp()
+            index = tf.cast(tf.range(size), tf.float64)
+            filled = [tf.fill([size], value) for value in (started, ended, tf.cast(size, tf.float64))]
+            return [*results, tf.stack([*filled, index], axis=1)]
+
+        function = rows.get_concrete_function()
+        fetches = gen_batch_ops.batch_function(
+            in_tensors=feeds,
+            captured_tensors=function.captured_inputs,
+            f=function,
+            Tout=[tensor.dtype for tensor in function.outputs],
+            num_batch_threads=parameters.num_batch_threads or os.cpu_count() or 1,
+            max_batch_size=parameters.max_batch_size,
+            batch_timeout_micros=parameters.batch_timeout_micros,
+            allowed_batch_sizes=list(parameters.execution_sizes),
+            max_enqueued_batches=parameters.max_enqueued_batches,
+            enable_large_batch_splitting=parameters.enable_large_batch_splitting,
+            name=f"batched/{signature.name}",
+        )
+    shapes = [item.shape or () for item in inputs]
+    return Batched(
+        feeds=[tensor.name for tensor in feeds],
+        fetches=[tensor.name for tensor in fetches],
+        inner=tuple(tuple(size or 0 for size in shape[1:]) for shape in shapes),
+    )
+
+
+def _handles(graph: tf.Graph, needed: tf.compat.v1.GraphDef) -> dict[str, tf.Tensor]:
+    """Variables and tables of the sub-graph: the function takes the graph's own, rather than making new ones."""
+    found = {}
+    for node in needed.node:
+        operation = graph.get_operation_by_name(node.name)
+        for tensor in operation.outputs:
+            if tensor.dtype == tf.resource and not operation.inputs:
+                found[tensor.name] = tensor
+    return found
+
+
+def timing(record: Array, submitted: float) -> Timing:
+    """What the ``[rows, 4]`` record (start, end, rows of the batch, row's index in it) says of a request."""
+    from toolkit.server.servable import Timing
+
+    if not record.size:
+        return Timing(0.0, 0.0)
+    first = np.flatnonzero(record[:, 3] == 0)
+    return Timing(
+        queue=max(0.0, float(record[0, 0]) - submitted),
+        run=float(record[-1, 1] - record[0, 0]),
+        batches=tuple((int(record[at, 2]), float(record[at, 1] - record[at, 0])) for at in first),
+    )

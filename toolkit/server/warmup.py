@@ -1,0 +1,57 @@
+"""Warm-up: the requests in ``assets.extra/tf_serving_warmup_requests`` are run before a version becomes available.
+
+Source of the rules: TF Serving's ``saved_model_warmup_util.cc``: a TFRecord file of PredictionLog messages, at most
+1000; one that fails fails the load.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tensorflow.python.lib.io import tf_record
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from toolkit.errors import ArtifactError
+from toolkit.server import wire
+from toolkit.server.core import Core
+from toolkit.server.servable import Servable
+from toolkit.server.status import ServingError
+
+__all__ = ["WARMUP_FILE", "replay"]
+
+WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+MAX_RECORDS = 1000
+
+
+def replay(core: Core, servable: Servable, iterations: int) -> int:
+    """Runs a servable's warm-up requests, if it has any, ``iterations`` times each; returns their number.
+
+    Raises `ArtifactError` for a file that cannot be read or a request that fails.
+    """
+    file = servable.path / WARMUP_FILE
+    if not file.exists():
+        return 0
+    count = 0
+    try:
+        for record in tf_record.tf_record_iterator(str(file)):
+            count += 1
+            if count > MAX_RECORDS:
+                raise ArtifactError(f"{file}: Number of warmup records exceeds the maximum ({MAX_RECORDS})")
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+            if log.WhichOneof("log_type") != "predict_log":
+                kind = log.WhichOneof("log_type") or "nothing"
+                raise ArtifactError(f"{file}: record {count} is {kind}, which is not supported; supported: predict_log")
+            for _ in range(iterations):
+                _run(core, servable, log.predict_log.request)
+    except ServingError as error:
+        raise ArtifactError(f"{file}: record {count} fails: {error}") from None
+    except ArtifactError:
+        raise
+    except Exception as error:  # TensorFlow's DataLossError, protobuf's DecodeError
+        raise ArtifactError(f"{file}: record {count + 1} cannot be read: {error}") from None
+    return count
+
+
+def _run(core: Core, servable: Servable, request: predict_pb2.PredictRequest) -> None:
+    inputs = {alias: wire.decode(alias, proto) for alias, proto in request.inputs.items()}
+    core.predict(servable, request.model_spec.signature_name, inputs, lambda: inputs, request.output_filter)
