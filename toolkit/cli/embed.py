@@ -2,53 +2,191 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from toolkit.errors import InputError
+from toolkit.signatures import DEFAULT_SIGNATURE
+
+if TYPE_CHECKING:
+    from toolkit.client import Client
+    from toolkit.client.bulk import Source
 
 __all__ = ["command"]
+
+_FILE = click.Path(path_type=Path)
+_REFUSED = 2  # exit status when some rows have no embedding
+
+
+def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    bad = [value for value in values if "=" not in value]
+    if bad:
+        raise click.BadParameter(f"{bad[0]!r} is not NAME=VALUE")
+    return dict(value.split("=", 1) for value in values)
 
 
 @click.command("embed")
 @click.argument("texts", nargs=-1)
-@click.option(
-    "--url", default="grpc://localhost:8500", show_default=True, help="grpc://, grpcs://, http:// or https://."
-)
+@click.option("--url", default="grpc://localhost:8500", show_default=True,
+              help="Server: grpc://, grpcs://, http://, https://, or host:port for gRPC.")  # fmt: skip
 @click.option("--model", required=True, help="Name of the served model.")
-@click.option("--input", "source", type=click.Path(path_type=Path), help="A file with one text per line.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="A .jsonl or .npy file; without it, JSON lines on stdout."
-)
-def command(texts: tuple[str, ...], url: str, model: str, source: Path | None, output: Path | None) -> None:
-    """Embed TEXTS, the lines of a file, or the lines of stdin through a running server."""
-    import numpy as np
+@click.option("--version", type=click.IntRange(0), help="Version of the model; default: the server's choice.")
+@click.option("--label", help="Version label, instead of --version.")
+@click.option("--signature", default=DEFAULT_SIGNATURE, show_default=True, help="Signature from text to embedding.")
+@click.option("--input", "input_path", type=_FILE,
+              help="File of texts: .txt (a text per line), .jsonl, .csv, .parquet; - is stdin.")  # fmt: skip
+@click.option("--input-format", help="txt, jsonl, csv or parquet, where the suffix does not tell.")
+@click.option("--text-column", default="text", show_default=True, help="Column or key that holds the text.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="Copy this column to the output (.jsonl, .parquet).")
+@click.option("--output", type=_FILE, help="File: .npy, .jsonl, .parquet, .safetensors. Default: JSON lines on stdout.")
+@click.option("--resume", is_flag=True, help="Continue an unfinished run; every row is embedded exactly once.")
+@click.option("--rows", default=128, show_default=True, help="Rows per request; more cost the client less.")
+@click.option("--in-flight", default=8, show_default=True, help="Requests under way at a time.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds an attempt may take.")
+@click.option("--patience", default=300.0, show_default=True, help="Seconds a server may be away before the run stops.")
+@click.option("--max-rejected", default=1000, show_default=True, help="Rows without embedding before the run stops.")
+@click.option("--ca", type=_FILE, help="PEM file of the authority that signed the server's certificate.")
+@click.option("--cert", type=_FILE, help="PEM file of the client's certificate (mutual TLS).")
+@click.option("--key", type=_FILE, help="PEM file of the client's key (mutual TLS).")
+@click.option("--server-name", help="Name in the server's certificate, where it differs from the address.")
+@click.option("--token-file", type=_FILE, help="File with a bearer token, read again for every request.")
+@click.option("--metadata", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="Metadata or header to send.")
+@click.option("--compression", type=click.Choice(["gzip"]), help="Compress requests.")
+@click.option("--round-robin", is_flag=True, help="Spread requests over all addresses of the host's name.")
+@click.option("--channels", default=1, show_default=True, help="gRPC connections to open.")
+@click.option("--hedge", type=float, help="Seconds after which a request without answer is sent a second time.")
+def command(**options: Any) -> None:
+    """Embed TEXTS, the rows of a file, or the lines of stdin through a running server.
 
-    from toolkit.client import Client
+    Exits with 2 if some rows could not be embedded; they are listed, with the reasons, beside the output.
+    """
+    from toolkit.client.bulk import stream
 
-    if texts and source is not None:
-        raise InputError("give texts or --input, not both")
-    if output is not None and output.suffix not in (".jsonl", ".npy"):
-        raise InputError(f"{output}: output format {output.suffix!r} is not supported; supported: .jsonl, .npy")
+    source = _source(options)
+    if options["resume"] and options["output"] is None:
+        raise InputError("--resume needs --output: what went to stdout is not remembered")
+    with _client(options) as client:
+        if options["output"] is not None:
+            _to_file(client, source, options)
+            return
+        refused = 0
+        for batch, problems in stream(client, source, options["signature"], options["patience"]):
+            _print(batch)
+            for row, reason in problems:
+                click.echo(f"row {row} has no embedding: {reason}", err=True)
+            refused += len(problems)
+    if refused:
+        raise click.exceptions.Exit(_REFUSED)
+
+
+def _source(options: dict[str, Any]) -> Source:
+    from toolkit.client.bulk import Source
+
+    path = options["input_path"]
+    if options["texts"]:
+        if path is not None:
+            raise InputError("give texts or --input, not both")
+        return Source(None, "txt", texts=options["texts"])
+    if path is not None and str(path) == "-":
+        path = None
+    return Source.of(path, options["input_format"], text_column=options["text_column"], keep=options["keep"])
+
+
+def _client(options: dict[str, Any]) -> Client:
+    from toolkit.client import TLS, Client, Hedge, Split
+
+    secrets = [options[name] for name in ("ca", "cert", "key", "server_name")]
+    return Client(
+        options["url"],
+        options["model"],
+        version=options["version"],
+        label=options["label"],
+        timeout=options["timeout"],
+        tls=TLS(*secrets) if any(secrets) else None,
+        token=_token(options["token_file"]) if options["token_file"] is not None else None,
+        metadata=options["metadata"],
+        compression=options["compression"],
+        split=Split(rows=options["rows"], in_flight=options["in_flight"]),
+        hedge=Hedge(options["hedge"]) if options["hedge"] is not None else None,
+        round_robin=options["round_robin"],
+        channels=options["channels"],
+    )
+
+
+def _token(path: Path) -> Callable[[], str]:
+    def read() -> str:
+        try:
+            return path.read_text().strip()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+    return read
+
+
+def _print(batch: Any) -> None:
+    from toolkit.client.bulk.sinks import json_line
+
+    outputs = {name: value.tolist() for name, value in batch.outputs.items()}
+    out = sys.stdout.buffer
+    for _, row, place in batch.good():
+        out.write(json_line(None, row, {name: outputs[name][place] for name in outputs}))
+    out.flush()
+
+
+def _to_file(client: Client, source: Source, options: dict[str, Any]) -> None:
+    from toolkit.client.bulk import embed_file
+
+    target = options["output"]
     try:
-        lines = list(texts) or (source.read_text() if source else sys.stdin.read()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source or 'stdin'} cannot be read: {error}") from None
-    with Client(url, model) as client:
-        vectors = client.embed(lines)
-    if output is None:
-        for text, vector in zip(lines, vectors.tolist(), strict=True):
-            click.echo(json.dumps({"text": text, "embedding": vector}, ensure_ascii=False))
+        with _bar(source) as progress:
+            summary = embed_file(
+                client,
+                source,
+                target,
+                signature=options["signature"],
+                resume=options["resume"],
+                patience=options["patience"],
+                max_rejected=options["max_rejected"],
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; the same command with --resume continues ({target}.partial)", err=True)
+        raise
+    if summary.already_done:
+        click.echo(f"{target} is complete already", err=True)
         return
-    partial = output.with_name(output.name + ".partial")
-    with partial.open("wb") as file:
-        if output.suffix == ".npy":
-            np.save(file, vectors)
-        else:
-            for text, vector in zip(lines, vectors.tolist(), strict=True):
-                file.write(json.dumps({"text": text, "embedding": vector}, ensure_ascii=False).encode() + b"\n")
-    os.replace(partial, output)
+    click.echo(f"{summary.rows - summary.rejected} of {summary.rows} rows embedded: {target}", err=True)
+    if summary.rejected:
+        click.echo(f"{summary.rejected} rows have no embedding; reasons: {summary.side_file}", err=True)
+        raise click.exceptions.Exit(_REFUSED)
+
+
+@contextmanager
+def _bar(source: Source) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rows/s and time left, where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda rows: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(source.name, total=source.count(), rate="")
+
+        def show(rows: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=rows, rate=f"{speed:,.0f} rows/s" if speed else "")
+
+        yield show

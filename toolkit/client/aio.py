@@ -48,7 +48,7 @@ class AsyncClient:
         channels: int = 1,
         transport: AsyncTransport | None = None,
     ) -> None:
-        self._session = open_session(url, model, version, label, timeout, split, retry, hedge)
+        self.session = open_session(url, model, version, label, timeout, split, retry, hedge)
         self._connection = Connection(tls, token, metadata, compression, round_robin, channels)
         self._transport = transport
 
@@ -64,44 +64,44 @@ class AsyncClient:
 
         ``progress(done, total)`` is called as rows arrive; ``deadline`` bounds the whole call, in seconds.
         """
-        return await self._run(self._session.embed(texts, signature, progress, deadline))
+        return await self.run(self.session.embed(texts, signature, progress, deadline))
 
     async def embed_query(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> NDArray[np.float32]:
         """Like `embed`, by the signature ``embed_query`` (for models that treat queries in their own way)."""
-        return await self._run(self._session.embed(texts, "embed_query", progress, deadline))
+        return await self.run(self.session.embed(texts, "embed_query", progress, deadline))
 
     async def embed_document(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> NDArray[np.float32]:
         """Like `embed`, by the signature ``embed_document``."""
-        return await self._run(self._session.embed(texts, "embed_document", progress, deadline))
+        return await self.run(self.session.embed(texts, "embed_document", progress, deadline))
 
     async def embed_stream(
         self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE
     ) -> AsyncIterator[NDArray[np.float32]]:
         """Embeddings of any number of texts, read as they are needed: arrays [k, dim], in order, as they arrive."""
-        async for piece in self._pieces(await self._run(self._session.stream(texts, signature))):
+        async for piece in self.pieces(await self.run(self.session.stream(texts, signature))):
             yield piece.value["embedding"]
 
     async def detailed(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> Detailed:
         """Embeddings with each text's number of tokens and whether it was cut."""
-        return await self._run(self._session.detailed(texts, progress, deadline))
+        return await self.run(self.session.detailed(texts, progress, deadline))
 
     async def tokenize(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> dict[str, NDArray[np.int32]]:
         """``input_ids``, ``attention_mask``, ``token_type_ids``: int32 [n, length], padded to the longest text."""
-        return await self._run(self._session.tokenize(texts, progress, deadline))
+        return await self.run(self.session.tokenize(texts, progress, deadline))
 
     async def rerank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None, deadline: float | None = None
     ) -> list[Ranked]:
         """``documents`` by falling score against ``query``, by the signature ``rerank``; at most ``top_k``."""
-        return await self._run(self._session.rerank(query, documents, top_k, deadline))
+        return await self.run(self.session.rerank(query, documents, top_k, deadline))
 
     async def predict(
         self,
@@ -115,19 +115,19 @@ class AsyncClient:
 
         Numeric outputs over gRPC are read-only views of the answer; strings are object arrays of bytes.
         """
-        return await self._run(self._session.predict(inputs, signature, outputs, deadline))
+        return await self.run(self.session.predict(inputs, signature, outputs, deadline))
 
     async def status(self) -> list[VersionStatus]:
         """The state of the model's versions."""
-        return await self._run(self._session.status())
+        return await self.run(self.session.status())
 
     async def metadata(self) -> ModelMetadata:
         """The signatures of the version that answers."""
-        return await self._run(self._session.metadata())
+        return await self.run(self.session.metadata())
 
     async def wait_until_ready(self, timeout: float = 60.0, *, interval: float = 0.2) -> ModelMetadata:
         """Wait until the model can answer; raises `DeadlineError` after ``timeout`` seconds."""
-        return await self._run(self._session.wait_until_ready(timeout, interval))
+        return await self.run(self.session.wait_until_ready(timeout, interval))
 
     async def close(self) -> None:
         if self._transport is not None:
@@ -144,10 +144,11 @@ class AsyncClient:
     def _opened(self) -> AsyncTransport:
         # Connections belong to an event loop, and there may be none yet when the client is made.
         if self._transport is None:
-            self._transport = open_async(self._session.address, self._connection)
+            self._transport = open_async(self.session.address, self._connection)
         return self._transport
 
-    async def _run(self, operation: Operation[T]) -> T:
+    async def run(self, operation: Operation[T]) -> T:
+        """Carry out an operation of `session`; for code that goes beyond the vocabulary above."""
         try:
             effect = next(operation)
             while True:
@@ -165,11 +166,12 @@ class AsyncClient:
         if isinstance(effect, Sleep):
             await asyncio.sleep(effect.seconds)
             return
-        async for piece in self._pieces(effect):
+        async for piece in self.pieces(effect):
             effect.deliver(piece)
 
-    async def _pieces(self, job: Job) -> AsyncIterator[Piece]:
-        transport, clock = self._opened(), self._session.clock
+    async def pieces(self, job: Job) -> AsyncIterator[Piece]:
+        """The job's finished pieces, in order, as they come; leaving early cancels what is still under way."""
+        transport, clock = self._opened(), self.session.clock
         live: dict[asyncio.Task[Outcome], Attempt] = {}
         try:
             while not job.finished:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Any
 
 from toolkit.client.failures import Failure
 from toolkit.client.options import Hedge, Retry, Split
 from toolkit.client.types import Request
-from toolkit.errors import ClientError, DeadlineError, RequestError, ResponseError
+from toolkit.errors import ClientError, DeadlineError, ModelNotFoundError, RequestError, ResponseError
 
 __all__ = ["Attempt", "Feed", "Job", "Piece", "Shared"]
 
@@ -239,6 +239,9 @@ class Job:
             return  # its hedge may still succeed
         chunk.hedged = False
         many = len(chunk.rows) > 1
+        if self.retry.patience is not None and failure.error is ModelNotFoundError:
+            # A server that has just been restarted may listen before it has loaded its models.
+            failure = replace(failure, retry=True)
         if failure.split and self.splittable:
             target = failure.limit or max(1, len(chunk.rows) // 2)
             if failure.retry:  # a lack of room, not a limit on size: send less at a time, in this call

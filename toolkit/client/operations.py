@@ -5,7 +5,7 @@ and returns its result. The sync and the async client differ only in how they do
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.client.address import Address
+from toolkit.client.arrays import as_served, checked_rows, join, pad_join, row_aligned, text_rows, to_column
 from toolkit.client.job import Feed, Job, Piece, Shared
 from toolkit.client.options import Hedge, Retry, Split
 from toolkit.client.rest import RestCodec
@@ -39,7 +40,7 @@ from toolkit.errors import (
 )
 from toolkit.signatures import DEFAULT_SIGNATURE
 
-__all__ = ["Operation", "Progress", "Session", "Sleep", "text_rows"]
+__all__ = ["Operation", "Progress", "Session", "Sleep"]
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -53,40 +54,6 @@ class Sleep:
 
 
 Operation = Generator[Job | Sleep, None, T]
-
-
-def text_rows(texts: Iterable[str]) -> list[bytes]:
-    """The texts as UTF-8. Raises `InputError` naming the first one that is no text."""
-    if isinstance(texts, (str, bytes)):
-        raise InputError(f"texts is one {type(texts).__name__}; give a list of str")
-    if isinstance(texts, np.ndarray):
-        texts = texts.ravel().tolist() if texts.ndim == 1 else _refuse_shape(texts)
-    try:
-        texts = list(texts)
-    except TypeError:
-        raise InputError(f"texts is of type {type(texts).__name__}; give a list of str") from None
-    try:
-        return list(map(str.encode, texts))
-    except TypeError:
-        row, bad = next((i, text) for i, text in enumerate(texts) if not isinstance(text, str))
-        raise InputError(f"texts[{row}] is of type {type(bad).__name__}; every text must be a str") from None
-    except UnicodeEncodeError as error:
-        row = next(i for i, text in enumerate(texts) if text is error.object or text == error.object)
-        raise InputError(f"texts[{row}] is not valid Unicode: {error.reason}") from None
-
-
-def _checked(texts: Iterable[str]) -> Iterator[bytes]:
-    if isinstance(texts, (str, bytes)):
-        raise InputError(f"texts is one {type(texts).__name__}; give texts, one by one")
-    for row, text in enumerate(texts):
-        try:
-            yield text.encode()
-        except (AttributeError, UnicodeEncodeError) as error:
-            raise InputError(f"text {row} of the stream is no valid str: {error}") from None
-
-
-def _refuse_shape(texts: Array) -> list[str]:
-    raise InputError(f"texts is an array of shape {list(texts.shape)}; give one dimension")
 
 
 @dataclass(frozen=True)
@@ -116,7 +83,7 @@ class Session:
         return Job(
             **{
                 "address": str(self.address),
-                "model": _name(self.spec),
+                "model": str(self.spec),
                 "split": self.split,
                 "retry": self.retry,
                 "shared": self.shared,
@@ -165,7 +132,7 @@ class Session:
     def _no_signature(self, name: str, there: Iterable[str]) -> SignatureError:
         names = ", ".join(there) or "none"
         message = f"the model has no signature {name!r}; it has: {names}"
-        return SignatureError(message, address=str(self.address), model=_name(self.spec))
+        return SignatureError(message, address=str(self.address), model=str(self.spec))
 
     def _needed(self, signature: str) -> Operation[SignatureInfo | None]:
         """What the codec needs to read the signature's answers."""
@@ -202,7 +169,7 @@ class Session:
 
         def decode(body: bytes, count: int) -> tuple[dict[str, Array], int | None]:
             answer, version = self.codec.predicted(body, info)
-            return {name: _row_aligned(name, answer, count) for name in outputs}, version
+            return {name: row_aligned(name, answer, count) for name in outputs}, version
 
         return self._job(feed=Feed(rows), encode=encode, decode=decode, **fields)
 
@@ -251,14 +218,14 @@ class Session:
         pieces = yield from self._gather(texts, signature, ("embedding",), progress, deadline)
         if not pieces:
             return (yield from self._empty(signature))["embedding"]
-        return _join("embedding", pieces)
+        return join("embedding", pieces)
 
     def stream(self, texts: Iterable[str], signature: str) -> Operation[Job]:
         """The job of an endless embed; texts are checked as they are read."""
         version = self.spec.version
         if not self.codec.describes_outputs and version is None:
             version = (yield from self.metadata()).version
-        rows = _checked(texts)
+        rows = checked_rows(texts)
         return (yield from self.text_job(rows, signature, ("embedding",), version=version))
 
     def detailed(
@@ -268,7 +235,7 @@ class Session:
         pieces = yield from self._gather(texts, "detailed", outputs, progress, deadline)
         if not pieces:
             return Detailed(**(yield from self._empty("detailed", outputs)))
-        return Detailed(**{name: _join(name, pieces) for name in outputs})
+        return Detailed(**{name: join(name, pieces) for name in outputs})
 
     def tokenize(
         self, texts: Iterable[str], progress: Progress | None = None, deadline: float | None = None
@@ -282,7 +249,7 @@ class Session:
         pad = 0
         if len(set(lengths)) > 1:
             pad = yield from self._pad_id(rows, pieces, lengths)
-        return {name: _pad_join(name, pieces, pad if name == "input_ids" else 0) for name in outputs}
+        return {name: pad_join(name, pieces, pad if name == "input_ids" else 0) for name in outputs}
 
     def _pad_id(self, texts: Sequence[str], pieces: list[dict[str, Array]], lengths: list[int]) -> Operation[int]:
         """The id the model pads with: seen in an answer, or else asked for with a short and a long text together."""
@@ -335,7 +302,7 @@ class Session:
             raise InputError(f"inputs is of type {type(inputs).__name__}; give a mapping of input name to value")
         if isinstance(outputs, str):
             raise InputError("outputs is one str; give a list of output names")
-        columns = {name: _column(name, value) for name, value in inputs.items()}
+        columns = {name: to_column(name, value) for name, value in inputs.items()}
         info = yield from self._needed(signature)
         spec = self._at(signature)
         answers: list[dict[str, Array]] = []
@@ -379,7 +346,7 @@ class Session:
                     raise DeadlineError(
                         f"the model was not ready within {timeout:g} seconds; last: {error.message}",
                         address=str(self.address),
-                        model=_name(self.spec),
+                        model=str(self.spec),
                     ) from None
             yield Sleep(interval)
 
@@ -394,63 +361,7 @@ class Session:
                 raise ResponseError(
                     f"signature {signature!r} does not tell the shape of {name!r}; its outputs: {there}",
                     address=str(self.address),
-                    model=_name(self.spec),
+                    model=str(self.spec),
                 )
-            arrays[name] = _as_served(name, np.empty((0, *(size or 0 for size in tensor.shape[1:])), tensor.dtype))
+            arrays[name] = as_served(name, np.empty((0, *(size or 0 for size in tensor.shape[1:])), tensor.dtype))
         return arrays
-
-
-def _name(spec: Spec) -> str:
-    if spec.version is not None:
-        return f"{spec.model} version {spec.version}"
-    return f"{spec.model} label {spec.label}" if spec.label is not None else spec.model
-
-
-def _column(name: str, value: Any) -> Column:
-    if isinstance(value, list) and value and all(isinstance(item, bytes) for item in value):
-        return value
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InputError(f"input {name!r} is no array: {error}") from None
-    if array.dtype.kind in "UST":
-        # numpy's fixed-width strings drop trailing NULs; objects keep every byte
-        array = np.array(value, object)
-    if array.dtype.kind == "O" and not all(isinstance(item, (str, bytes)) for item in array.ravel().tolist()):
-        raise InputError(f"input {name!r} is no array of numbers, str or bytes")
-    return array
-
-
-def _row_aligned(name: str, answer: Mapping[str, Array], count: int) -> Array:
-    if name not in answer:
-        raise ResponseError(f"the answer has no output {name!r}; it has: {', '.join(sorted(answer)) or 'none'}")
-    array = answer[name]
-    if not array.ndim or array.shape[0] != count:
-        raise ResponseError(f"output {name!r} has shape {list(array.shape)} for {count} rows")
-    if name == "embedding" and array.ndim != 2:
-        raise ResponseError(f"output 'embedding' has shape {list(array.shape)}; [rows, dim] was expected")
-    return _as_served(name, array)
-
-
-def _as_served(name: str, array: Array) -> Array:
-    """An embedding in any float type is float32 to the caller; quantized ones stay as they are."""
-    return array.astype(np.float32, copy=False) if name == "embedding" and array.dtype.kind == "f" else array
-
-
-def _join(name: str, pieces: list[dict[str, Array]]) -> Array:
-    shapes = {(piece[name].shape[1:], piece[name].dtype) for piece in pieces}
-    if len(shapes) > 1:
-        raise ResponseError(f"answers disagree on the shape of {name!r}: {sorted(map(str, shapes))}")
-    return np.concatenate([piece[name] for piece in pieces])
-
-
-def _pad_join(name: str, pieces: list[dict[str, Array]], pad: int) -> NDArray[np.int32]:
-    length = max(piece[name].shape[1] for piece in pieces)
-    rows = sum(len(piece[name]) for piece in pieces)
-    joined = np.full((rows, length), pad, np.int32)
-    row = 0
-    for piece in pieces:
-        part = piece[name]
-        joined[row : row + len(part), : part.shape[1]] = part
-        row += len(part)
-    return joined

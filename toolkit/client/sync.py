@@ -61,9 +61,9 @@ class Client:
         channels: int = 1,
         transport: Transport | None = None,
     ) -> None:
-        self._session = open_session(url, model, version, label, timeout, split, retry, hedge)
+        self.session = open_session(url, model, version, label, timeout, split, retry, hedge)
         connection = Connection(tls, token, metadata, compression, round_robin, channels)
-        self._transport = transport or open_sync(self._session.address, connection)
+        self._transport = transport or open_sync(self.session.address, connection)
 
     def embed(
         self,
@@ -77,44 +77,44 @@ class Client:
 
         ``progress(done, total)`` is called as rows arrive; ``deadline`` bounds the whole call, in seconds.
         """
-        return self._run(self._session.embed(texts, signature, progress, deadline))
+        return self.run(self.session.embed(texts, signature, progress, deadline))
 
     def embed_query(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> NDArray[np.float32]:
         """Like `embed`, by the signature ``embed_query`` (for models that treat queries in their own way)."""
-        return self._run(self._session.embed(texts, "embed_query", progress, deadline))
+        return self.run(self.session.embed(texts, "embed_query", progress, deadline))
 
     def embed_document(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> NDArray[np.float32]:
         """Like `embed`, by the signature ``embed_document``."""
-        return self._run(self._session.embed(texts, "embed_document", progress, deadline))
+        return self.run(self.session.embed(texts, "embed_document", progress, deadline))
 
     def embed_stream(
         self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE
     ) -> Iterator[NDArray[np.float32]]:
         """Embeddings of any number of texts, read as they are needed: arrays [k, dim], in order, as they arrive."""
-        for piece in self._pieces(self._run(self._session.stream(texts, signature))):
+        for piece in self.pieces(self.run(self.session.stream(texts, signature))):
             yield piece.value["embedding"]
 
     def detailed(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> Detailed:
         """Embeddings with each text's number of tokens and whether it was cut."""
-        return self._run(self._session.detailed(texts, progress, deadline))
+        return self.run(self.session.detailed(texts, progress, deadline))
 
     def tokenize(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> dict[str, NDArray[np.int32]]:
         """``input_ids``, ``attention_mask``, ``token_type_ids``: int32 [n, length], padded to the longest text."""
-        return self._run(self._session.tokenize(texts, progress, deadline))
+        return self.run(self.session.tokenize(texts, progress, deadline))
 
     def rerank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None, deadline: float | None = None
     ) -> list[Ranked]:
         """``documents`` by falling score against ``query``, by the signature ``rerank``; at most ``top_k``."""
-        return self._run(self._session.rerank(query, documents, top_k, deadline))
+        return self.run(self.session.rerank(query, documents, top_k, deadline))
 
     def predict(
         self,
@@ -128,19 +128,19 @@ class Client:
 
         Numeric outputs over gRPC are read-only views of the answer; strings are object arrays of bytes.
         """
-        return self._run(self._session.predict(inputs, signature, outputs, deadline))
+        return self.run(self.session.predict(inputs, signature, outputs, deadline))
 
     def status(self) -> list[VersionStatus]:
         """The state of the model's versions."""
-        return self._run(self._session.status())
+        return self.run(self.session.status())
 
     def metadata(self) -> ModelMetadata:
         """The signatures of the version that answers."""
-        return self._run(self._session.metadata())
+        return self.run(self.session.metadata())
 
     def wait_until_ready(self, timeout: float = 60.0, *, interval: float = 0.2) -> ModelMetadata:
         """Wait until the model can answer; raises `DeadlineError` after ``timeout`` seconds."""
-        return self._run(self._session.wait_until_ready(timeout, interval))
+        return self.run(self.session.wait_until_ready(timeout, interval))
 
     def close(self) -> None:
         self._transport.close()
@@ -153,7 +153,8 @@ class Client:
     ) -> None:
         self.close()
 
-    def _run(self, operation: Operation[T]) -> T:
+    def run(self, operation: Operation[T]) -> T:
+        """Carry out an operation of `session`; for code that goes beyond the vocabulary above."""
         try:
             effect = next(operation)
             while True:
@@ -171,12 +172,13 @@ class Client:
         if isinstance(effect, Sleep):
             time.sleep(effect.seconds)
             return
-        for piece in self._pieces(effect):
+        for piece in self.pieces(effect):
             effect.deliver(piece)
 
-    def _pieces(self, job: Job) -> Iterator[Piece]:
+    def pieces(self, job: Job) -> Iterator[Piece]:
+        """The job's finished pieces, in order, as they come; leaving early cancels what is still under way."""
         inbox: SimpleQueue[tuple[Attempt, Outcome]] = SimpleQueue()
-        clock = self._session.clock
+        clock = self.session.clock
         live = {}
         try:
             while not job.finished:

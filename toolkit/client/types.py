@@ -36,6 +36,11 @@ class Spec:
     label: str | None = None
     signature: str = "serving_default"
 
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.model} version {self.version}"
+        return f"{self.model} label {self.label}" if self.label is not None else self.model
+
 
 @dataclass(frozen=True)
 class Request:

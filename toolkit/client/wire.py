@@ -153,7 +153,7 @@ def _varints(block: bytes) -> Array:
     lengths = ends - starts + 1
     if lengths.max() > 10:
         raise ResponseError("a tensor carries a number of more than 64 bits")
-    values = np.zeros(len(ends), np.uint64)
+    values: Array = np.zeros(len(ends), np.uint64)
     for position in range(int(lengths.max())):
         here = lengths > position
         values[here] |= (data[starts[here] + position].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * position)
@@ -163,7 +163,7 @@ def _varints(block: bytes) -> Array:
 def _fit(values: Array, dtype: str) -> Array:
     """Varint ``values`` (uint8 or uint64, two's complement of 64 bits) as ``dtype``; refuses what does not fit."""
     if dtype == "bool":
-        return values != 0
+        return values.astype(bool)
     if dtype in ("float16", "bfloat16"):
         bits = _exact(values, np.uint16)
         return bits.view(np.float16) if dtype == "float16" else _widen(bits)

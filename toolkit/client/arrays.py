@@ -1,0 +1,98 @@
+"""A caller's values to rows and columns, and the pieces of an answer to one array; every check of either is here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.client.types import Array, Column
+from toolkit.errors import InputError, ResponseError
+
+__all__ = ["as_served", "checked_rows", "join", "pad_join", "row_aligned", "text_rows", "to_column"]
+
+
+def text_rows(texts: Iterable[str]) -> list[bytes]:
+    """The texts as UTF-8. Raises `InputError` naming the first one that is no text."""
+    if isinstance(texts, (str, bytes)):
+        raise InputError(f"texts is one {type(texts).__name__}; give a list of str")
+    if isinstance(texts, np.ndarray):
+        texts = texts.ravel().tolist() if texts.ndim == 1 else _refuse_shape(texts)
+    try:
+        texts = list(texts)
+    except TypeError:
+        raise InputError(f"texts is of type {type(texts).__name__}; give a list of str") from None
+    try:
+        return list(map(str.encode, texts))
+    except TypeError:
+        row, bad = next((i, text) for i, text in enumerate(texts) if not isinstance(text, str))
+        raise InputError(f"texts[{row}] is of type {type(bad).__name__}; every text must be a str") from None
+    except UnicodeEncodeError as error:
+        row = next(i for i, text in enumerate(texts) if text is error.object or text == error.object)
+        raise InputError(f"texts[{row}] is not valid Unicode: {error.reason}") from None
+
+
+def checked_rows(texts: Iterable[str]) -> Iterator[bytes]:
+    if isinstance(texts, (str, bytes)):
+        raise InputError(f"texts is one {type(texts).__name__}; give texts, one by one")
+    for row, text in enumerate(texts):
+        try:
+            yield text.encode()
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise InputError(f"text {row} of the stream is no valid str: {error}") from None
+
+
+def _refuse_shape(texts: Array) -> list[str]:
+    raise InputError(f"texts is an array of shape {list(texts.shape)}; give one dimension")
+
+
+def to_column(name: str, value: Any) -> Column:
+    if isinstance(value, list) and value and all(isinstance(item, bytes) for item in value):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"input {name!r} is no array: {error}") from None
+    if array.dtype.kind in "UST":
+        # numpy's fixed-width strings drop trailing NULs; objects keep every byte
+        array = np.array(value, object)
+    if array.dtype.kind == "O" and not all(isinstance(item, (str, bytes)) for item in array.ravel().tolist()):
+        raise InputError(f"input {name!r} is no array of numbers, str or bytes")
+    return array
+
+
+def row_aligned(name: str, answer: Mapping[str, Array], count: int) -> Array:
+    if name not in answer:
+        raise ResponseError(f"the answer has no output {name!r}; it has: {', '.join(sorted(answer)) or 'none'}")
+    array = answer[name]
+    if not array.ndim or array.shape[0] != count:
+        raise ResponseError(f"output {name!r} has shape {list(array.shape)} for {count} rows")
+    if name == "embedding" and array.ndim != 2:
+        raise ResponseError(f"output 'embedding' has shape {list(array.shape)}; [rows, dim] was expected")
+    return as_served(name, array)
+
+
+def as_served(name: str, array: Array) -> Array:
+    """An embedding in any float type is float32 to the caller; quantized ones stay as they are."""
+    return array.astype(np.float32, copy=False) if name == "embedding" and array.dtype.kind == "f" else array
+
+
+def join(name: str, pieces: list[dict[str, Array]]) -> Array:
+    shapes = {(piece[name].shape[1:], piece[name].dtype) for piece in pieces}
+    if len(shapes) > 1:
+        raise ResponseError(f"answers disagree on the shape of {name!r}: {sorted(map(str, shapes))}")
+    return np.concatenate([piece[name] for piece in pieces])
+
+
+def pad_join(name: str, pieces: list[dict[str, Array]], pad: int) -> NDArray[np.int32]:
+    length = max(piece[name].shape[1] for piece in pieces)
+    rows = sum(len(piece[name]) for piece in pieces)
+    joined = np.full((rows, length), pad, np.int32)
+    row = 0
+    for piece in pieces:
+        part = piece[name]
+        joined[row : row + len(part), : part.shape[1]] = part
+        row += len(part)
+    return joined
