@@ -1,0 +1,51 @@
+"""The image's recipe is clean, and says what the manifests rely on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from deploy_bundles import ROOT, Bundle
+
+DOCKERFILE = (ROOT / "Dockerfile.serving").read_text()
+FINAL = DOCKERFILE[DOCKERFILE.index("AS runtime") :]
+
+
+def test_hadolint_has_nothing_to_say(tool: Callable[[str], str]) -> None:
+    result = subprocess.run([tool("hadolint"), str(ROOT / "Dockerfile.serving")], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_every_hadolint_exception_has_its_reason() -> None:
+    assert re.findall(r"hadolint ignore=(\w+)", DOCKERFILE) == ["DL3006", "DL3006", "DL3008"]
+
+
+def test_the_image_runs_as_the_user_and_command_of_the_deployment(overlays: list[Bundle]) -> None:
+    context = overlays[0].pod["securityContext"]
+    assert re.findall(r"^USER (\S+)$", FINAL, re.MULTILINE)[-1] == f"{context['runAsUser']}:{context['runAsGroup']}"
+    assert f'ENTRYPOINT ["{overlays[0].server["command"][0]}"]' in FINAL
+    ports = " ".join(str(port["containerPort"]) for port in overlays[0].server["ports"])
+    assert f"EXPOSE {ports}\n" in FINAL
+    assert "STOPSIGNAL SIGTERM\n" in FINAL
+
+
+@pytest.mark.parametrize("argument", ["SERVER", "MODELS_FROM"])
+def test_every_documented_variant_is_a_stage(argument: str) -> None:
+    prefix = {"SERVER": "server", "MODELS_FROM": "models"}[argument]
+    documented = DOCKERFILE[DOCKERFILE.index(f"# {argument} ") :]
+    documented = (
+        documented[: documented.index("\n# " if argument == "MODELS_FROM" else "\n# MODELS_FROM")]
+        if argument == "SERVER"
+        else documented[: documented.index("# TOOLKIT")]
+    )
+    for variant in re.findall(r"(?:^#| ) +(\w+):", documented):
+        if variant.islower():
+            assert f" AS {prefix}-{variant}\n" in DOCKERFILE, variant
+
+
+def test_the_ignore_file_keeps_what_the_recipe_copies() -> None:
+    ignored = {line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")}
+    assert not ignored & {"serving", "models", "toolkit", "pyproject.toml", "README.md", "LICENSE"}
+    assert {".git", "tests", "k8s"} <= ignored
