@@ -82,6 +82,7 @@ def test_the_default_is_the_whole_folder_served_with_metrics_and_batching(contai
     assert (result.code, result.lines[2]) == (0, "name=tensorflow_model_server")
     config = container.config
     assert result.flags == [
+        "--enable_profiler=false",
         "--port=8500",
         "--rest_api_port=8501",
         "--rest_api_timeout_in_ms=30000",
@@ -92,7 +93,6 @@ def test_the_default_is_the_whole_folder_served_with_metrics_and_batching(contai
         f"--model_config_file={config}/models.config",
         "--model_config_file_poll_wait_seconds=0",
         "--allow_version_labels_for_unavailable_models=true",
-        "--enable_profiler=false",
         "--enable_batching=true",
         f"--batching_parameters_file={config}/batching.config",
         f"--monitoring_config_file={config}/monitoring.config",
@@ -118,7 +118,7 @@ def test_variables_and_arguments_reach_the_server(container: Container) -> None:
         SERVING_MAX_CONNECTION_AGE_MS="0",
         SERVING_CONFIG_POLL_SECONDS="10",
     )
-    assert result.lines[2:4] == ["name=sentence-serving", "serve"]
+    assert result.lines[2:6] == ["name=sentence-serving", "serve", "--wait_for_models=true", "--rest_tls=false"]
     assert {
         "--port=9000",
         "--rest_api_port=9001",
