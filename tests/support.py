@@ -1,0 +1,85 @@
+"""Tiny models made on the spot: random weights, a WordPiece vocabulary trained on a few sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from toolkit.corpus import check_texts
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+HIDDEN = 32
+MAX_LENGTH = 48
+
+TEXTS = (
+    "hello world",
+    "",
+    "a much longer sentence about the latency of embedding models in production, with commas",
+    "short",
+    "Ünïcödé and 東京 and 🚀",
+    "word " * 100,
+    "[SEP] in the middle [MASK] of things",
+)
+"""Mixed lengths: empty, short, and longer than ``MAX_LENGTH`` tokens."""
+
+
+def wordpiece_tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer like BERT's, trained on the check's corpus."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=700, special_tokens=SPECIALS, show_progress=False)
+    tokenizer.train_from_iterator([*check_texts(MAX_LENGTH), *TEXTS], trainer)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
+
+
+def save_bert(folder: Path, *, seed: int = 0, **config: Any) -> Path:
+    """Save a BERT with random weights, large enough for differences to show, and its tokenizer."""
+    torch.manual_seed(seed)
+    tokenizer = wordpiece_tokenizer()
+    settings = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.3,
+    }
+    model = BertModel(BertConfig(**(settings | config))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and LayerNorms start at 0 and 1: make them count
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_LENGTH).save_pretrained(folder)
+    return folder
+
+
+def sentence_transformer(
+    bert: Path, *modules: Any, pooling: Any = "mean", max_length: int = MAX_LENGTH
+) -> SentenceTransformer:
+    """Transformer and Pooling over a saved BERT, then ``modules``."""
+    transformer = Transformer(str(bert), max_seq_length=max_length)
+    size = transformer.get_embedding_dimension()
+    model = SentenceTransformer(modules=[transformer, Pooling(size, pooling), *modules], device="cpu")
+    model.eval()
+    return model
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """Largest absolute difference of two arrays of one shape."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert x.shape == y.shape, (x.shape, y.shape)
+    return float(np.max(np.abs(x - y), initial=0.0))
