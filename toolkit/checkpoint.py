@@ -1,0 +1,337 @@
+"""SentenceTransformer folder, hub id or live object -> raw module configurations and tensors.
+
+The one reader of checkpoints is sentence-transformers itself: what it loads is the reference that an export must
+equal, so its own view of tokenizer, prompts and sequence length is taken instead of parsing those files a second
+time. Before it loads anything, the folder is inspected here: module types and activations come from JSON files, and
+sentence-transformers would replace some unknown ones by defaults with no more than a log line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.errors import InputError, MissingExtraError, SourceError, UnsupportedError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["Checkpoint", "RawModule", "open_checkpoint"]
+
+# Module classes of sentence-transformers that the spec knows. Their dotted paths changed between releases
+# (sentence_transformers.models.X, sentence_transformers.base.modules.X.X, ...): the class name decides.
+MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+# configuration that depends on who saved or loaded the checkpoint, not on what it computes
+_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "architectures")
+_NOT_NEEDED = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.gguf", "coreml/*"]
+
+
+@dataclass(frozen=True)
+class RawModule:
+    """One module of the checkpoint: class name, configuration and tensors as sentence-transformers holds them.
+
+    ``file`` names the configuration file, for error messages. ``tensors`` maps state-dict names to float32 arrays.
+    """
+
+    type: str
+    file: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that an export reads from its source.
+
+    ``tokenizer_json`` is the tokenizer as the tokenizers package serialises it, without padding, with the truncation
+    that sentence-transformers sets; ``max_length`` counts special tokens (``None``: no limit). ``prompt`` is what
+    ``encode`` puts before each text by default (empty: nothing). ``truncate_dim`` cuts the embedding (``None``: not
+    cut). ``reference`` is the live model, in evaluation mode and float32 on the CPU: what an export must equal.
+    """
+
+    source: str
+    modules: tuple[RawModule, ...]
+    tokenizer_json: str
+    tokenizer_file: str
+    max_length: int | None
+    prompt: str
+    truncate_dim: int | None
+    digest: str
+    reference: SentenceTransformer = field(repr=False, compare=False)
+
+
+def open_checkpoint(
+    source: str | Path | SentenceTransformer, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Checkpoint:
+    """Read a checkpoint.
+
+    ``source`` is a folder written by ``SentenceTransformer.save``, a model id on the Hugging Face hub (``revision``
+    picks a branch, tag or commit) or a live ``SentenceTransformer``. Code that a checkpoint brings along is run only
+    with ``trust_remote_code``.
+
+    Raises ``SourceError`` if it cannot be found or read, ``UnsupportedError`` naming what is not supported.
+    """
+    if not isinstance(source, str | Path):
+        return _from_model(source, "live SentenceTransformer", "the live model")
+    folder = _resolve(source, revision)
+    stored = _inspect_folder(folder, trust_remote_code)
+    model = _load(folder, trust_remote_code)
+    checkpoint = _from_model(model, str(source), str(folder))
+    if stored is not None:
+        _require_stored(checkpoint.modules[0], stored)
+    return checkpoint
+
+
+def _resolve(source: str | Path, revision: str | None) -> Path:
+    """The local folder of ``source``; a hub id is downloaded (or found in the hub's cache)."""
+    text = str(source)
+    if not text:
+        raise InputError("the source is empty; give a SentenceTransformer folder or a hub id")
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise SourceError(f"{path}: is a file, not a SentenceTransformer folder")
+    if isinstance(source, Path) or not _HUB_ID.match(text) or text.startswith(("/", ".")):
+        raise SourceError(f"{text}: no such folder, and not a hub id (organisation/model) either")
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("huggingface_hub", "convert") from error
+    try:
+        return Path(snapshot_download(text, revision=revision, ignore_patterns=_NOT_NEEDED))
+    except Exception as error:  # the hub's client raises many kinds, from requests' to its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SourceError(f"{text}: no such folder, and the hub does not give it: {reason}") from error
+
+
+def _inspect_folder(folder: Path, trust_remote_code: bool) -> frozenset[str] | None:
+    """Refuse what sentence-transformers would load wrongly, late or with someone's code.
+
+    Returns the tensor names stored for the Transformer, or ``None`` where they are not in safetensors files.
+    """
+    modules = read_json(folder / "modules.json", missing="is missing; this is not a SentenceTransformer folder")
+    if not isinstance(modules, list) or not modules or not all(isinstance(item, dict) for item in modules):
+        raise SourceError(f"{folder / 'modules.json'}: expected a list of modules, like sentence-transformers writes")
+    stored: frozenset[str] | None = None
+    for item in modules:
+        kind = str(item.get("type", ""))
+        name = kind.rsplit(".", 1)[-1]
+        known = kind.startswith("sentence_transformers.") and name in MODULE_TYPES
+        if not known and not trust_remote_code:
+            raise UnsupportedError(str(folder / "modules.json"), "type", kind, MODULE_TYPES)
+        subfolder = folder / str(item.get("path", ""))
+        if not subfolder.resolve().is_relative_to(folder.resolve()):
+            raise SourceError(f"{folder / 'modules.json'}: path {item.get('path')!r} leads out of the folder")
+        if not subfolder.is_dir() and name in ("Transformer", "Pooling", "Dense", "LayerNorm"):
+            raise SourceError(f"{subfolder}: is missing, but modules.json names it")
+        if name == "Dense":
+            config = read_json(subfolder / "config.json")
+            activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+            if not activation.startswith("torch.nn.modules.") and not trust_remote_code:
+                raise UnsupportedError(
+                    str(subfolder / "config.json"), "activation_function", activation, "classes of torch.nn.modules"
+                )
+        if name == "Transformer":
+            read_json(subfolder / "config.json")
+        if name in ("Transformer", "Dense", "LayerNorm"):
+            names = _stored_tensors(subfolder)
+            stored = names if name == "Transformer" else stored
+    return stored
+
+
+def _stored_tensors(folder: Path) -> frozenset[str] | None:
+    """Names of the tensors in ``folder``'s safetensors files; proves that the files are whole.
+
+    ``None`` where only a pickle is present (loaded weights-only, so its content is known after loading).
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        if list(folder.glob("pytorch_model*.bin")):
+            return None
+        raise SourceError(f"{folder}: no weights; expected model.safetensors (or pytorch_model.bin)")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        wanted = set(read_json(index).get("weight_map", {}).values())
+        if missing := sorted(name for name in wanted if not (folder / name).exists()):
+            raise SourceError(f"{folder / missing[0]}: is missing, but {index.name} names it")
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("safetensors", "convert") from error
+    names: set[str] = set()
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as handle:
+                names.update(handle.keys())
+        except (SafetensorError, OSError) as error:
+            raise SourceError(f"{file}: cannot be read, truncated or damaged: {error}") from error
+    return frozenset(names)
+
+
+def _require_stored(transformer: RawModule, stored: frozenset[str]) -> None:
+    """Every tensor of the loaded encoder must come from the file: transformers makes up missing ones at random."""
+
+    def canonical(name: str) -> str:
+        # "bert." is the prefix of checkpoints saved with a head; gamma and beta are LayerNorm's names in TensorFlow's
+        # original BERT release. transformers maps both at load time.
+        name = re.sub(r"^[a-z_0-9]+\.(?=(embeddings|encoder|pooler)\.)", "", name)
+        return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+
+    have = {canonical(name) for name in stored}
+    # The pooler is never used by sentence-transformers' Pooling; checkpoints may lack it.
+    missing = sorted(
+        name for name in transformer.tensors if canonical(name) not in have and not name.startswith("pooler.")
+    )
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise SourceError(f"{transformer.file}: the weight file has no tensor {missing[0]!r}{more}")
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Hide the loaders' progress bars and chatter; errors are raised and reported by the callers."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    names = ("sentence_transformers", "transformers")
+    levels = {name: logging.getLogger(name).level for name in names}
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        transformers_logging.enable_progress_bar()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _load(folder: Path, trust_remote_code: bool) -> SentenceTransformer:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "sentence-transformers", "convert") from error
+    try:
+        with _quiet_loading():
+            model = SentenceTransformer(
+                str(folder), device="cpu", local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # whatever a damaged checkpoint makes the loaders raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SourceError(f"{folder}: sentence-transformers cannot load it: {reason[:500]}") from error
+    # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
+    return model.float()
+
+
+def _from_model(model: SentenceTransformer, source: str, folder: str) -> Checkpoint:
+    try:
+        import sentence_transformers
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "sentence-transformers", "convert") from error
+    if not isinstance(model, sentence_transformers.SentenceTransformer):
+        raise InputError(f"the source is a {type(model).__name__}; expected a folder, hub id or SentenceTransformer")
+    dtypes = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
+    if dtypes:
+        raise UnsupportedError(folder, "dtype", str(dtypes.pop()), "torch.float32 (call model.float() first)")
+    model.eval()
+    modules = tuple(_raw_module(index, module, folder) for index, module in enumerate(model))
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UnsupportedError(folder, "tokenizer", type(tokenizer).__name__, "fast tokenizers (tokenizers package)")
+    limit = model.max_seq_length
+    prompt = ""
+    if model.default_prompt_name is not None:
+        prompt = str(model.prompts.get(model.default_prompt_name) or "")
+    # transformers marks "no limit" by a huge number
+    max_length = int(limit) if limit is not None and limit < 1_000_000 else None
+    raw = json.loads(backend.to_str())
+    # Padding and truncation are set anew by each call of the tokenizer: state what sentence-transformers' calls set.
+    raw["padding"] = None
+    raw["truncation"] = max_length and {
+        "direction": str(tokenizer.truncation_side).capitalize(),
+        "max_length": max_length,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    tokenizer_json = json.dumps(raw, ensure_ascii=False)
+    return Checkpoint(
+        source=source,
+        modules=modules,
+        tokenizer_json=tokenizer_json,
+        tokenizer_file=f"{folder}/tokenizer.json",
+        max_length=max_length,
+        prompt=prompt,
+        truncate_dim=model.truncate_dim,
+        digest=_digest(modules, tokenizer_json, max_length, prompt, model.truncate_dim),
+        reference=model,
+    )
+
+
+def _raw_module(index: int, module: Any, folder: str) -> RawModule:
+    kind = type(module).__name__
+    if kind not in MODULE_TYPES:
+        raise UnsupportedError(folder, f"module {index}", kind, MODULE_TYPES)
+    config = dict(module.get_config_dict())
+    if kind == "Transformer":
+        config["processing_kwargs"] = getattr(module, "processing_kwargs", None) or {}
+        config["query_expansion"] = getattr(module, "query_expansion", None)
+        config.update(module.auto_model.config.to_dict())
+        state = module.auto_model.state_dict()
+        file = f"{folder}/config.json"
+    else:
+        if kind == "Dense":
+            # A live module may hold an activation with other than its class's default options.
+            config["activation_repr"] = repr(module.activation_function)
+            config["activation_default_repr"] = _default_repr(module.activation_function)
+        state = module.state_dict()
+        file = f"{folder}/{index}_{kind}/config.json"
+    tensors = {name: np.asarray(value.detach().cpu().numpy()) for name, value in state.items()}
+    return RawModule(kind, file, config, tensors)
+
+
+def _default_repr(module: Any) -> str | None:
+    try:
+        return repr(type(module)())
+    except TypeError:  # a class that needs arguments has no default
+        return None
+
+
+def _digest(modules: tuple[RawModule, ...], *rest: object) -> str:
+    """sha256 over all that determines the model's answers, the same for a folder and for the model loaded from it."""
+    sha = hashlib.sha256()
+    for module in modules:
+        config = {key: value for key, value in module.config.items() if key not in _VOLATILE}
+        sha.update(f"{module.type}\n{json.dumps(config, sort_keys=True, default=str)}\n".encode())
+        for name in sorted(module.tensors):
+            tensor = module.tensors[name]
+            sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+            sha.update(np.ascontiguousarray(tensor).data)
+    sha.update(json.dumps(rest, ensure_ascii=False).encode())
+    return "sha256:" + sha.hexdigest()
+
+
+def read_json(path: Path, missing: str = "is missing") -> Any:
+    """Parse a JSON file of a checkpoint; ``SourceError`` names the file where that fails."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SourceError(f"{path}: {missing}") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error

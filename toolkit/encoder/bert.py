@@ -1,0 +1,119 @@
+"""BERT (Devlin et al. 2018, arXiv:1810.04805) on packed tokens, as transformers' ``BertModel`` computes it.
+
+The names of tensors are those of transformers' ``modeling_bert.py``. The pooler is left out: sentence-transformers
+pools the last hidden state itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.encoder.weights import Weights
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from toolkit.encoder.packing import Chunk
+    from toolkit.spec import EncoderSpec
+
+__all__ = ["hidden_states", "parameters"]
+
+Array = npt.NDArray[np.float32]
+
+
+def parameters(spec: EncoderSpec) -> dict[str, Array]:
+    """The graph's parameters: weights as ``[in, out]``, query, key and value side by side in one product.
+
+    Accounts for every tensor of the checkpoint. Raises ``SourceError`` for a missing, misshapen or left-over one.
+    """
+    weights = Weights(spec.tensors, ignore=("pooler.", "embeddings.position_ids"))
+    hidden, inner = spec.hidden_size, spec.intermediate_size
+
+    def norm(name: str, out: str) -> dict[str, Array]:
+        return {
+            f"{out}/gamma": weights.take(f"{name}.weight", (hidden,)),
+            f"{out}/beta": weights.take(f"{name}.bias", (hidden,)),
+        }
+
+    def linear(out: str, names: list[str], size_in: int, size_out: int) -> dict[str, Array]:
+        kernels = [weights.take(f"{name}.weight", (size_out, size_in)).T for name in names]
+        biases = [weights.take(f"{name}.bias", (size_out,)) for name in names]
+        return {
+            f"{out}/kernel": np.ascontiguousarray(np.concatenate(kernels, 1)),
+            f"{out}/bias": np.concatenate(biases),
+        }
+
+    p: dict[str, Array] = {
+        "embeddings/word": weights.take("embeddings.word_embeddings.weight", (spec.vocab_size, hidden)),
+        "embeddings/position": weights.take("embeddings.position_embeddings.weight", (spec.max_positions, hidden)),
+        "embeddings/type": weights.take("embeddings.token_type_embeddings.weight", (spec.type_vocab_size, hidden)),
+    }
+    p |= norm("embeddings.LayerNorm", "embeddings/norm")
+    for layer in range(spec.num_layers):
+        source, out = f"encoder.layer.{layer}", f"layer_{layer}"
+        attention = [f"{source}.attention.self.{part}" for part in ("query", "key", "value")]
+        p |= linear(f"{out}/qkv", attention, hidden, hidden)
+        p |= linear(f"{out}/attention_output", [f"{source}.attention.output.dense"], hidden, hidden)
+        p |= norm(f"{source}.attention.output.LayerNorm", f"{out}/attention_norm")
+        p |= linear(f"{out}/intermediate", [f"{source}.intermediate.dense"], hidden, inner)
+        p |= linear(f"{out}/output", [f"{source}.output.dense"], inner, hidden)
+        p |= norm(f"{source}.output.LayerNorm", f"{out}/output_norm")
+    weights.finish()
+    return p
+
+
+def hidden_states(
+    params: Mapping[str, tf.Tensor],
+    spec: EncoderSpec,
+    chunk: Chunk,
+    dropout: Callable[[tf.Tensor, float], tf.Tensor] = lambda x, rate: x,
+) -> tf.Tensor:
+    """The last hidden state of a chunk's packed tokens: float32 ``[padded_total, hidden]``.
+
+    ``params`` holds what ``parameters`` names. ``dropout`` (values, rate) stands where BertModel has it in training.
+    """
+    import tensorflow as tf
+
+    from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, dense, layer_norm
+
+    activation = ACTIVATION_FUNCTIONS[spec.activation]
+    ids, type_ids, positions, _ = chunk.tokens
+    # 0 where a token may be looked at, a number that leaves nothing of exp() where not
+    look = (1.0 - tf.cast(chunk.mask, tf.float32)[:, None, None, :]) * -1e9
+    head_size = spec.hidden_size // spec.num_heads
+
+    def linear(x: tf.Tensor, name: str) -> tf.Tensor:
+        return dense(x, params[f"{name}/kernel"], params[f"{name}/bias"])
+
+    def norm(x: tf.Tensor, name: str) -> tf.Tensor:
+        return layer_norm(x, params[f"{name}/gamma"], params[f"{name}/beta"], spec.layer_norm_eps)
+
+    def attention(qkv: tf.Tensor) -> tf.Tensor:
+        # packed [tokens, 3 * hidden] -> padded [3, rows, heads, length, head size] -> packed [tokens, hidden]
+        shape = tf.stack([chunk.rows, chunk.length, 3, spec.num_heads, head_size])
+        query, key, value = tf.unstack(
+            tf.transpose(tf.reshape(tf.gather(qkv, chunk.token), shape), [2, 0, 3, 1, 4]), num=3
+        )
+        scores = tf.linalg.matmul(query, key, transpose_b=True) * (head_size**-0.5) + look
+        context = tf.linalg.matmul(dropout(tf.nn.softmax(scores), spec.attention_dropout), value)
+        context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, spec.hidden_size])
+        return tf.gather(context, chunk.slot)
+
+    x = (
+        tf.gather(params["embeddings/word"], ids)
+        + tf.gather(params["embeddings/type"], type_ids)
+        + tf.gather(params["embeddings/position"], positions)
+    )
+    x = dropout(norm(x, "embeddings/norm"), spec.hidden_dropout)
+    for layer in range(spec.num_layers):
+        name = f"layer_{layer}"
+        context = attention(linear(x, f"{name}/qkv"))
+        attended = dropout(linear(context, f"{name}/attention_output"), spec.hidden_dropout)
+        x = norm(attended + x, f"{name}/attention_norm")
+        inner = activation(linear(x, f"{name}/intermediate"))
+        x = norm(dropout(linear(inner, f"{name}/output"), spec.hidden_dropout) + x, f"{name}/output_norm")
+    return x

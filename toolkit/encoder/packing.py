@@ -1,0 +1,146 @@
+"""Packed tokens: rows of different length laid end to end, and the loop over chunks of rows.
+
+Dense layers and LayerNorm see ``[total tokens, hidden]`` with no padding; only attention sees a padded view, and that
+of one chunk. Rows are sorted by length, so that a chunk's rows are about equally long, and a chunk holds at most
+``TOKEN_BUDGET`` padded tokens, so that its activations stay in the CPU's second-level cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+__all__ = ["TOKEN_BUDGET", "Chunk", "Tokens", "in_chunks", "make_chunk", "pack", "padded_index", "row_of_token"]
+
+TOKEN_BUDGET = 512
+"""Padded tokens in a chunk. 256 to 1024 measured within a few percent of each other; see benchmarks/."""
+
+ROUND_TO = 8
+"""Lengths and token counts are rounded up to this: fewer distinct shapes, of which oneDNN keeps compiled kernels."""
+
+
+class Tokens(NamedTuple):
+    """Rows of tokens laid end to end.
+
+    ``ids``, ``type_ids`` and ``positions`` are int32 ``[total]``; ``row_splits`` is int32 ``[batch + 1]``, row ``i``
+    being ``[row_splits[i]:row_splits[i + 1]]``. ``positions`` are the model's position ids.
+    """
+
+    ids: tf.Tensor
+    type_ids: tf.Tensor
+    positions: tf.Tensor
+    row_splits: tf.Tensor
+
+
+class Chunk(NamedTuple):
+    """Some rows, ready for the encoder, plus what leads from the packed to the padded view and back.
+
+    ``tokens``'s three per-token tensors are filled up to ``padded_total``, a multiple of ``ROUND_TO``, with tokens that
+    belong to no row; ``total`` is the number of real ones. ``slot`` int32 ``[padded_total]`` is each token's place in
+    the flattened padded view, ``token`` int32 ``[rows * length]`` the token at each place (0 at padding), and ``mask``
+    bool ``[rows, length]`` is true at tokens.
+    """
+
+    tokens: Tokens
+    total: tf.Tensor
+    rows: tf.Tensor
+    length: tf.Tensor
+    slot: tf.Tensor
+    token: tf.Tensor
+    mask: tf.Tensor
+
+
+def _round_up(x: tf.Tensor) -> tf.Tensor:
+    return (x + (ROUND_TO - 1)) // ROUND_TO * ROUND_TO
+
+
+def row_of_token(row_splits: tf.Tensor) -> tf.Tensor:
+    """int32 ``[total]``: the row that each packed token belongs to."""
+    lengths = row_splits[1:] - row_splits[:-1]
+    return tf.repeat(tf.range(tf.size(lengths)), lengths)
+
+
+def padded_index(row_splits: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """For a padded view ``[rows, length]``: int32 index of the packed token at each place (0 at padding), bool mask."""
+    column = tf.range(length)[None, :]
+    mask = column < (row_splits[1:] - row_splits[:-1])[:, None]
+    return tf.where(mask, row_splits[:-1, None] + column, 0), mask
+
+
+def pack(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Tokens:
+    """Padded int32 ``[batch, length]`` tensors to ``Tokens``: what the mask leaves out is dropped.
+
+    A token keeps its column as position, as transformers' BERT numbers them, wherever the padding stands.
+    """
+    mask = tf.not_equal(attention_mask, 0)
+    place = tf.where(mask)
+    lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
+    return Tokens(
+        tf.gather_nd(input_ids, place),
+        tf.gather_nd(token_type_ids, place),
+        tf.cast(place[:, 1], tf.int32),
+        tf.concat([[0], tf.cumsum(lengths)], 0),
+    )
+
+
+def make_chunk(tokens: Tokens) -> Chunk:
+    """Prepare all rows of ``tokens`` as one chunk."""
+    lengths = tokens.row_splits[1:] - tokens.row_splits[:-1]
+    rows, total = tf.size(lengths), tf.size(tokens.ids)
+    length = tf.maximum(_round_up(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
+    token, mask = padded_index(tokens.row_splits, length)
+    slot = tf.cast(tf.where(tf.reshape(mask, [-1]))[:, 0], tf.int32)
+    fill = [[0, tf.maximum(_round_up(total), ROUND_TO) - total]]
+    filled = Tokens(
+        tf.pad(tokens.ids, fill), tf.pad(tokens.type_ids, fill), tf.pad(tokens.positions, fill), tokens.row_splits
+    )
+    return Chunk(filled, total, rows, length, tf.pad(slot, fill), tf.reshape(token, [-1]), mask)
+
+
+def in_chunks(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool) -> tf.Tensor:
+    """Run ``encode`` over chunks of rows and put its results back in the rows' order.
+
+    ``encode`` maps a chunk to float32 ``[rows, width]``, or with ``per_token`` to ``[padded_total, width]``. The result
+    is ``[batch, width]``, or packed ``[total, width]``. An empty batch gives an empty result.
+    """
+    starts = tokens.row_splits[:-1]
+    lengths = tokens.row_splits[1:] - starts
+    batch = tf.size(lengths)
+    order = tf.argsort(lengths, stable=True)
+    sorted_lengths, sorted_starts = tf.gather(lengths, order), tf.gather(starts, order)
+    results = tf.TensorArray(tf.float32, size=0, dynamic_size=True, infer_shape=False, element_shape=[None, width])
+
+    def body(row: tf.Tensor, step: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
+        # Rows are at least one token long (shorter ones, if any, cost nothing), so no more than the budget fit.
+        window = sorted_lengths[row : row + TOKEN_BUDGET]
+        fits = tf.range(1, tf.size(window) + 1) * _round_up(window) <= TOKEN_BUDGET
+        count = tf.maximum(1, tf.reduce_sum(tf.cast(fits, tf.int32)))
+        length = window[:count]
+        splits = tf.concat([[0], tf.cumsum(length)], 0)
+        index = tf.repeat(sorted_starts[row : row + count] - splits[:-1], length) + tf.range(splits[-1])
+        chunk = make_chunk(
+            Tokens(
+                tf.gather(tokens.ids, index),
+                tf.gather(tokens.type_ids, index),
+                tf.gather(tokens.positions, index),
+                splits,
+            )
+        )
+        result = encode(chunk)
+        return row + count, step + 1, results.write(step, result[: chunk.total] if per_token else result)
+
+    zero = tf.constant(0)
+    *_, results = tf.while_loop(
+        lambda row, step, results: row < batch, body, [zero, zero, results], parallel_iterations=1
+    )
+    # One empty piece keeps concat's shape right when no chunk was run at all.
+    joined = tf.concat([results.concat(), tf.zeros([0, width])], 0)
+    if per_token:
+        sorted_splits = tf.concat([[0], tf.cumsum(sorted_lengths)], 0)
+        place = tf.gather(sorted_splits[:-1], tf.math.invert_permutation(order))
+        joined = tf.gather(joined, tf.repeat(place - starts, lengths) + tf.range(tf.size(tokens.ids)))
+    else:
+        joined = tf.gather(joined, tf.math.invert_permutation(order))
+    return tf.ensure_shape(joined, [None, width])

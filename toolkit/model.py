@@ -1,0 +1,156 @@
+"""The whole model as one TensorFlow module: tokenizer, encoder and heads behind the functions of the signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from toolkit.encoder import bert
+from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
+from toolkit.heads import apply_head, head_parameters, pool, stage_names
+from toolkit.signatures import SIGNATURES, Tensor
+from toolkit.spec import ModelSpec, PoolingSpec
+from toolkit.tokenizer import build_tokenizer
+
+__all__ = ["ServingModel"]
+
+Outputs = dict[str, tf.Tensor]
+
+TEXT = tf.TensorSpec([None], tf.string)
+PACKED = (tf.TensorSpec([None], tf.int32),) * 4
+
+
+class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
+    """A ``ModelSpec`` as TensorFlow functions, one for each signature (``signature_functions``).
+
+    ``stages`` is not served: it yields the embedding after every module and lets ``check`` name the first that
+    diverges.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        pooling = spec.heads[0]
+        assert isinstance(pooling, PoolingSpec)
+        self._spec = spec
+        self._pooling = pooling
+        self.tokenizer = build_tokenizer(spec.tokenizer)
+        # float32 weights are variables, not constants: oneDNN would cache each constant once more in the layout of
+        # the first batch it sees, which doubles batch-1 latency and takes several times the memory.
+        self.params = {
+            name.replace("/", "__"): tf.Variable(value, trainable=False, name=name)
+            for name, value in (bert.parameters(spec.encoder) | head_parameters(spec.heads)).items()
+        }
+        # Shared by the signatures, so that the artifact holds each part of the graph once.
+        self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
+        self._pool = tf.function(self._pool_tokens, input_signature=PACKED, autograph=False)
+        self._hidden = tf.function(self._hidden_tokens, input_signature=PACKED, autograph=False)
+        self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+
+    def _parameters(self) -> dict[str, tf.Tensor]:
+        return {name.replace("__", "/"): variable for name, variable in self.params.items()}
+
+    # parts of the graph
+
+    def _tokenize_text(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Strings to packed ids, row splits and token counts before truncation, all int32."""
+        if self._spec.prompt:
+            text = tf.strings.join([self._spec.prompt, text])
+        packed = self.tokenizer(text)
+        return packed.ids, tf.cast(packed.row_splits, tf.int32), packed.num_tokens
+
+    def _encode(self, chunk: Chunk) -> tf.Tensor:
+        return bert.hidden_states(self._parameters(), self._spec.encoder, chunk)
+
+    def _pool_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
+        def encode(chunk: Chunk) -> tf.Tensor:
+            return pool(self._pooling, self._encode(chunk), chunk)
+
+        return in_chunks(Tokens(*packed), encode, self._pooling.dim, per_token=False)
+
+    def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
+        return in_chunks(Tokens(*packed), self._encode, self._spec.encoder.hidden_size, per_token=True)
+
+    def _text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
+        ids, splits, num_tokens = self._tokenize(text)
+        positions = tf.range(tf.size(ids)) - tf.repeat(splits[:-1], splits[1:] - splits[:-1])
+        return Tokens(ids, tf.zeros_like(ids), positions, splits), num_tokens
+
+    def _embedding(self, tokens: Tokens) -> tuple[tf.Tensor, Outputs]:
+        """The final embedding ``[batch, dim]``, and the embedding after each module."""
+        x = self._pool(*tokens)
+        params = self._parameters()
+        stages = {}
+        for name, head in zip(stage_names(self._spec.heads), self._spec.heads, strict=True):
+            x = x if isinstance(head, PoolingSpec) else apply_head(head, name, params, x)
+            stages[name] = x
+        return x[:, : self._spec.dim], stages
+
+    def _padded(self, splits: tf.Tensor, *columns: tuple[tf.Tensor, Any]) -> tuple[tf.Tensor, ...]:
+        """Padded views ``[batch, length, ...]`` of (packed values, padding value) pairs, and the int32 mask."""
+        length = tf.reduce_max(tf.concat([splits[1:] - splits[:-1], [0]], 0))
+        index, mask = padded_index(splits, length)
+        views = []
+        for values, padding in columns:
+            # one more row, so that index 0 exists when there are no tokens at all
+            values = tf.pad(values, [[0, 1]] + [[0, 0]] * (values.shape.rank - 1))
+            shown = tf.reshape(mask, tf.concat([tf.shape(mask), [1] * (values.shape.rank - 1)], 0))
+            views.append(tf.where(shown, tf.gather(values, index), tf.constant(padding, values.dtype)))
+        return (*views, tf.cast(mask, tf.int32))
+
+    # signatures
+
+    def _serving_default(self, text: tf.Tensor) -> Outputs:
+        return {"embedding": self._embedding(self._text_tokens(text)[0])[0]}
+
+    def _detailed(self, text: tf.Tensor) -> Outputs:
+        tokens, num_tokens = self._text_tokens(text)
+        return {
+            "embedding": self._embedding(tokens)[0],
+            "num_tokens": num_tokens,
+            "truncated": num_tokens > self._spec.max_length,
+        }
+
+    def _tokenize_signature(self, text: tf.Tensor) -> Outputs:
+        ids, splits, _ = self._tokenize(text)
+        input_ids, mask = self._padded(splits, (ids, self.tokenizer.pad_id))
+        return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": tf.zeros_like(input_ids)}
+
+    def _embed_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Outputs:
+        shape = tf.shape(input_ids)
+        message = "input_ids, attention_mask and token_type_ids must have the same shape"
+        same = [
+            tf.debugging.assert_equal(shape, tf.shape(other), message) for other in (attention_mask, token_type_ids)
+        ]
+        with tf.control_dependencies(same):
+            tokens = pack(input_ids, attention_mask, token_type_ids)
+        return {"embedding": self._embedding(tokens)[0]}
+
+    def _token_embeddings(self, text: tf.Tensor) -> Outputs:
+        tokens, _ = self._text_tokens(text)
+        hidden, mask = self._padded(tokens.row_splits, (self._hidden(*tokens), 0.0))
+        return {"token_embeddings": hidden, "attention_mask": mask}
+
+    def _stages(self, text: tf.Tensor) -> Outputs:
+        return self._embedding(self._text_tokens(text)[0])[1]
+
+    def signature_functions(self) -> dict[str, Any]:
+        """Concrete functions by signature name, with the input names and dtypes of ``toolkit.signatures``."""
+        functions: dict[str, Callable[..., Outputs]] = {
+            "serving_default": self._serving_default,
+            "detailed": self._detailed,
+            "tokenize": self._tokenize_signature,
+            "embed_tokens": self._embed_tokens,
+            "token_embeddings": self._token_embeddings,
+        }
+        return {
+            item.name: tf.function(functions[item.name], autograph=False).get_concrete_function(
+                *(_tensor_spec(tensor) for tensor in item.inputs)
+            )
+            for item in SIGNATURES
+        }
+
+
+def _tensor_spec(tensor: Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec([None] * len(tensor.shape), tf.as_dtype(tensor.dtype), tensor.name)
