@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 from toolkit._version import __version__
 
 if TYPE_CHECKING:
-    from toolkit.check import CheckReport, check
+    from toolkit.check import check
     from toolkit.client import Client
+    from toolkit.comparison import Bounds, CheckReport
     from toolkit.convert import Export, export
     from toolkit.keras_door import to_keras
 
-__all__ = ["CheckReport", "Client", "Export", "__version__", "check", "export", "to_keras"]
+__all__ = ["Bounds", "CheckReport", "Client", "Export", "__version__", "check", "export", "to_keras"]
 
 _HOME = {
     "Client": "toolkit.client",
-    "CheckReport": "toolkit.check",
+    "Bounds": "toolkit.comparison",
+    "CheckReport": "toolkit.comparison",
     "Export": "toolkit.convert",
     "check": "toolkit.check",
     "export": "toolkit.convert",

@@ -1,0 +1,68 @@
+"""``sentence-serving export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from toolkit.cli.display import check_table, quiet_tensorflow, stage_progress
+
+__all__ = ["command"]
+
+
+@click.command("export")
+@click.argument("source")
+@click.argument("models_dir", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", required=True, help="Model name that clients will ask for.")
+@click.option("--version", type=int, help="Version number.  [default: next free]")
+@click.option("--revision", help="Branch, tag or commit, where SOURCE is a hub id.")
+@click.option(
+    "--no-check", is_flag=True, help="Skip the proof; the artifact is then marked as unproved in its provenance."
+)
+@click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings along.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+def command(
+    source: str,
+    models_dir: Path,
+    name: str,
+    version: int | None,
+    revision: str | None,
+    no_check: bool,
+    trust_remote_code: bool,
+    as_json: bool,
+) -> None:
+    """Convert SOURCE to MODELS_DIR/NAME/VERSION and prove it equal to the original.
+
+    SOURCE is a folder written by SentenceTransformer.save, or a model id on the Hugging Face hub.
+
+    The SavedModel is reloaded in a fresh process and compared with the original on a built-in corpus: token ids must
+    be identical, vectors within 1e-5 (largest absolute difference) and 1e-6 (cosine distance). Where they are not,
+    nothing is left in MODELS_DIR, the first diverging stage is named and the exit code is 1.
+    """
+    quiet_tensorflow()
+    from toolkit.convert import export
+
+    if no_check:
+        click.secho("warning: --no-check: nothing proves that this artifact equals its original", fg="yellow", err=True)
+    with stage_progress() as progress:
+        result = export(
+            source,
+            models_dir,
+            name,
+            version=version,
+            verify=not no_check,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
+    if as_json:
+        report = result.report.to_json() if result.report else None
+        value = {"path": str(result.path), "name": result.name, "version": result.version, "check": report}
+        click.echo(json.dumps(value, ensure_ascii=False))
+        return
+    click.echo(str(result.spec))
+    if result.report:
+        check_table(result.report)
+    click.echo(f"wrote {result.path}")

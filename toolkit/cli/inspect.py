@@ -1,0 +1,82 @@
+"""``sentence-serving inspect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli.display import quiet_tensorflow
+
+if TYPE_CHECKING:
+    from toolkit.inspection import Inspection
+
+__all__ = ["command"]
+
+
+@click.command("inspect")
+@click.argument("saved_model", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything, the list of ops included, as JSON.")
+def command(saved_model: Path, as_json: bool) -> None:
+    """Print signatures, sizes, provenance and compatible TF Serving releases of SAVED_MODEL (a version directory)."""
+    quiet_tensorflow()
+    from toolkit.inspection import inspect
+
+    found = inspect(saved_model)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), ensure_ascii=False))
+    else:
+        _print(found)
+
+
+def _print(found: Inspection) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{found.path}[/bold]", soft_wrap=True)
+    table = Table(min_width=64)
+    for column in ("signature", "inputs", "outputs"):
+        table.add_column(column)
+    for item in found.signatures:
+        table.add_row(item.name, "\n".join(map(str, item.inputs)), "\n".join(map(str, item.outputs)))
+    console.print(table)
+
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts.add_row("TF Serving", str(found.releases))
+    mega = 1e6
+    facts.add_row(
+        "size",
+        f"{found.total_bytes / mega:.1f} MB (graph {found.graph_bytes / mega:.1f}, "
+        f"variables {found.variables_bytes / mega:.1f})",
+    )
+    facts.add_row("warm-up", "yes" if found.warmup else "none")
+    for label, value in _provenance_rows(found.provenance):
+        facts.add_row(label, value)
+    console.print(facts)
+
+
+def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if provenance is None:
+        return [("provenance", "none; not exported by sentence-serving")]
+    source, model, check = (provenance.get(key) or {} for key in ("source", "model", "check"))
+    rows = [
+        ("source", f"{source.get('name')}"),
+        ("digest", f"{source.get('digest')}"),
+        ("created", f"{provenance.get('created')}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())),
+        ("model", ", ".join(f"{name} {value}" for name, value in model.items() if value != "")),
+    ]
+    if not check:
+        rows.append(("check", "skipped: nothing proves that this artifact equals its original"))
+    else:
+        rows.append(
+            (
+                "check",
+                f"{'passed' if check['passed'] else 'FAILED'}: {check['comparisons']} vectors, token ids identical, "
+                f"max abs difference {check['max_abs']:.2e}, cosine distance {check['max_cosine_distance']:.2e}",
+            )
+        )
+    return rows

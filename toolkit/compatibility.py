@@ -1,0 +1,105 @@
+"""Which TensorFlow Serving releases can load an artifact, from the ops in its graph.
+
+Sources: the tensorflow-text version each TF Serving release links (its ``WORKSPACE``), and the op registrations of
+those tensorflow-text versions. A stock server links no op outside core TensorFlow, tensorflow-text and
+TensorFlow Decision Forests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.errors import ArtifactError
+
+__all__ = ["RELEASES", "ServingReleases", "graph_ops", "serving_releases"]
+
+RELEASES: tuple[str, ...] = (*(f"2.{minor}" for minor in range(6, 21)),)
+"""TF Serving releases the table below covers."""
+
+# op -> first release that links it, where that is later than the first of RELEASES
+_SINCE: dict[str, str] = {
+    "DisableCopyOnRead": "2.10",
+    "FastWordpieceTokenizeWithOffsets": "2.10",
+    "FastWordpieceDetokenize": "2.10",
+    "FastBertNormalize": "2.12",
+    "TFText>FastSentencepieceTokenize": "2.12",
+    "TFText>FastSentencepieceDetokenize": "2.12",
+    "TFText>RoundRobinTrim": "2.20",
+    "TFText>RoundRobinGenerateMasks": "2.20",
+    "TFText>Utf8Binarize": "2.20",
+}
+
+# Text ops that all of RELEASES link.
+_TEXT_OPS = frozenset(
+    {
+        "CaseFoldUTF8",
+        "NormalizeUTF8",
+        "NormalizeUTF8WithOffsetsMap",
+        "RegexSplitWithOffsets",
+        "SentencepieceOp",
+        "SentencepieceTokenizeOp",
+        "SentencepieceTokenizeWithOffsetsOp",
+        "UnicodeScriptTokenizeWithOffsets",
+        "WhitespaceTokenizeWithOffsets",
+        "WhitespaceTokenizeWithOffsetsV2",
+        "WordpieceTokenizeWithOffsets",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ServingReleases:
+    """``since`` is the oldest release that can load the artifact (``None``: none can); ``because`` are the ops that
+    rule out older ones, ``unknown`` those that no stock server links."""
+
+    since: str | None
+    because: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if self.unknown:
+            return f"none: no stock server links {', '.join(self.unknown)}"
+        reason = f" ({', '.join(self.because)})" if self.because else ""
+        return f"{self.since} and later{reason}"
+
+
+def _key(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in release.split("."))
+
+
+def graph_ops(version_folder: Path) -> frozenset[str]:
+    """Names of all ops in an artifact's graphs and functions. Raises ``ArtifactError`` if it cannot be read."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = version_folder / "saved_model.pb"
+    try:
+        model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: is missing; expected a version directory <models>/<name>/<version>") from error
+    except (OSError, DecodeError) as error:
+        raise ArtifactError(f"{path}: cannot be read: {error}") from error
+    ops: set[str] = set()
+    for meta_graph in model.meta_graphs:
+        ops.update(node.op for node in meta_graph.graph_def.node)
+        for function in meta_graph.graph_def.library.function:
+            ops.update(node.op for node in function.node_def)
+    if not ops:
+        raise ArtifactError(f"{path}: holds no graph")
+    return frozenset(ops)
+
+
+def serving_releases(ops: Iterable[str]) -> ServingReleases:
+    """The TF Serving releases that can run a graph of these ops."""
+    import tensorflow as tf
+
+    names = set(ops)
+    # Functions are called by name as ops in old graphs; whatever is no core op and not in the table is unknown.
+    core = {name for name in names if hasattr(tf.raw_ops, name)}
+    unknown = sorted(names - core - _TEXT_OPS - set(_SINCE))
+    needed = {name: _SINCE[name] for name in names if name in _SINCE}
+    since = max(needed.values(), key=_key, default=RELEASES[0])
+    because = tuple(sorted(name for name, release in needed.items() if release == since))
+    return ServingReleases(None if unknown else since, because, tuple(unknown))

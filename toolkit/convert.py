@@ -1,0 +1,143 @@
+"""The recipe: checkpoint -> spec -> graph -> SavedModel -> proof -> ``<models>/<name>/<version>/``."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit._version import __version__
+from toolkit.check import check
+from toolkit.checkpoint import Checkpoint, open_checkpoint
+from toolkit.comparison import Bounds, CheckReport
+from toolkit.compatibility import graph_ops, serving_releases
+from toolkit.corpus import SHORT, check_texts
+from toolkit.errors import MissingExtraError
+from toolkit.heads import stage_names
+from toolkit.savedmodel import require_space, stage_version, write_model, write_provenance, write_warmup
+from toolkit.signatures import SIGNATURES
+from toolkit.spec import ModelSpec, read_spec
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from toolkit.model import ServingModel
+
+__all__ = ["Export", "export"]
+
+Progress = Callable[[str, int, int], None]
+
+_STAMPED_PACKAGES = (
+    "sentence-transformers",
+    "transformers",
+    "tokenizers",
+    "torch",
+    "tensorflow",
+    "tensorflow-text",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export: the version directory, what was converted, and the proof (``None`` if it was skipped)."""
+
+    path: Path
+    name: str
+    version: int
+    spec: ModelSpec
+    report: CheckReport | None
+
+
+def export(
+    source: str | Path | SentenceTransformer,
+    models_dir: str | Path,
+    name: str,
+    *,
+    version: int | None = None,
+    verify: bool = True,
+    bounds: Bounds = Bounds(),
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> Export:
+    """Convert ``source`` to ``<models_dir>/<name>/<version>/`` and prove that it equals the original.
+
+    ``source`` is a folder, a hub id or a live ``SentenceTransformer``; ``version`` defaults to the next free number.
+    ``progress`` is called with (what is done at present, steps done, steps in all). With ``verify=False`` the artifact
+    is written without proof, and its provenance says so.
+
+    Raises ``SourceError`` or ``UnsupportedError`` for the source, ``ArtifactError`` for the target,
+    ``CheckError`` if the artifact differs from the original: then nothing is left in ``models_dir``.
+    """
+    say = progress or (lambda stage, done, total: None)
+    # Names and places are refused before minutes are spent on loading.
+    with stage_version(Path(models_dir), name, version) as staged:
+        say("reading the checkpoint", 0, 0)
+        checkpoint = open_checkpoint(source, revision=revision, trust_remote_code=trust_remote_code)
+        spec = read_spec(checkpoint)
+        require_space(staged.folder, _size_estimate(checkpoint))
+        say("building the graph", 0, 0)
+        write_model(_build(spec), staged.folder)
+        write_warmup(staged.folder, name, _warmup_texts(spec))
+        report = None
+        if verify:
+            say("checking", 0, 0)
+            report = check(
+                staged.folder, checkpoint, bounds=bounds, progress=lambda done, total: say("checking", done, total)
+            )
+            report.require_passed()
+        write_provenance(staged.folder, _provenance(checkpoint, spec, staged.folder, report))
+    return Export(staged.target, name, staged.version, spec, report)
+
+
+def _build(spec: ModelSpec) -> ServingModel:
+    try:
+        from toolkit.model import ServingModel
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "tensorflow", "convert") from error
+    return ServingModel(spec)
+
+
+def _size_estimate(checkpoint: Checkpoint) -> int:
+    """Bytes of the finished artifact: the weights, and a generous allowance for graph and tokenizer tables."""
+    return sum(array.nbytes for module in checkpoint.modules for array in module.tensors.values()) + 64_000_000
+
+
+def _warmup_texts(spec: ModelSpec) -> list[list[str]]:
+    """From a short text alone to the longest the model takes, and mixed batches."""
+    texts = check_texts(spec.max_length)
+    longest = max(texts, key=len)
+    return [[SHORT[0]], [SHORT[4]], list(SHORT[:8]), [texts[-7], *SHORT[:7]], [longest]]
+
+
+def _provenance(checkpoint: Checkpoint, spec: ModelSpec, folder: Path, report: CheckReport | None) -> dict[str, Any]:
+    encoder = spec.encoder
+    releases = serving_releases(graph_ops(folder))
+    return {
+        "format": 1,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "source": {"name": checkpoint.source, "digest": checkpoint.digest},
+        "versions": {
+            "sentence-serving": __version__,
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in _STAMPED_PACKAGES},
+        },
+        "model": {
+            "family": encoder.family,
+            "layers": encoder.num_layers,
+            "hidden_size": encoder.hidden_size,
+            "heads": list(stage_names(spec.heads)),
+            "dimension": spec.dim,
+            "max_sequence_length": spec.max_length,
+            "prompt": spec.prompt,
+            "precision": "float32",
+        },
+        "signatures": [item.name for item in SIGNATURES],
+        "tf_serving": {"since": releases.since, "because": list(releases.because)},
+        "check": report.to_json() if report is not None else None,
+    }
