@@ -15,7 +15,9 @@ _TEXT_OPS = {"FastBertNormalize", "FastWordpieceTokenizeWithOffsets"}
 
 
 def test_importing_the_package_does_not_import_tensorflow():
-    code = "import toolkit.tokenizer, sys; print([m for m in ('tensorflow', 'torch', 'tokenizers') if m in sys.modules])"
+    code = (
+        "import toolkit.tokenizer, sys; print([m for m in ('tensorflow', 'torch', 'tokenizers') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable
 
-__all__ = ["character_class", "literal", "repeated"]
+__all__ = ["character_class", "literal"]
 
 _PLAIN = frozenset(string.ascii_letters + string.digits + "_ ")
 
@@ -26,9 +26,3 @@ def character_class(code_points: Iterable[int], *, negated: bool = False) -> str
             ranges.append([code_point, code_point])
     parts = (f"\\x{{{a:X}}}" if a == b else f"\\x{{{a:X}}}-\\x{{{b:X}}}" for a, b in ranges)
     return f"[{'^' if negated else ''}{''.join(parts)}]"
-
-
-def repeated(pattern: str, at_least: int) -> str:
-    """``pattern`` ``at_least`` times or more; RE2 counts to 1000 at most in one go."""
-    full, rest = divmod(at_least, 1000)
-    return (pattern + "{1000}") * full + pattern + f"{{{rest},}}"

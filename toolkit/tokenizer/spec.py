@@ -109,8 +109,8 @@ _NORMALIZERS = ("BertNormalizer", "Lowercase", "NFD", "NFKD", "Nmt", "StripAccen
 _PRE_TOKENIZERS = ("BertPreTokenizer", "WhitespaceSplit", "Punctuation (Isolated)", "Digits", "Sequence of these")
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel", "Sequence of these")
 _MODELS = ("WordPiece",)
-# RE2 compiles one instruction sequence per repetition; ten thousand of them still fit its memory budget.
-_MAX_WORD_CHARS = 10_000
+# RE2 counts no further in one go, and beyond it exceeds its memory budget and becomes slow.
+_MAX_WORD_CHARS = 1000
 
 
 def read_tokenizer(source: TokenizerSource) -> TokenizerSpec:

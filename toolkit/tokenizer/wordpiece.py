@@ -29,7 +29,7 @@ from toolkit.tokenizer import characters
 from toolkit.tokenizer.added import MARKS, Passes, Pattern, match_passes, strip_passes
 from toolkit.tokenizer.characters import CODE_POINTS, DELETED, ISOLATED, SPACE, WORD, Characters
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
-from toolkit.tokenizer.patterns import character_class, repeated
+from toolkit.tokenizer.patterns import character_class
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
 
 __all__ = ["CompiledWordPiece", "compile_wordpiece"]
@@ -93,14 +93,13 @@ class _Compiler:
         pieces, ids = self._pieces(words)
         invalid = self._string("\ufffd") if index[0xFFFD] == UNCHANGED else int(index[0xFFFD])
         changed = int((index != UNCHANGED).sum())
-        limit = repeated(character_class(map(ord, {" ", *self.gaps.values()}), negated=True), self.max_chars + 1)
         try:
             charmap = charmap_model([string.encode() for string in self.strings], index, invalid)
         except ValueError as error:
             raise UnsupportedError(
                 self.spec.file, "normalizer", str(error), "normal forms of 63 bytes a character"
             ) from error
-        return CompiledWordPiece(raw_passes, charmap, changed, mapped_passes, ((limit, UNKNOWN),), pieces, ids)
+        return CompiledWordPiece(raw_passes, charmap, changed, mapped_passes, self._limit_passes(), pieces, ids)
 
     @property
     def max_chars(self) -> int:
@@ -292,6 +291,13 @@ class _Compiler:
         inside = [UNKNOWN_WORD, *(self._symbol(d) for d in known if not self.isolated[ord(d)])]
         apart = [UNKNOWN_WORD, *(self._symbol(d).strip(" ") for d in known if self.isolated[ord(d)])]
         return f"{character_class(map(ord, inside))}| {character_class(map(ord, apart))} "
+
+    def _limit_passes(self) -> Passes:
+        """A pass that makes words of too many characters unknown."""
+        gaps = {ord(gap) for gap in (" ", *self.gaps.values())}
+        gap, other = character_class(gaps), character_class(gaps, negated=True)
+        # Anchored to the word's beginning, so that RE2 counts once and not from every character.
+        return ((f"(^|{gap}){other}{{{self.max_chars}}}{other}+", rf"\1{UNKNOWN}"),)
 
     # The pieces
 
