@@ -158,9 +158,10 @@ class Job:
         for chunk in sorted(self._open.values(), key=lambda chunk: chunk.start):
             if not chunk.live and chunk.wake <= now:
                 attempts.append(self._attempt(chunk, now))
-            elif self._hedge_time(chunk) <= now and self.shared.spend():
-                chunk.hedged = True
-                attempts.append(self._attempt(chunk, now))
+            elif self._hedge_time(chunk) <= now:
+                chunk.hedged = True  # also without budget: it is not asked for again and again
+                if self.shared.spend():
+                    attempts.append(self._attempt(chunk, now))
         while (
             not self._fed and len(self._open) < int(self._window) and self._held() < _UNDELIVERED * self.split.in_flight
         ):
