@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from deploy_bundles import ROOT, Bundle, Renderer
-
-
-def missing(what: str, how: str) -> None:
-    """A tool that the tests need is not there: a failure in CI, where it must be; elsewhere a reason to skip."""
-    text = f"{what} is not installed; run: {how}"
-    if os.environ.get("CI"):
-        pytest.fail(text)
-    pytest.skip(text)
+from deploy.bundles import ROOT, Bundle, Renderer
+from deploy.tools import missing
 
 
 @pytest.fixture(scope="session")

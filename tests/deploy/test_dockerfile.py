@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from deploy_bundles import ROOT, Bundle
+from deploy.bundles import ROOT, Bundle
 
 DOCKERFILE = (ROOT / "Dockerfile.serving").read_text()
 FINAL = DOCKERFILE[DOCKERFILE.index("AS runtime") :]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deploy_bundles import ROOT
+from deploy.bundles import ROOT
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 ENTRYPOINT = ROOT / "serving/entrypoint"

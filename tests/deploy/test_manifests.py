@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-from deploy_bundles import OLDEST_KUBERNETES, ROOT, Bundle, Renderer, build, combination, legal_combinations
+from deploy.bundles import OLDEST_KUBERNETES, ROOT, Bundle, Renderer, build, combination, legal_combinations
 
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "schemas").glob("*.json")}
 

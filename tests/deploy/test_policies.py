@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from deploy_bundles import ROOT, Bundle, Object, Renderer
-from deploy_policies import POLICIES, violations
+from deploy.bundles import ROOT, Bundle, Object, Renderer
+from deploy.policies import POLICIES, violations
 
 
 @pytest.mark.parametrize("name", POLICIES)

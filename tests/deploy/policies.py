@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from deploy_bundles import Bundle, Object
+from deploy.bundles import Bundle, Object
 
 Policy = Callable[[Bundle], Iterator[str]]
 POLICIES: dict[str, Policy] = {}
