@@ -27,7 +27,11 @@ TEXTS = [
 def train(base: Path, folder: Path) -> None:
     """Train the article's model for a few steps and save it to ``folder``."""
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
     from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
     from torch import nn

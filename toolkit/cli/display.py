@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from toolkit.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from toolkit.comparison import CheckReport
@@ -13,10 +16,28 @@ if TYPE_CHECKING:
 __all__ = ["check_table", "quiet_tensorflow", "stage_progress"]
 
 
-def quiet_tensorflow() -> None:
-    """Set, before TensorFlow is imported, that only its errors reach stderr."""
+def quiet_tensorflow(extra: str = "convert") -> None:
+    """Import TensorFlow without the lines on build flags and absent GPUs that it prints whatever the log level is.
+
+    They come from C++ before its logging is set up, so stderr itself is put aside; it is shown if the import fails.
+    Raises ``MissingExtraError`` naming ``extra`` where TensorFlow is not installed.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with tempfile.TemporaryFile() as aside:
+        stderr = os.dup(2)
+        os.dup2(aside.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "tensorflow", extra) from error
+        except BaseException:
+            aside.seek(0)
+            os.write(stderr, aside.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 @contextmanager

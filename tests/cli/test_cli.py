@@ -1,0 +1,177 @@
+"""The commands: output, exit codes, errors in one line and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import toolkit
+from toolkit.cli import COMMANDS, cli, main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run ``main`` in this process; returns exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sentence-serving", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def installed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command in a process of its own."""
+    command = shutil.which("sentence-serving", path=str(Path(sys.executable).parent))
+    start = [command] if command else [sys.executable, "-c", "from toolkit.cli import main; main()"]
+    return subprocess.run([*start, *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def one_line(err: str) -> str:
+    """The last line, which is the error; nothing before it may be a traceback."""
+    assert "Traceback" not in err
+    return err.strip().splitlines()[-1]
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from toolkit.cli import cli;"
+        "result = CliRunner().invoke(cli, ['--help']); print(result.output);"
+        "print([m for m in ('tensorflow', 'torch', 'transformers', 'grpc', 'rich') if m in sys.modules])"
+    )
+    root = str(Path(toolkit.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    assert done.stdout.strip().endswith("[]")
+    assert "Exit codes" in done.stdout
+
+
+def test_the_package_is_the_installed_one_where_the_suite_says_so() -> None:
+    if not os.environ.get("EXPECT_INSTALLED"):
+        pytest.skip("only make test installs the wheel")
+    assert "site-packages" in toolkit.__file__
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert f"Usage: cli {name}" in result.output
+
+
+def test_version_and_unknown_commands() -> None:
+    assert toolkit.__version__ in installed("--version").stdout
+    unknown = installed("convert")
+    assert unknown.returncode == 2
+    assert "No such command 'convert'" in unknown.stderr
+
+
+def test_export_prints_the_figures_and_the_path(run: Run, tiny_source: Path, tmp_path: Path) -> None:
+    code, out, err = run("export", tiny_source, tmp_path, "--name", "tiny", "--version", "7")
+    assert code == 0, err
+    assert "identical" in out
+    assert "equal: max abs difference" in out
+    assert out.strip().endswith(f"wrote {tmp_path / 'tiny' / '7'}")
+    assert (tmp_path / "tiny" / "7" / "saved_model.pb").is_file()
+
+    code, _, err = run("export", tiny_source, tmp_path, "--name", "tiny", "--version", "7")
+    assert code == 4
+    assert one_line(err).startswith("error: ")
+    assert "exists already" in one_line(err)
+
+
+def test_export_without_check_is_loud_and_machine_readable(run: Run, tiny_source: Path, tmp_path: Path) -> None:
+    code, out, err = run("export", tiny_source, tmp_path, "--name", "tiny", "--no-check", "--json")
+    assert code == 0
+    assert json.loads(out) == {"path": str(tmp_path / "tiny" / "1"), "name": "tiny", "version": 1, "check": None}
+    assert "--no-check" in err
+    assert "nothing proves" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["export", "no/such/folder/at-all", "models", "--name", "m"], 3, "no such folder"),
+        (["export", ".", "models", "--name", "m"], 3, "modules.json"),
+        (["export", ".", "models", "--name", "a/b"], 2, "model name"),
+        (["export", ".", "models", "--name", "m", "--version", "0"], 2, "version 0"),
+        (["export", ".", "models"], 2, "--name"),
+        (["check", "nowhere", "."], 4, "version directory"),
+        (["inspect", "nowhere"], 4, "saved_model.pb"),
+    ],
+)
+def test_bad_input_is_one_line_and_an_exit_code(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    got, out, err = run(*arguments)
+    assert (got, out) == (code, "")
+    assert words in one_line(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_exits_0_for_equal_and_1_for_different(
+    run: Run, tiny_export: Path, tiny_source: Path, tmp_path: Path
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("hello world\n\nÜnïcödé 🚀\n", encoding="utf-8")
+    code, out, _ = run("check", tiny_export, tiny_source, "--texts", texts)
+    assert code == 0
+    assert "equal" in out
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_source, other)
+    pooling = other / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace('"mean"', '"max"'))
+    code, out, err = run("check", tiny_export, other, "--texts", texts, "--json")
+    assert code == 1
+    assert "first at 1_pooling" in one_line(err)
+    report = json.loads(out)
+    assert report["passed"] is False
+    assert report["divergence"]["stage"] == "1_pooling"
+    assert report["token_ids_equal"] is True
+
+
+def test_inspect_tells_signatures_provenance_and_servers(run: Run, tiny_export: Path) -> None:
+    code, out, _ = run("inspect", tiny_export)
+    assert code == 0
+    for words in ("serving_default", "embedding float32", "TF Serving", "2.12 and later", "sha256:", "passed"):
+        assert words in out
+    code, out, _ = run("inspect", tiny_export, "--json")
+    value = json.loads(out)
+    assert value["releases"]["since"] == "2.12"
+    assert {item["name"] for item in value["signatures"]} >= {"serving_default", "embed_tokens"}
+    assert value["provenance"]["check"]["passed"] is True
+
+
+def test_inspect_names_a_damaged_graph(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff\xff")
+    code, _, err = run("inspect", tmp_path)
+    assert code == 4
+    assert "saved_model.pb" in one_line(err)
+
+
+def test_a_missing_extra_is_named(run: Run, tiny_export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name == "tensorflow" or name.startswith("tensorflow.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    code, _, err = run("inspect", tiny_export)
+    assert code == 6
+    assert "pip install 'sentence-serving[convert]'" in one_line(err)

@@ -1,0 +1,48 @@
+"""TensorFlow's optimizer turns the encoder's graph into oneDNN kernels: which ones, and how many a layer."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from support import TEXTS
+from tensorflow.python.util import _pywrap_util_port
+
+LAYERS = 2
+
+
+def optimized_ops(saved_model: Path) -> collections.Counter[str]:
+    """Kernel names in the optimized graph of ``serving_default``, with what is fused into them."""
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
+    signature = meta.signature_def["serving_default"]
+    run = tf.compat.v1.RunMetadata()
+    session.run(
+        signature.outputs["embedding"].name,
+        {signature.inputs["text"].name: list(TEXTS)},
+        options=tf.compat.v1.RunOptions(output_partition_graphs=True),
+        run_metadata=run,
+    )
+    ops: collections.Counter[str] = collections.Counter()
+    for graph in run.partition_graphs:
+        for node in graph.node:
+            fused = [name.decode() for name in node.attr["fused_ops"].list.s] if "fused_ops" in node.attr else []
+            ops[f"{node.op}[{','.join(fused)}]" if fused else node.op] += 1
+    session.close()
+    return ops
+
+
+@pytest.mark.skipif(not _pywrap_util_port.IsMklEnabled(), reason="this TensorFlow has no oneDNN kernels")
+def test_products_biases_gelus_and_residuals_are_fused(tiny_export: Path) -> None:
+    ops = optimized_ops(tiny_export)
+    # query, key and value in one product; attention's and the feed-forward's output add the residual at once
+    assert ops["_MklNativeFusedMatMul[BiasAdd,GeluExact]"] == LAYERS
+    residual = ops["_MklNativeFusedMatMul[BiasAdd,Add]"]
+    assert residual + ops["_MklNativeFusedMatMul[BiasAdd]"] == 3 * LAYERS
+    assert residual >= LAYERS
+    # the Dense module behind Pooling
+    assert ops["_MklNativeFusedMatMul[BiasAdd,Tanh]"] + ops["_FusedMatMul[BiasAdd,Tanh]"] == 1
+    assert not [name for name in ops if name in ("MatMul", "_MklMatMul", "BiasAdd", "Erf", "Erfc")]

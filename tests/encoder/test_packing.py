@@ -1,0 +1,109 @@
+"""Packing loses nothing, keeps order, and does no work on padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from toolkit.encoder.packing import ROUND_TO, TOKEN_BUDGET, Chunk, Tokens, in_chunks, make_chunk, pack, row_of_token
+
+
+def tokens(lengths: list[int]) -> Tokens:
+    total = sum(lengths)
+    splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    positions = np.concatenate([np.arange(length) for length in lengths] or [[]]).astype(np.int32)
+    ids = np.arange(1, total + 1, dtype=np.int32)
+    return Tokens(tf.constant(ids), tf.zeros([total], tf.int32), tf.constant(positions), tf.constant(splits))
+
+
+LENGTHS = [
+    [],
+    [1],
+    [0],
+    [0, 0, 0],
+    [5, 1, 3],
+    [0, 7, 0, 2],
+    [TOKEN_BUDGET],
+    [TOKEN_BUDGET + 9, 1],
+    [3] * 700,
+    list(range(60)) * 3,
+]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)} rows")
+def test_every_row_comes_back_in_its_place(lengths: list[int]) -> None:
+    packed = tokens(lengths)
+
+    @tf.function(autograph=False)
+    def sums() -> tf.Tensor:
+        def encode(chunk: Chunk) -> tf.Tensor:
+            real = tf.cast(chunk.tokens.ids[: chunk.total], tf.float32)
+            row = row_of_token(chunk.tokens.row_splits)
+            return tf.math.unsorted_segment_sum(tf.stack([real, tf.ones_like(real)], 1), row, chunk.rows)
+
+        return in_chunks(packed, encode, 2, per_token=False)
+
+    rows = np.split(np.arange(1, sum(lengths) + 1), np.cumsum(lengths)[:-1]) if lengths else []
+    expected = np.array([[row.sum(), len(row)] for row in rows], np.float32).reshape(-1, 2)
+    assert np.array_equal(sums(), expected)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)} rows")
+def test_every_token_comes_back_in_its_place(lengths: list[int]) -> None:
+    packed = tokens(lengths)
+
+    @tf.function(autograph=False)
+    def values() -> tf.Tensor:
+        def encode(chunk: Chunk) -> tf.Tensor:
+            return tf.cast(tf.stack([chunk.tokens.ids, chunk.tokens.positions], 1), tf.float32)
+
+        return in_chunks(packed, encode, 2, per_token=True)
+
+    assert np.array_equal(values(), np.stack([packed.ids, packed.positions], 1).astype(np.float32))
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)} rows")
+def test_chunks_hold_at_most_the_budget_unless_one_row_is_longer(lengths: list[int]) -> None:
+    packed = tokens(lengths)
+    seen: list[tuple[int, int, int]] = []
+
+    def record(rows: int, length: int, total: int) -> np.ndarray:
+        seen.append((int(rows), int(length), int(total)))
+        return np.zeros([int(rows), 1], np.float32)
+
+    @tf.function(autograph=False)
+    def run() -> tf.Tensor:
+        def encode(chunk: Chunk) -> tf.Tensor:
+            return tf.numpy_function(record, [chunk.rows, chunk.length, tf.size(chunk.tokens.ids)], tf.float32)
+
+        return in_chunks(packed, encode, 1, per_token=False)
+
+    run()
+    assert sum(rows for rows, _, _ in seen) == len(lengths)
+    for rows, length, total in seen:
+        assert rows * length <= TOKEN_BUDGET or rows == 1 or length == ROUND_TO
+        assert length % ROUND_TO == 0
+        assert total % ROUND_TO == 0
+    # no work on padding: what is computed exceeds the tokens by the rounding of each chunk only
+    assert sum(total for _, _, total in seen) <= sum(lengths) + ROUND_TO * len(seen)
+
+
+def test_the_padded_view_and_the_packed_tokens_lead_to_each_other() -> None:
+    chunk = make_chunk(tokens([3, 0, 9, 1]))
+    slot, token, mask = chunk.slot.numpy(), chunk.token.numpy(), chunk.mask.numpy().ravel()
+    total = int(chunk.total)
+    assert (total, int(chunk.rows), int(chunk.length)) == (13, 4, 16)
+    assert np.array_equal(token[slot[:total]], np.arange(total))
+    assert np.array_equal(np.flatnonzero(mask), slot[:total])
+    assert not token[~mask].any()
+
+
+def test_pack_drops_what_the_mask_leaves_out_and_keeps_columns_as_positions() -> None:
+    packed = pack(
+        tf.constant([[5, 6, 7], [8, 9, 10]]), tf.constant([[0, 1, 1], [1, 0, 0]]), tf.constant([[0, 1, 0], [1, 1, 1]])
+    )
+    assert packed.ids.numpy().tolist() == [6, 7, 8]
+    assert packed.type_ids.numpy().tolist() == [1, 0, 1]
+    assert packed.positions.numpy().tolist() == [1, 2, 0]
+    assert packed.row_splits.numpy().tolist() == [0, 2, 3]
