@@ -77,7 +77,9 @@ def main() -> int:
     from rich.table import Table
 
     from toolkit import check, export
+    from toolkit.cli.display import quiet_tensorflow
 
+    quiet_tensorflow()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train(base, folder)

@@ -1,6 +1,6 @@
 """The whole way in one go: export the real all-MiniLM-L6-v2, prove it, serve it, ask it over gRPC and REST.
 
-Run by ``make demo``. Everything it writes goes to ``build/demo``; exit code 0 means that every figure was within bounds.
+Run by ``make demo``. Everything it writes goes to ``build/demo``; exit code 0 means that all figures were in bounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The article's bi-encoder (mean pooling, Dense 384 to 256 with Tanh), trained, saved, converted: equal at every stage."""
+"""The article's bi-encoder (mean pooling, Dense 384 to 256, Tanh), trained, saved, converted: equal at every stage."""
 
 from __future__ import annotations
 

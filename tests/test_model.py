@@ -14,8 +14,8 @@ from sentence_transformers.sentence_transformer.modules import Dense, Dropout, L
 from support import HIDDEN, MAX_LENGTH, TEXTS, largest_difference, save_bert, sentence_transformer
 from torch import nn
 
-from toolkit.check import check
 from toolkit.checkpoint import open_checkpoint
+from toolkit.exactness import check
 from toolkit.model import ServingModel
 from toolkit.savedmodel import write_model
 from toolkit.signatures import SIGNATURES

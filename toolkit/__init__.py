@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from toolkit._version import __version__
 
 if TYPE_CHECKING:
-    from toolkit.check import check
     from toolkit.client import Client
     from toolkit.comparison import Bounds, CheckReport
     from toolkit.convert import Export, export
+    from toolkit.exactness import check
     from toolkit.keras_door import to_keras
 
 __all__ = ["Bounds", "CheckReport", "Client", "Export", "__version__", "check", "export", "to_keras"]
@@ -24,7 +24,7 @@ _HOME = {
     "Bounds": "toolkit.comparison",
     "CheckReport": "toolkit.comparison",
     "Export": "toolkit.convert",
-    "check": "toolkit.check",
+    "check": "toolkit.exactness",
     "export": "toolkit.convert",
     "to_keras": "toolkit.keras_door",
 }

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit._version import __version__
-from toolkit.check import check
 from toolkit.checkpoint import Checkpoint, open_checkpoint
 from toolkit.comparison import Bounds, CheckReport
 from toolkit.compatibility import graph_ops, serving_releases
 from toolkit.corpus import SHORT, check_texts
 from toolkit.errors import MissingExtraError
+from toolkit.exactness import check
 from toolkit.heads import stage_names
 from toolkit.savedmodel import require_space, stage_version, write_model, write_provenance, write_warmup
 from toolkit.signatures import SIGNATURES

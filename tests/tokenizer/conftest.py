@@ -11,6 +11,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import itertools
+
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -63,7 +65,7 @@ def assert_equal(
     graph = build_tokenizer(read_tokenizer(source_of(tokenizer, max_length, **options)))
     packed = graph(tf.constant(list(texts), tf.string))
     splits = packed.row_splits.numpy()
-    rows = [packed.ids.numpy()[a:b].tolist() for a, b in zip(splits, splits[1:], strict=False)]
+    rows = [packed.ids.numpy()[a:b].tolist() for a, b in itertools.pairwise(splits)]
     decoded = [text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in texts]
     reference = Tokenizer.from_str(tokenizer.to_str())
     reference.no_padding()

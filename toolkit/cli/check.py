@@ -26,7 +26,7 @@ def command(saved_model: Path, source: str, texts: TextIO | None, trust_remote_c
     (largest absolute difference) and 1e-6 (cosine distance); 1 if not, naming the first stage that diverges.
     """
     quiet_tensorflow()
-    from toolkit.check import check
+    from toolkit.exactness import check
 
     lines = [line.rstrip("\r\n") for line in texts] if texts is not None else None
     with stage_progress() as progress:

@@ -13,11 +13,11 @@ from sentence_transformers import SentenceTransformer
 from support import TEXTS
 
 from toolkit.artifact_runner import run_batches
-from toolkit.check import check
 from toolkit.checkpoint import open_checkpoint
 from toolkit.comparison import Bounds, _cosine_distance, _largest_difference
 from toolkit.corpus import check_texts
 from toolkit.errors import ArtifactError, CheckError, InputError
+from toolkit.exactness import check
 from toolkit.model import ServingModel
 from toolkit.savedmodel import write_model
 from toolkit.spec import read_spec
@@ -39,7 +39,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(folder: Path, batches: list[list[str]], hidden: int, progress: object) -> dict[str, np.ndarray]:
         return run_batches(folder, batches, hidden)
 
-    monkeypatch.setattr(sys.modules["toolkit.check"], "_run_artifact", run)
+    monkeypatch.setattr(sys.modules["toolkit.exactness"], "_run_artifact", run)
 
 
 def test_an_equal_artifact_passes_with_figures_for_every_stage(tiny_export: Path, tiny_source: Path) -> None:
