@@ -257,8 +257,8 @@ def _model(file: str, node: dict[str, Any]) -> WordPieceModel:
 
 
 def _added_tokens(file: str, nodes: list[dict[str, Any]], tokenizer: Tokenizer) -> tuple[AddedToken, ...]:
-    """Added tokens in the order in which the package prefers one over an equal other: special ones first."""
     tokens = []
+    late: dict[str, str] = {}
     for node in nodes:
         content, normalized = node["content"], node["normalized"]
         if not content:
@@ -268,12 +268,16 @@ def _added_tokens(file: str, nodes: list[dict[str, Any]], tokenizer: Tokenizer) 
             found = tokenizer.normalizer.normalize_str(content)
         if not found:
             raise UnsupportedError(file, "added_tokens.content", content, "contents that normalization does not delete")
+        if normalized and late.setdefault(found, content) != content:
+            # Which one the package finds changes from process to process.
+            both = f"{late[found]!r} and {content!r}"
+            raise UnsupportedError(file, "added_tokens.content", both, "contents that differ after normalization")
         if not normalized and "\ufffd" in content:
             raise UnsupportedError(file, "added_tokens.content", content, "contents without U+FFFD")
         flags = {name: node[name] for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
         # The package trusts the model's vocabulary more than the id in the file.
         tokens.append(AddedToken(content=content, id=cast("int", tokenizer.token_to_id(content)), **flags))
-    return tuple(sorted(tokens, key=lambda token: not token.special))
+    return tuple(tokens)
 
 
 def _max_length(source: TokenizerSource, template: Template) -> int | None:

@@ -9,13 +9,14 @@ the tokenizer's normalizer and pre-tokenizer and hands the second one a text in 
 - a character that no piece contains becomes ``UNKNOWN`` (any word with one is unknown);
 - a character at which the kernel would split a word, or might in another version, becomes a private-use character, in
   the map and in the pieces alike;
-- a token found in the text is one private-use character between spaces.
+- a token found in the text becomes a word of private-use characters.
 
 So nothing depends on the Unicode tables of the server.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from toolkit.errors import UnsupportedError
 from toolkit.tokenizer import characters
-from toolkit.tokenizer.added import MARKS, Passes, Pattern, match_passes, strip_passes
+from toolkit.tokenizer.added import MARKS, Codes, Passes, Pattern, match_passes
 from toolkit.tokenizer.characters import CODE_POINTS, DELETED, ISOLATED, SPACE, WORD, Characters
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.patterns import character_class
@@ -36,6 +37,7 @@ __all__ = ["CompiledWordPiece", "compile_wordpiece"]
 
 UNKNOWN, UNKNOWN_WORD = "\x01", "\x02"  # the second one: a word character, where single_word tokens must tell
 _MARKS = "\x03\x04\x05\x06"
+_GAPS = " \n\t\v\f\r"  # what a gap may become: distinct ones where tokens of the normalized text contain them
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 _MAX_PIECE_BYTES = 256  # tensorflow_text/core/kernels/fast_wordpiece_tokenizer_utils.h
 # Ideographs at which the kernel splits (tensorflow_text/core/kernels/fast_wordpiece_tokenizer_utils.h).
@@ -80,17 +82,20 @@ class _Compiler:
         if any(token.single_word for token in spec.added_tokens):
             self.words = characters.probe_words()
         self.gaps = self._gap_strings()
+        self.codes: list[str] = []
+        self.filler, self.end = self._code(), self._code()
         self.strings: dict[str, int] = {}
         self.symbols = self._symbols()
+        strings = list(self.strings)
+        self.late_mapped = ["".join(strings[self.symbols[ord(d)]] for d in content) for content in self.late_contents]
+        self.apart = {self._symbol(d).strip(" ") for d in self.alphabet if self.isolated[ord(d)]}
 
     def compile(self) -> CompiledWordPiece:
         self._check_order_of_marks()
         index = self._character_index()
-        raw_passes, words = self._raw_passes(index)
-        late_words = [next(self.private) for _ in self.late_tokens]
-        words += zip(late_words, (token.id for token in self.late_tokens), strict=True)
-        mapped_passes = self._mapped_passes(late_words)
-        pieces, ids = self._pieces(words)
+        raw_passes, raw_words = self._raw_passes(index)
+        mapped_passes, late_words = self._mapped_passes()
+        pieces, ids = self._pieces(raw_words | late_words)
         invalid = self._string("\ufffd") if index[0xFFFD] == UNCHANGED else int(index[0xFFFD])
         changed = int((index != UNCHANGED).sum())
         try:
@@ -140,6 +145,11 @@ class _Compiler:
         for block in _PRIVATE:
             yield from (chr(code_point) for code_point in block if chr(code_point) not in taken)
         raise UnsupportedError(self.spec.file, "model.vocab", len(self.alphabet), "an alphabet of 100,000 characters")
+
+    def _code(self) -> str:
+        """Another character for the words that stand for tokens found in the text."""
+        self.codes.append(next(self.private))
+        return self.codes[-1]
 
     def _must_remap(self, character: str) -> bool:
         """Whether the kernel would, or in some version of its tables might, not take the character as we mean it."""
@@ -194,7 +204,7 @@ class _Compiler:
             raise UnsupportedError(
                 self.spec.file, "added_tokens.content", "".join(inside), "four kinds of white space in all contents"
             )
-        return {"": "\n", **dict(zip(inside, "\t\v\f\r", strict=False))}
+        return {"": _GAPS[1], **dict(zip(inside, _GAPS[2:], strict=False))}
 
     def _symbol(self, character: str) -> str:
         code_point = ord(character)
@@ -239,49 +249,65 @@ class _Compiler:
 
     # Added tokens
 
-    def _raw_passes(self, index: npt.NDArray[np.int32]) -> tuple[Passes, list[tuple[str, int]]]:
-        """Passes that turn tokens of the raw text into stand-ins of their own; enters these into ``index``.
+    def _raw_passes(self, index: npt.NDArray[np.int32]) -> tuple[Passes, dict[str, int]]:
+        """Passes that turn tokens of the raw text into replacements of their own; enters the codes into ``index``.
 
-        Also returns the words that the stand-ins become, with their ids. A stand-in is a private-use character, which
+        Also returns the words that the replacements become, with their ids. The codes are private-use characters that
         the tokenizer treats like any other such character; those in the text are first replaced by another one.
         """
         if not self.raw_tokens:
-            return (), []
+            return (), {}
         contents = set().union(*(token.content for token in self.raw_tokens), self.alphabet)
         like = index[0xFFFFD]
         alike = (c for c in range(0xF0000, 0xFFFFE) if index[c] == like and chr(c) not in contents)
-        reserved = [code_point for code_point, _ in zip(alike, range(len(self.raw_tokens) + MARKS + 1), strict=False)]
-        if len(reserved) <= len(self.raw_tokens) + MARKS:
+        reserved = list(itertools.islice(alike, MARKS + 3 + len(self.raw_tokens)))
+        if len(reserved) < MARKS + 3 + len(self.raw_tokens):
             raise UnsupportedError(self.spec.file, "added_tokens", len(self.raw_tokens), "60,000 tokens")
         *reserved, ordinary = reserved
-        marks, stand_ins = "".join(map(chr, reserved[:MARKS])), [chr(c) for c in reserved[MARKS:]]
-        words = []
-        for token, stand_in in zip(self.raw_tokens, stand_ins, strict=True):
-            word = next(self.private)
-            index[ord(stand_in)] = self._string(f" {word} ")
-            words.append((word, token.id))
-        word_class = None if self.words is None else character_class(map(int, np.flatnonzero(self.words)))
-        patterns = [
-            Pattern(token.content, stand_in, token.single_word)
-            for token, stand_in in zip(self.raw_tokens, stand_ins, strict=True)
-        ]
-        passes = (character_class(reserved), chr(ordinary)), *match_passes(patterns, marks, word_class)
-        if self.late_tokens:
-            # White space means nothing to the pieces, but a token of the normalized text may begin or end with it.
-            pairs = list(zip(self.raw_tokens, stand_ins, strict=True))
-            passes += strip_passes([s for t, s in pairs if t.lstrip], [s for t, s in pairs if t.rstrip])
-        return passes, words
+        marks, (filler, end, *starts) = "".join(map(chr, reserved[:MARKS])), map(chr, reserved[MARKS:])
+        forms = {filler: self.filler, end: self.end, **{start: self._code() for start in starts}}
+        strings = list(self.strings)
 
-    def _mapped_passes(self, words: Iterable[str]) -> Passes:
+        def form(character: str) -> str:
+            number = index[ord(character)]
+            return forms.get(character) or (character if number == UNCHANGED else strings[number])
+
+        # White space means nothing to the pieces, but a token of the normalized text may begin or end with it.
+        strip = bool(self.late_tokens)
+        patterns = [
+            Pattern(
+                token.content,
+                self._anchor(map(form, token.content)),
+                token.single_word,
+                token.lstrip and strip,
+                token.rstrip and strip,
+            )
+            for token in self.raw_tokens
+        ]
+        word_class = None if self.words is None else character_class(map(int, np.flatnonzero(self.words)))
+        passes, replacements = match_passes(patterns, Codes(marks, filler, end, iter(starts)), word_class)
+        words = {"".join(map(form, replacements[token.content])): token.id for token in self.raw_tokens}
+        index[ord(filler)], index[ord(end)] = self._string(self.filler), self._string(f"{self.end} ")
+        for start in starts:
+            index[ord(start)] = self._string(f" {forms[start]}")
+        return ((character_class(reserved), chr(ordinary)), *passes), words
+
+    def _mapped_passes(self) -> tuple[Passes, dict[str, int]]:
         """Passes that turn tokens of the normalized text, as they look after the character map, into words."""
         if not self.late_tokens:
-            return ()
-        strings = list(self.strings)
+            return (), {}
         patterns = [
-            Pattern("".join(strings[self.symbols[ord(d)]] for d in content), f" {word} ", token.single_word)
-            for token, content, word in zip(self.late_tokens, self.late_contents, words, strict=True)
+            Pattern(content, self._anchor(content), token.single_word)
+            for token, content in zip(self.late_tokens, self.late_mapped, strict=True)
         ]
-        return match_passes(patterns, _MARKS, self._mapped_word_pattern())
+        codes = Codes(_MARKS, self.filler, self.end, iter(self._code, ""), outside=" ")
+        passes, replacements = match_passes(patterns, codes, self._mapped_word_pattern())
+        return passes, {replacements[p.content]: t.id for t, p in zip(self.late_tokens, patterns, strict=True)}
+
+    def _anchor(self, forms: Iterable[str]) -> int | None:
+        """The place of the first character that can be part of a word by what it becomes, and is no token itself."""
+        unfit = {*_GAPS, *self.apart, *self.late_mapped}
+        return next((at for at, form in enumerate(forms) if len(form) == 1 and form not in unfit), None)
 
     def _mapped_word_pattern(self) -> str | None:
         """A pattern for a word character after the character map."""
@@ -289,19 +315,19 @@ class _Compiler:
             return None
         known = [character for character in self.alphabet if self.words[ord(character)]]
         inside = [UNKNOWN_WORD, *(self._symbol(d) for d in known if not self.isolated[ord(d)])]
-        apart = [UNKNOWN_WORD, *(self._symbol(d).strip(" ") for d in known if self.isolated[ord(d)])]
+        apart = [UNKNOWN_WORD, *(symbol for d in known if (symbol := self._symbol(d).strip(" ")) in self.apart)]
         return f"{character_class(map(ord, inside))}| {character_class(map(ord, apart))} "
 
     def _limit_passes(self) -> Passes:
         """A pass that makes words of too many characters unknown."""
         gaps = {ord(gap) for gap in (" ", *self.gaps.values())}
-        gap, other = character_class(gaps), character_class(gaps, negated=True)
+        gap, other = character_class(gaps), character_class({*gaps, *map(ord, self.codes)}, negated=True)
         # Anchored to the word's beginning, so that RE2 counts once and not from every character.
         return ((f"(^|{gap}){other}{{{self.max_chars}}}{other}+", rf"\1{UNKNOWN}"),)
 
     # The pieces
 
-    def _pieces(self, words: list[tuple[str, int]]) -> tuple[bytes, npt.NDArray[np.int32]]:
+    def _pieces(self, words: dict[str, int]) -> tuple[bytes, npt.NDArray[np.int32]]:
         """The kernel's model, and the token id of each of its pieces."""
         from tensorflow_text.core.pybinds import pywrap_fast_wordpiece_tokenizer_model_builder as builder
 
