@@ -48,3 +48,13 @@ def test_a_saved_model_is_self_contained_and_uses_stock_ops_only(plain, source, 
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
     assert {node.op for node in nodes if "Fast" in node.op} == _TEXT_OPS
     assert not {node.op for node in nodes} & {"PyFunc", "EagerPyFunc", "HashTableV2", "RoundRobinTrimmer"}
+
+
+def test_the_number_of_ops_run_does_not_depend_on_the_text(plain, source):
+    # Every op is linear in its input (RE2 by construction), so a graph without loops is linear in the text's length.
+    graph = build_tokenizer(read_tokenizer(source(plain)))
+    function = tf.function(graph.__call__, input_signature=[tf.TensorSpec([None], tf.string)])
+    ops = [operation.type for operation in function.get_concrete_function().graph.get_operations()]
+    assert not [name for name in ops if "While" in name or "Loop" in name or "Map" in name or "Partitioned" in name]
+    assert ops.count("StaticRegexReplace") == 3
+    assert len(ops) < 80

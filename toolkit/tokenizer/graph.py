@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import tensorflow as tf
 
+from toolkit.tokenizer.compiled import compiled_wordpiece
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import (
     AddSpecialTokens,
@@ -17,7 +18,6 @@ from toolkit.tokenizer.steps import (
     Step,
     WordPiece,
 )
-from toolkit.tokenizer.wordpiece import compile_wordpiece
 
 __all__ = ["TokenizerGraph"]
 
@@ -54,7 +54,7 @@ def build(spec: TokenizerSpec) -> TokenizerGraph:
 
 
 def _steps(spec: TokenizerSpec) -> tuple[Step, ...]:
-    compiled = compile_wordpiece(spec)
+    compiled = compiled_wordpiece(spec)
     model = spec.model
     raw = [token.content for token in spec.added_tokens if not token.normalized]
     late = [token.content for token in spec.added_tokens if token.normalized]

@@ -116,7 +116,7 @@ class Comparison:
         self.graph = graph
         self.cut = reference_tokenizer(spec)
         self.full = reference_tokenizer(spec, max_length=None)
-        self.added = {token.id for token in spec.added_tokens}
+        self.added = {token.id for token in spec.added_tokens} - {spec.model.vocab[spec.model.unk_token]}
         self.special = spec.template.size
 
         def run(text: tf.Tensor) -> Any:
@@ -177,17 +177,29 @@ class Comparison:
             return str(pieces)
         if [i for i in ids if i in self.added] != [i for i in expected.ids if i in self.added]:
             return str(before[0][0])
-        # Each of the original's words, as it stands in the text, by itself through the steps before the pieces.
-        spans: dict[int | None, tuple[int, int]] = {}
-        for word, (start, end) in zip(expected.word_ids, expected.offsets, strict=True):
-            spans[word] = (spans.get(word, (start, end))[0], end)
-        words = [self._words(_decoded(text)[start:end]) for start, end in spans.values()]
-        return str(pieces) if self._words(text) == [word for part in words for word in part] else str(before[-1][0])
+        *_, (split, whole), (limit, limited) = before
+        if self._words(text) != [word for part in self._original_words(text, expected) for word in self._words(part)]:
+            return str(split)
+        return str(pieces) if whole.numpy() == limited.numpy() else str(limit)
 
     def _words(self, text: Text) -> list[bytes]:
         """The words that reach the step which makes tokens."""
         *before, _, _ = self.graph.trace(tf.constant([text], tf.string))
         return list(before[-1][1].numpy()[0].split())
+
+    def _original_words(self, text: Text, encoding: Any) -> Iterator[str]:
+        """The original's words, normalized; tokens found in the text as they stand there."""
+        normalizer, pre_tokenizer = self.full.normalizer, self.full.pre_tokenizer
+        spans: dict[int | None, tuple[int, int, bool]] = {}
+        for word, token, (start, end) in zip(encoding.word_ids, encoding.ids, encoding.offsets, strict=True):
+            spans[word] = (spans.get(word, (start,))[0], end, token in self.added)
+        for start, end, added in spans.values():
+            span = _decoded(text)[start:end]
+            if added:
+                yield span
+            else:
+                normal = span if normalizer is None else normalizer.normalize_str(span)
+                yield from (part for part, _ in pre_tokenizer.pre_tokenize_str(normal))
 
 
 def _decoded(text: Text) -> str:

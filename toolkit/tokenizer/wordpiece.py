@@ -20,7 +20,6 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +29,11 @@ from toolkit.tokenizer import characters
 from toolkit.tokenizer.added import MARKS, Codes, Passes, Pattern, match_passes
 from toolkit.tokenizer.characters import CODE_POINTS, DELETED, ISOLATED, SPACE, WORD, Characters
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
+from toolkit.tokenizer.compiled import CompiledWordPiece
 from toolkit.tokenizer.patterns import character_class
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
 
-__all__ = ["CompiledWordPiece", "compile_wordpiece"]
+__all__ = ["compile_wordpiece"]
 
 UNKNOWN, UNKNOWN_WORD = "\x01", "\x02"  # the second one: a word character, where single_word tokens must tell
 _MARKS = "\x03\x04\x05\x06"
@@ -42,19 +42,6 @@ _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10
 _MAX_PIECE_BYTES = 256  # tensorflow_text/core/kernels/fast_wordpiece_tokenizer_utils.h
 # Ideographs at which the kernel splits (tensorflow_text/core/kernels/fast_wordpiece_tokenizer_utils.h).
 _IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
-
-
-@dataclass(frozen=True)
-class CompiledWordPiece:
-    """What compiling yields: passes over the raw text, the character map, passes over the mapped text, the pieces."""
-
-    raw_passes: Passes
-    charmap: bytes = field(repr=False)
-    changed: int
-    mapped_passes: Passes
-    limit_passes: Passes
-    pieces: bytes = field(repr=False)
-    ids: npt.NDArray[np.int32] = field(repr=False)
 
 
 def compile_wordpiece(spec: TokenizerSpec) -> CompiledWordPiece:

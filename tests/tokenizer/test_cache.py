@@ -1,0 +1,89 @@
+"""The cache saves compiling and never stands in the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from toolkit.tokenizer import build_tokenizer, compiled, read_tokenizer, wordpiece
+from toolkit.tokenizer.cache import cache_folder, cached
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "sentence-serving" / "tokenizer"
+
+
+def _make(calls, value=1):
+    def make():
+        calls.append(value)
+        return {"a": np.arange(1000) * value}
+
+    return make
+
+
+def _cached(calls, parts=None, value=1):
+    return cached(parts or {"x": "1"}, _make(calls, value), lambda made: made, lambda arrays: {"a": arrays["a"]})
+
+
+def test_the_second_call_compiles_nothing(folder):
+    calls = []
+    first, second = _cached(calls), _cached(calls)
+    assert calls == [1]
+    assert first["a"].tolist() == second["a"].tolist()
+    assert [path.suffix for path in folder.iterdir()] == [".npz"]
+
+
+@pytest.mark.parametrize("other", [{"x": "2"}, {"y": "1"}, {"x": "1", "y": ""}, {"x": "\ud800"}])
+def test_every_part_counts(other):
+    calls = []
+    _cached(calls)
+    _cached(calls, other)
+    assert calls == [1, 1]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "folder"])
+def test_a_damaged_entry_is_compiled_anew_and_replaced(folder, damage):
+    calls = []
+    _cached(calls)
+    (path,) = folder.iterdir()
+    data = path.read_bytes()
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+        path.write_bytes({"empty": b"", "cut": data[:middle], "flipped": flipped, "text": b"not a zip"}[damage])
+    assert _cached(calls)["a"].tolist() == np.arange(1000).tolist()
+    assert calls == [1, 1]
+    if damage != "folder":
+        _cached(calls)
+        assert calls == [1, 1]
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    calls = []
+    _cached(calls)
+    assert _cached(calls)["a"][1] == 1
+    assert calls == [1, 1]
+
+
+def test_a_relative_cache_home_is_ignored_as_its_standard_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "sentence-serving" / "tokenizer"
+
+
+def test_tables_from_the_cache_are_the_same_tables(plain, source, monkeypatch):
+    spec = read_tokenizer(source(plain))
+    fresh = compiled.compiled_wordpiece(spec)
+    monkeypatch.setattr(wordpiece, "compile_wordpiece", lambda spec: pytest.fail("compiled again"))
+    again = compiled.compiled_wordpiece(spec)
+    assert again.ids.tolist() == fresh.ids.tolist()
+    assert repr(again) == repr(fresh)
+    assert (again.charmap, again.pieces) == (fresh.charmap, fresh.pieces)
+    build_tokenizer(spec)
