@@ -64,19 +64,19 @@ class AsyncClient:
 
         ``progress(done, total)`` is called as rows arrive; ``deadline`` bounds the whole call, in seconds.
         """
-        return await self.run(self.session.embed(texts, signature, progress, deadline))
+        return await self.run(self.session.embed(texts, signature, progress), deadline)
 
     async def embed_query(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> NDArray[np.float32]:
         """Like `embed`, by the signature ``embed_query`` (for models that treat queries in their own way)."""
-        return await self.run(self.session.embed(texts, "embed_query", progress, deadline))
+        return await self.run(self.session.embed(texts, "embed_query", progress), deadline)
 
     async def embed_document(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> NDArray[np.float32]:
         """Like `embed`, by the signature ``embed_document``."""
-        return await self.run(self.session.embed(texts, "embed_document", progress, deadline))
+        return await self.run(self.session.embed(texts, "embed_document", progress), deadline)
 
     async def embed_stream(
         self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE
@@ -89,19 +89,19 @@ class AsyncClient:
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> Detailed:
         """Embeddings with each text's number of tokens and whether it was cut."""
-        return await self.run(self.session.detailed(texts, progress, deadline))
+        return await self.run(self.session.detailed(texts, progress), deadline)
 
     async def tokenize(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> dict[str, NDArray[np.int32]]:
         """``input_ids``, ``attention_mask``, ``token_type_ids``: int32 [n, length], padded to the longest text."""
-        return await self.run(self.session.tokenize(texts, progress, deadline))
+        return await self.run(self.session.tokenize(texts, progress), deadline)
 
     async def rerank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None, deadline: float | None = None
     ) -> list[Ranked]:
         """``documents`` by falling score against ``query``, by the signature ``rerank``; at most ``top_k``."""
-        return await self.run(self.session.rerank(query, documents, top_k, deadline))
+        return await self.run(self.session.rerank(query, documents, top_k), deadline)
 
     async def predict(
         self,
@@ -115,7 +115,7 @@ class AsyncClient:
 
         Numeric outputs over gRPC are read-only views of the answer; strings are object arrays of bytes.
         """
-        return await self.run(self.session.predict(inputs, signature, outputs, deadline))
+        return await self.run(self.session.predict(inputs, signature, outputs), deadline)
 
     async def status(self) -> list[VersionStatus]:
         """The state of the model's versions."""
@@ -147,13 +147,14 @@ class AsyncClient:
             self._transport = open_async(self.session.address, self._connection)
         return self._transport
 
-    async def run(self, operation: Operation[T]) -> T:
-        """Carry out an operation of `session`; for code that goes beyond the vocabulary above."""
+    async def run(self, operation: Operation[T], deadline: float | None = None) -> T:
+        """Carry out an operation of `session`, within ``deadline`` seconds; for code beyond the vocabulary above."""
+        until = self.session.until(deadline)
         try:
             effect = next(operation)
             while True:
                 try:
-                    await self._do(effect)
+                    await self._do(effect, until)
                 except Exception as error:
                     effect = operation.throw(error)
                 else:
@@ -162,10 +163,11 @@ class AsyncClient:
             value: T = stop.value
             return value
 
-    async def _do(self, effect: Job | Sleep) -> None:
+    async def _do(self, effect: Job | Sleep, until: float | None) -> None:
         if isinstance(effect, Sleep):
             await asyncio.sleep(effect.seconds)
             return
+        effect.bound(until)
         async for piece in self.pieces(effect):
             effect.deliver(piece)
 

@@ -83,7 +83,8 @@ def grpc_failure(code: str, details: str, trailers: Mapping[str, str]) -> Failur
         refused = not re.fullmatch(r"\d{1,9}", value)
         pushback = None if refused else int(value) / 1000
     if re.search("http1.x server|Failed parsing HTTP/2", details):
-        return Failure(UnreachableError, f"{code}: {details}; this port speaks HTTP/1: use http:// for the REST API")
+        hint = "; if this is a REST port, use http://"
+        return Failure(UnreachableError, f"{code}: {details}{hint}", retry=True)
     failure = _judge(code, details, pushback)
     return replace(failure, retry=False) if refused else failure
 

@@ -140,6 +140,11 @@ class Job:
         self._window = float(self.split.in_flight)
         self._rows = self.split.rows
 
+    def bound(self, deadline: float | None) -> None:
+        """End by ``deadline`` at the latest."""
+        if deadline is not None:
+            self.deadline = deadline if self.deadline is None else min(deadline, self.deadline)
+
     @property
     def finished(self) -> bool:
         return self._fed and not self._open and not self._ready

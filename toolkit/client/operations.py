@@ -76,24 +76,24 @@ class Session:
 
     # ---- what every operation is made of
 
-    def _job(self, **fields: Any) -> Job:
-        seconds = fields.pop("deadline", None)
-        if seconds is not None and seconds <= 0:
+    def until(self, seconds: float | None) -> float | None:
+        """The time of ``clock`` at which a deadline of ``seconds`` from now is over. Raises `InputError`."""
+        if seconds is not None and not seconds > 0:
             raise InputError(f"deadline is {seconds} seconds; it must be more than 0")
-        return Job(
-            **{
-                "address": str(self.address),
-                "model": str(self.spec),
-                "split": self.split,
-                "retry": self.retry,
-                "shared": self.shared,
-                "timeout": self.timeout,
-                "hedge": self.hedge,
-                "version": self.spec.version,
-                "deadline": None if seconds is None else self.clock() + seconds,
-                **fields,
-            }
-        )
+        return None if seconds is None else self.clock() + seconds
+
+    def _job(self, **fields: Any) -> Job:
+        own = {
+            "address": str(self.address),
+            "model": str(self.spec),
+            "split": self.split,
+            "retry": self.retry,
+            "shared": self.shared,
+            "timeout": self.timeout,
+            "hedge": self.hedge,
+            "version": self.spec.version,
+        }
+        return Job(**{**own, **fields})
 
     def _single(self, encode: Callable[[], Any], decode: Callable[[bytes], T], **fields: Any) -> Operation[T]:
         """One request that is not split."""
@@ -179,7 +179,6 @@ class Session:
         signature: str,
         outputs: Sequence[str],
         progress: Progress | None,
-        deadline: float | None,
         **fields: Any,
     ) -> Operation[list[dict[str, Array]]]:
         """All pieces' outputs, in order."""
@@ -200,9 +199,7 @@ class Session:
             ):
                 # REST answers do not say which version made them: name it, so that all pieces come from one.
                 version = (yield from self.metadata()).version
-            job = yield from self.text_job(
-                rows, signature, outputs, deliver=deliver, deadline=deadline, version=version, **fields
-            )
+            job = yield from self.text_job(rows, signature, outputs, deliver=deliver, version=version, **fields)
             yield from self._run_job(signature, job)
         return pieces
 
@@ -213,9 +210,8 @@ class Session:
         texts: Iterable[str],
         signature: str = DEFAULT_SIGNATURE,
         progress: Progress | None = None,
-        deadline: float | None = None,
     ) -> Operation[Array]:
-        pieces = yield from self._gather(texts, signature, ("embedding",), progress, deadline)
+        pieces = yield from self._gather(texts, signature, ("embedding",), progress)
         if not pieces:
             return (yield from self._empty(signature))["embedding"]
         return join("embedding", pieces)
@@ -228,21 +224,19 @@ class Session:
         rows = checked_rows(texts)
         return (yield from self.text_job(rows, signature, ("embedding",), version=version))
 
-    def detailed(
-        self, texts: Iterable[str], progress: Progress | None = None, deadline: float | None = None
-    ) -> Operation[Detailed]:
+    def detailed(self, texts: Iterable[str], progress: Progress | None = None) -> Operation[Detailed]:
         outputs = ("embedding", "num_tokens", "truncated")
-        pieces = yield from self._gather(texts, "detailed", outputs, progress, deadline)
+        pieces = yield from self._gather(texts, "detailed", outputs, progress)
         if not pieces:
             return Detailed(**(yield from self._empty("detailed", outputs)))
         return Detailed(**{name: join(name, pieces) for name in outputs})
 
     def tokenize(
-        self, texts: Iterable[str], progress: Progress | None = None, deadline: float | None = None
+        self, texts: Iterable[str], progress: Progress | None = None
     ) -> Operation[dict[str, NDArray[np.int32]]]:
         outputs = ("input_ids", "attention_mask", "token_type_ids")
         rows = texts if isinstance(texts, (str, bytes)) else list(texts)
-        pieces = yield from self._gather(rows, "tokenize", outputs, progress, deadline)
+        pieces = yield from self._gather(rows, "tokenize", outputs, progress)
         if not pieces:
             return {name: np.empty((0, 0), np.int32) for name in outputs}
         lengths = [piece["input_ids"].shape[1] for piece in pieces]
@@ -267,9 +261,7 @@ class Session:
             )
         return int(padding[0])
 
-    def rerank(
-        self, query: str, documents: Iterable[str], top_k: int | None = None, deadline: float | None = None
-    ) -> Operation[list[Ranked]]:
+    def rerank(self, query: str, documents: Iterable[str], top_k: int | None = None) -> Operation[list[Ranked]]:
         if not isinstance(query, str):
             raise InputError(f"query is of type {type(query).__name__}; it must be a str")
         if top_k is not None and top_k < 1:
@@ -282,7 +274,6 @@ class Session:
             "rerank",
             ("score",),
             None,
-            deadline,
             inputs=lambda rows: {"query": [text] * len(rows), "document": rows},
         )
         scores = np.concatenate([piece["score"].reshape(-1) for piece in pieces]) if pieces else np.empty(0)
@@ -296,7 +287,6 @@ class Session:
         inputs: Mapping[str, Any],
         signature: str = DEFAULT_SIGNATURE,
         outputs: Sequence[str] = (),
-        deadline: float | None = None,
     ) -> Operation[dict[str, Array]]:
         if not isinstance(inputs, Mapping):
             raise InputError(f"inputs is of type {type(inputs).__name__}; give a mapping of input name to value")
@@ -312,7 +302,6 @@ class Session:
             decode=lambda body, count: self.codec.predicted(body, info),
             splittable=False,
             deliver=lambda piece: answers.append(piece.value),
-            deadline=deadline,
         )
         yield from self._run_job(signature, job)
         missing = [name for name in outputs if name not in answers[0]]
@@ -337,7 +326,7 @@ class Session:
                     yield from self._single(
                         lambda: self.codec.metadata(self.spec),
                         self.codec.metadata_of,
-                        deadline=max(0.001, end - self.clock()),
+                        deadline=end,
                         retry=Retry(attempts=1),
                     )
                 )

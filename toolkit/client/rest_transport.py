@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import ssl
 from typing import Any
@@ -54,17 +55,18 @@ class RestTransport:
                 body = gzip.compress(body, compresslevel=1)
                 headers["content-encoding"] = "gzip"
         try:
-            answer = await self._client.request(
-                "GET" if body is None else "POST",
-                self._base + request.path,
-                content=body,
-                headers=headers,
-                timeout=timeout,
-                extensions=self._extensions,
-            )
+            async with asyncio.timeout(timeout):  # httpx's own limits are per read, not for the whole
+                answer = await self._client.request(
+                    "GET" if body is None else "POST",
+                    self._base + request.path,
+                    content=body,
+                    headers=headers,
+                    timeout=timeout,
+                    extensions=self._extensions,
+                )
         except httpx.ConnectTimeout as error:
             return connection_failure(f"no connection within {timeout:g} seconds: {error}")
-        except httpx.TimeoutException:
+        except (httpx.TimeoutException, TimeoutError):
             return connection_failure(f"no answer within {timeout:g} seconds", timeout=True)
         except httpx.RemoteProtocolError as error:
             hint = "; if this is a gRPC port, use grpc://" if "illegal" in str(error) else ""

@@ -77,19 +77,19 @@ class Client:
 
         ``progress(done, total)`` is called as rows arrive; ``deadline`` bounds the whole call, in seconds.
         """
-        return self.run(self.session.embed(texts, signature, progress, deadline))
+        return self.run(self.session.embed(texts, signature, progress), deadline)
 
     def embed_query(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> NDArray[np.float32]:
         """Like `embed`, by the signature ``embed_query`` (for models that treat queries in their own way)."""
-        return self.run(self.session.embed(texts, "embed_query", progress, deadline))
+        return self.run(self.session.embed(texts, "embed_query", progress), deadline)
 
     def embed_document(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> NDArray[np.float32]:
         """Like `embed`, by the signature ``embed_document``."""
-        return self.run(self.session.embed(texts, "embed_document", progress, deadline))
+        return self.run(self.session.embed(texts, "embed_document", progress), deadline)
 
     def embed_stream(
         self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE
@@ -102,19 +102,19 @@ class Client:
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> Detailed:
         """Embeddings with each text's number of tokens and whether it was cut."""
-        return self.run(self.session.detailed(texts, progress, deadline))
+        return self.run(self.session.detailed(texts, progress), deadline)
 
     def tokenize(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> dict[str, NDArray[np.int32]]:
         """``input_ids``, ``attention_mask``, ``token_type_ids``: int32 [n, length], padded to the longest text."""
-        return self.run(self.session.tokenize(texts, progress, deadline))
+        return self.run(self.session.tokenize(texts, progress), deadline)
 
     def rerank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None, deadline: float | None = None
     ) -> list[Ranked]:
         """``documents`` by falling score against ``query``, by the signature ``rerank``; at most ``top_k``."""
-        return self.run(self.session.rerank(query, documents, top_k, deadline))
+        return self.run(self.session.rerank(query, documents, top_k), deadline)
 
     def predict(
         self,
@@ -128,7 +128,7 @@ class Client:
 
         Numeric outputs over gRPC are read-only views of the answer; strings are object arrays of bytes.
         """
-        return self.run(self.session.predict(inputs, signature, outputs, deadline))
+        return self.run(self.session.predict(inputs, signature, outputs), deadline)
 
     def status(self) -> list[VersionStatus]:
         """The state of the model's versions."""
@@ -153,13 +153,14 @@ class Client:
     ) -> None:
         self.close()
 
-    def run(self, operation: Operation[T]) -> T:
-        """Carry out an operation of `session`; for code that goes beyond the vocabulary above."""
+    def run(self, operation: Operation[T], deadline: float | None = None) -> T:
+        """Carry out an operation of `session`, within ``deadline`` seconds; for code beyond the vocabulary above."""
+        until = self.session.until(deadline)
         try:
             effect = next(operation)
             while True:
                 try:
-                    self._do(effect)
+                    self._do(effect, until)
                 except Exception as error:
                     effect = operation.throw(error)
                 else:
@@ -168,10 +169,11 @@ class Client:
             value: T = stop.value
             return value
 
-    def _do(self, effect: Job | Sleep) -> None:
+    def _do(self, effect: Job | Sleep, until: float | None) -> None:
         if isinstance(effect, Sleep):
             time.sleep(effect.seconds)
             return
+        effect.bound(until)
         for piece in self.pieces(effect):
             effect.deliver(piece)
 

@@ -132,17 +132,8 @@ def _plan(client: Client, source: Source, signature: str, kind: str, before: Pla
 
 
 def _bulk_job(client: Client, rows: Iterator[bytes], plan: Plan, patience: float) -> Job:
-    session = client.session
-    return client.run(
-        session.text_job(
-            rows,
-            plan.signature,
-            plan.outputs,
-            version=plan.version,
-            isolate=True,
-            retry=replace(session.retry, patience=patience),
-        )
-    )
+    session = replace(client.session, retry=replace(client.session.retry, patience=patience))
+    return client.run(session.text_job(rows, plan.signature, plan.outputs, version=plan.version, isolate=True))
 
 
 class _Pairing:
