@@ -1,19 +1,15 @@
 """A small TF Serving without TensorFlow models: both APIs, answered from tensorflow-serving-api's own messages.
 
 It is the client's independent peer: nothing of the client's wire layer is used here. Its embedding of a text is
-`vector(text)`, so that every row of an answer can be told from every other. Runs in process (`FakeServing`) or as a
-process of its own (``python fake_serving.py GRPC_PORT REST_PORT``), to be killed.
+`text_vectors.vector`, so that every row of an answer can be told from every other.
 """
 
 from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
-import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,20 +25,9 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     predict_pb2,
 )
+from text_vectors import DIM, vector
 
-DIM = 8
 PAD = 9
-
-
-def vector(text: str | bytes, version: int = 1) -> np.ndarray:
-    """float32 [DIM], a function of the text's bytes (and the model version) alone."""
-    data = text if isinstance(text, bytes) else text.encode()
-    digest = hashlib.blake2b(data, digest_size=2 * DIM, salt=str(version).encode()).digest()
-    return np.frombuffer(digest, "<u2").astype(np.float32) / 65536 - 0.5
-
-
-def vectors(texts: list[str], version: int = 1) -> np.ndarray:
-    return np.stack([vector(text, version) for text in texts]) if texts else np.empty((0, DIM), np.float32)
 
 
 def tokens(text: bytes) -> list[int]:
@@ -374,10 +359,3 @@ class _Rest(BaseHTTPRequestHandler):
             for name, value in outputs.items()
         }
         return {"outputs": next(iter(plain.values())) if len(plain) == 1 else plain}
-
-
-if __name__ == "__main__":
-    FakeServing(grpc_port=int(sys.argv[1]), rest_port=int(sys.argv[2])).start()
-    print("ready", flush=True)
-    while True:
-        time.sleep(3600)

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from fake_serving import DIM, FakeServing, RefusedError, vectors
+from fake_serving import FakeServing, RefusedError
 from safetensors.numpy import load_file
+from text_vectors import DIM, vectors
 
 from toolkit.cli import cli
 from toolkit.client import Client, Retry, Split

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chaos import embed_command, free_port, survive
-from fake_serving import DIM, FakeServing, vectors
+from fake_serving import FakeServing
 from fault_proxy import Fault, FaultProxy, mixture
+from text_vectors import DIM, vectors
 
 from toolkit.client import AsyncClient, Client, Retry, Split
 from toolkit.errors import ClientError, DeadlineError, OverloadedError, UnreachableError
@@ -106,7 +107,7 @@ def test_bulk_survives_kills_of_server_and_client_behind_a_faulty_proxy(tmp_path
     source.write_text("\n".join(texts) + "\n")
     port = free_port()
     outcome = survive(
-        [sys.executable, str(Path(__file__).with_name("fake_serving.py")), str(port), "0"],
+        [sys.executable, str(Path(__file__).with_name("light_serving.py")), str(port)],
         port,
         lambda proxy: embed_command(f"grpc://127.0.0.1:{proxy}", "fake", source, target, "--rows", "50"),
         target,

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_serving import DIM, PAD, FakeServing, tokens, vectors
+from fake_serving import PAD, FakeServing, tokens
+from text_vectors import DIM, vectors
 
 from toolkit.client import AsyncClient, Client, Split
 from toolkit.errors import (
