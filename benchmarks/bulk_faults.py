@@ -72,7 +72,7 @@ def main() -> int:
         options.rows * DIM * 4,
         server_kills=options.server_kills,
         client_kills=options.client_kills,
-        faults=mixture(1, most=3_000_000, healthy=0.3),
+        faults=mixture(1, most=1_000_000, healthy=0.2),
         limit=options.limit,
     )
     found = np.load(target) if target.exists() else np.empty((0, DIM), np.float32)

@@ -46,6 +46,7 @@ class FaultProxy:
         self.faults = faults
         self.happened: Counter[str] = Counter()
         self.connections = 0
+        self.asked = 0  # bytes of requests
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -91,7 +92,7 @@ class FaultProxy:
             _reset(writer)
             return
         pumps = [
-            asyncio.create_task(_pump(reader, to_server)),
+            asyncio.create_task(self._requests(reader, to_server)),
             asyncio.create_task(self._answers(fault, from_server, writer)),
         ]
         try:
@@ -101,6 +102,12 @@ class FaultProxy:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             to_server.close()
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while block := await reader.read(65536):
+            self.asked += len(block)
+            writer.write(block)
+            await writer.drain()
 
     async def _answers(self, fault: Fault | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         passed = 0
@@ -122,12 +129,6 @@ class FaultProxy:
                     return
             writer.write(block)
             await writer.drain()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while block := await reader.read(65536):
-        writer.write(block)
-        await writer.drain()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

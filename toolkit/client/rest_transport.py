@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
+import socket
 import ssl
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -19,6 +23,7 @@ from toolkit.client.types import Request
 __all__ = ["RestTransport"]
 
 _COMPRESSIBLE = 1024  # bytes; below it gzip costs more than it saves
+_RESOLVE_SECONDS = 5.0  # how long the addresses of a name are used before it is looked up again
 
 
 def _verify(tls: TLS | None) -> ssl.SSLContext | bool:
@@ -30,20 +35,45 @@ def _verify(tls: TLS | None) -> ssl.SSLContext | bool:
     return context
 
 
+class _Rotation:
+    """The addresses behind a host's name, in turn; looked up again every few seconds and after a failure."""
+
+    def __init__(self, base: httpx.URL) -> None:
+        self._base = base
+        self._addresses: Iterator[str] = iter(())
+        self._until = 0.0
+
+    async def next(self) -> httpx.URL:
+        if time.monotonic() >= self._until:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                self._base.host, self._base.port, type=socket.SOCK_STREAM
+            )
+            self._addresses = itertools.cycle(dict.fromkeys(str(item[4][0]) for item in found))
+            self._until = time.monotonic() + _RESOLVE_SECONDS
+        return self._base.copy_with(host=next(self._addresses))
+
+    def stale(self) -> None:
+        self._until = 0.0
+
+
 class RestTransport:
-    """HTTP/1.1 with kept-alive connections."""
+    """HTTP/1.1 with kept-alive connections, as many as there are requests at a time."""
 
     def __init__(self, address: Address, connection: Connection) -> None:
         self._connection = connection
-        self._base = address.target
+        self._base = httpx.URL(address.target)
+        self._rotation = _Rotation(self._base) if connection.round_robin else None
         tls = connection.tls
-        self._extensions: dict[str, Any] = {}
-        if tls is not None and tls.server_name is not None:
-            self._extensions["sni_hostname"] = tls.server_name
+        name = tls.server_name if tls is not None and tls.server_name is not None else self._base.host
+        self._extensions: dict[str, Any] = {"sni_hostname": name} if address.secure else {}
         self._client = httpx.AsyncClient(
             verify=_verify(tls),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            headers={"user-agent": f"sentence-serving/{__version__}", "accept": "application/json"},
+            headers={
+                "user-agent": f"sentence-serving/{__version__}",
+                "accept": "application/json",
+                "host": self._base.netloc.decode(),
+            },
         )
 
     async def send(self, request: Request, timeout: float) -> Outcome:
@@ -54,11 +84,18 @@ class RestTransport:
             if self._connection.compression == "gzip" and len(body) >= _COMPRESSIBLE:
                 body = gzip.compress(body, compresslevel=1)
                 headers["content-encoding"] = "gzip"
+        outcome = await self._exchange(request.path, body, headers, timeout)
+        if self._rotation is not None and not isinstance(outcome, bytes):
+            self._rotation.stale()
+        return outcome
+
+    async def _exchange(self, path: str, body: bytes | None, headers: dict[str, str], timeout: float) -> Outcome:
         try:
             async with asyncio.timeout(timeout):  # httpx's own limits are per read, not for the whole
+                base = self._base if self._rotation is None else await self._rotation.next()
                 answer = await self._client.request(
                     "GET" if body is None else "POST",
-                    self._base + request.path,
+                    str(base).rstrip("/") + path,
                     content=body,
                     headers=headers,
                     timeout=timeout,
@@ -76,6 +113,8 @@ class RestTransport:
             return connection_failure(reason, final="CERTIFICATE_VERIFY_FAILED" in reason or "certificate" in reason)
         except httpx.DecodingError as error:
             return connection_failure(f"the answer's compression is broken: {error}")
+        except OSError as error:  # from the name's resolution
+            return connection_failure(f"{self._base.host}: {error.strerror}")
         if answer.status_code != 200:
             return http_failure(answer.status_code, answer.content, answer.headers)
         return answer.content

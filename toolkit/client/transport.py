@@ -93,6 +93,8 @@ def open_async(address: Address, connection: Connection) -> AsyncTransport:
 
 
 def _check(address: Address, connection: Connection) -> None:
+    if address.rest and connection.channels > 1:
+        raise InputError(f"channels is {connection.channels}; REST opens a connection per request under way anyway")
     if connection.tls is not None and not address.secure and "://" in address.url:
         raise InputError(f"{address}: TLS options are given, but the scheme is not encrypted; use grpcs:// or https://")
 
