@@ -236,12 +236,12 @@ def test_an_unreachable_server_is_one_clear_error(kind: Any, protocol: str) -> N
 
 def test_the_wrong_protocol_for_a_port_is_explained(kind: Any, fake: FakeServing) -> None:
     with (
-        kind(f"grpc://localhost:{fake.rest_port}", "fake") as client,
+        kind(f"grpc://127.0.0.1:{fake.rest_port}", "fake") as client,
         pytest.raises(UnreachableError, match="use http://"),
     ):
         client.embed(["a"])
     with (
-        kind(f"http://localhost:{fake.grpc_port}", "fake") as client,
+        kind(f"http://127.0.0.1:{fake.grpc_port}", "fake") as client,
         pytest.raises(UnreachableError, match="use grpc://"),
     ):
         client.embed(["a"])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from toolkit.client.types import Array, Column
 from toolkit.errors import InputError, ResponseError
 
-__all__ = ["as_served", "checked_rows", "join", "pad_join", "row_aligned", "text_rows", "to_column"]
+__all__ = ["Table", "aligned", "as_served", "checked_rows", "pad_join", "row_aligned", "text_rows", "to_column"]
 
 
 def text_rows(texts: Iterable[str]) -> list[bytes]:
@@ -79,11 +79,38 @@ def as_served(name: str, array: Array) -> Array:
     return array.astype(np.float32, copy=False) if name == "embedding" and array.dtype.kind == "f" else array
 
 
-def join(name: str, pieces: list[dict[str, Array]]) -> Array:
-    shapes = {(piece[name].shape[1:], piece[name].dtype) for piece in pieces}
-    if len(shapes) > 1:
-        raise ResponseError(f"answers disagree on the shape of {name!r}: {sorted(map(str, shapes))}")
-    return np.concatenate([piece[name] for piece in pieces])
+def aligned(array: Array) -> Array:
+    """``array``, copied if its memory is not aligned for its dtype, as a view of an answer may be."""
+    if array.flags.aligned:
+        return array
+    copied = np.empty(array.shape, array.dtype)
+    _copy(array, copied)
+    return copied
+
+
+def _copy(source: Array, target: Array) -> None:
+    # As bytes: numpy copies unaligned numbers one by one.
+    if source.size:
+        target.reshape(-1).view(np.uint8)[:] = source.reshape(-1).view(np.uint8)
+
+
+class Table:
+    """Outputs of all rows, filled in piece by piece as the answers come."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self.columns: dict[str, Array] = {}
+
+    def put(self, start: int, piece: Mapping[str, Array]) -> None:
+        """Take in the outputs of the rows from ``start`` on. Raises `ResponseError` if their shapes are not alike."""
+        for name, part in piece.items():
+            if name not in self.columns:
+                self.columns[name] = np.empty((self._rows, *part.shape[1:]), part.dtype)
+            place = self.columns[name][start : start + len(part)]
+            if (part.shape, part.dtype) != (place.shape, place.dtype):
+                was, now = ([f"{a.dtype}", *a.shape[1:]] for a in (place, part))
+                raise ResponseError(f"answers disagree on the shape of {name!r}: {was} and {now}")
+            _copy(part, place)
 
 
 def pad_join(name: str, pieces: list[dict[str, Array]], pad: int) -> NDArray[np.int32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
@@ -63,8 +64,9 @@ class Feed:
         rest = self._held[rows:]
         if len(block) < rows:
             block.extend(islice(self._rows, rows - len(block)))
-        count = sum(total <= size for total in accumulate(map(len, block)))
-        count = max(1, count)
+        count = len(block)
+        if sum(map(len, block)) > size:
+            count = max(1, bisect_right(list(accumulate(map(len, block))), size))
         self._held = block[count:] + rest
         return block[:count]
 

@@ -20,6 +20,7 @@ __all__ = [
     "GetModelMetadataResponse",
     "GetModelStatusRequest",
     "GetModelStatusResponse",
+    "ModelSpec",
     "PredictRequest",
     "PredictResponse",
     "SignatureDefMap",
@@ -121,6 +122,7 @@ GetModelMetadataRequest: Any = _CLASSES["GetModelMetadataRequest"]
 GetModelMetadataResponse: Any = _CLASSES["GetModelMetadataResponse"]
 GetModelStatusRequest: Any = _CLASSES["GetModelStatusRequest"]
 GetModelStatusResponse: Any = _CLASSES["GetModelStatusResponse"]
+ModelSpec: Any = _CLASSES["ModelSpec"]
 PredictRequest: Any = _CLASSES["PredictRequest"]
 PredictResponse: Any = _CLASSES["PredictResponse"]
 SignatureDefMap: Any = _CLASSES["SignatureDefMap"]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.client.address import Address
-from toolkit.client.arrays import as_served, checked_rows, join, pad_join, row_aligned, text_rows, to_column
+from toolkit.client.arrays import Table, aligned, as_served, checked_rows, pad_join, row_aligned, text_rows, to_column
 from toolkit.client.job import Feed, Job, Piece, Shared
 from toolkit.client.options import Hedge, Retry, Split
 from toolkit.client.rest import RestCodec
@@ -173,35 +173,39 @@ class Session:
 
         return self._job(feed=Feed(rows), encode=encode, decode=decode, **fields)
 
-    def _gather(
+    def _each(
         self,
-        texts: Iterable[str],
+        rows: list[bytes],
         signature: str,
         outputs: Sequence[str],
-        progress: Progress | None,
+        take: Callable[[int, dict[str, Array]], None],
+        progress: Progress | None = None,
         **fields: Any,
-    ) -> Operation[list[dict[str, Array]]]:
-        """All pieces' outputs, in order."""
-        rows = text_rows(texts)
-        pieces: list[dict[str, Array]] = []
+    ) -> Operation[None]:
+        """Send ``rows`` and hand their outputs to ``take(first row, outputs)``, in order."""
 
         def deliver(piece: Piece) -> None:
-            pieces.append(piece.value)
+            take(piece.start, piece.value)
             if progress is not None:
                 progress(piece.stop, len(rows))
 
-        if rows:
-            version = self.spec.version
-            if (
-                not self.codec.describes_outputs
-                and version is None
-                and len(rows) > (self.shared.rows or self.split.rows)
-            ):
-                # REST answers do not say which version made them: name it, so that all pieces come from one.
-                version = (yield from self.metadata()).version
-            job = yield from self.text_job(rows, signature, outputs, deliver=deliver, version=version, **fields)
-            yield from self._run_job(signature, job)
-        return pieces
+        version = self.spec.version
+        if not self.codec.describes_outputs and version is None and len(rows) > (self.shared.rows or self.split.rows):
+            # REST answers do not say which version made them: name it, so that all pieces come from one.
+            version = (yield from self.metadata()).version
+        job = yield from self.text_job(rows, signature, outputs, deliver=deliver, version=version, **fields)
+        yield from self._run_job(signature, job)
+
+    def _table(
+        self, texts: Iterable[str], signature: str, outputs: Sequence[str], progress: Progress | None
+    ) -> Operation[dict[str, Array]]:
+        """Outputs whose rows are alike, for all ``texts``."""
+        rows = text_rows(texts)
+        if not rows:
+            return (yield from self._empty(signature, outputs))
+        table = Table(len(rows))
+        yield from self._each(rows, signature, outputs, table.put, progress)
+        return table.columns
 
     # ---- the vocabulary
 
@@ -211,10 +215,7 @@ class Session:
         signature: str = DEFAULT_SIGNATURE,
         progress: Progress | None = None,
     ) -> Operation[Array]:
-        pieces = yield from self._gather(texts, signature, ("embedding",), progress)
-        if not pieces:
-            return (yield from self._empty(signature))["embedding"]
-        return join("embedding", pieces)
+        return (yield from self._table(texts, signature, ("embedding",), progress))["embedding"]
 
     def stream(self, texts: Iterable[str], signature: str) -> Operation[Job]:
         """The job of an endless embed; texts are checked as they are read."""
@@ -226,23 +227,22 @@ class Session:
 
     def detailed(self, texts: Iterable[str], progress: Progress | None = None) -> Operation[Detailed]:
         outputs = ("embedding", "num_tokens", "truncated")
-        pieces = yield from self._gather(texts, "detailed", outputs, progress)
-        if not pieces:
-            return Detailed(**(yield from self._empty("detailed", outputs)))
-        return Detailed(**{name: join(name, pieces) for name in outputs})
+        return Detailed(**(yield from self._table(texts, "detailed", outputs, progress)))
 
     def tokenize(
         self, texts: Iterable[str], progress: Progress | None = None
     ) -> Operation[dict[str, NDArray[np.int32]]]:
         outputs = ("input_ids", "attention_mask", "token_type_ids")
-        rows = texts if isinstance(texts, (str, bytes)) else list(texts)
-        pieces = yield from self._gather(rows, "tokenize", outputs, progress)
-        if not pieces:
+        texts = texts if isinstance(texts, (str, bytes)) else list(texts)
+        rows = text_rows(texts)
+        if not rows:
             return {name: np.empty((0, 0), np.int32) for name in outputs}
+        pieces: list[dict[str, Array]] = []
+        yield from self._each(rows, "tokenize", outputs, lambda start, piece: pieces.append(piece), progress)
         lengths = [piece["input_ids"].shape[1] for piece in pieces]
         pad = 0
         if len(set(lengths)) > 1:
-            pad = yield from self._pad_id(rows, pieces, lengths)
+            pad = yield from self._pad_id(texts, pieces, lengths)
         return {name: pad_join(name, pieces, pad if name == "input_ids" else 0) for name in outputs}
 
     def _pad_id(self, texts: Sequence[str], pieces: list[dict[str, Array]], lengths: list[int]) -> Operation[int]:
@@ -268,17 +268,21 @@ class Session:
             raise InputError(f"top_k is {top_k}; it must be at least 1")
         documents = documents if isinstance(documents, (str, bytes)) else list(documents)
         text = text_rows([query])[0]
+        rows = text_rows(documents)
         yield from self._described("rerank")
-        pieces = yield from self._gather(
-            documents,
-            "rerank",
-            ("score",),
-            None,
-            inputs=lambda rows: {"query": [text] * len(rows), "document": rows},
-        )
-        scores = np.concatenate([piece["score"].reshape(-1) for piece in pieces]) if pieces else np.empty(0)
-        if len(scores) != len(documents):
-            raise ResponseError(f"{len(scores)} scores for {len(documents)} documents", address=str(self.address))
+        table = Table(len(rows))
+        if rows:
+            yield from self._each(
+                rows,
+                "rerank",
+                ("score",),
+                lambda start, piece: table.put(start, {"score": piece["score"].reshape(len(piece["score"]), -1)}),
+                inputs=lambda rows: {"query": [text] * len(rows), "document": rows},
+            )
+        scores = table.columns.get("score", np.empty((0, 1), np.float32))
+        if scores.shape[1] != 1:
+            raise ResponseError(f"a document has {scores.shape[1]} scores", address=str(self.address))
+        scores = scores[:, 0]
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(i), float(scores[i]), documents[int(i)]) for i in order]
 
@@ -309,7 +313,7 @@ class Session:
             raise InputError(
                 f"signature {signature!r} has no output {', '.join(missing)}; it has: {', '.join(answers[0])}"
             )
-        return {name: answers[0][name] for name in outputs} if outputs else answers[0]
+        return {name: aligned(answers[0][name]) for name in outputs or answers[0]}
 
     def status(self) -> Operation[list[VersionStatus]]:
         return (yield from self._single(lambda: self.codec.status(self.spec), self.codec.status_of))

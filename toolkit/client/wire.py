@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from toolkit.client import messages
+from toolkit.client.scan import RawTensor, scan_response
 from toolkit.client.types import (
     Array,
     Column,
@@ -26,6 +27,8 @@ from toolkit.client.types import (
     VersionStatus,
 )
 from toolkit.errors import InputError, ResponseError
+
+Buffer = bytes | memoryview
 
 __all__ = ["GrpcCodec", "decode_tensor", "encode_tensor"]
 
@@ -65,6 +68,7 @@ _FIELDS = {
     "bfloat16": ("half_val", "varint"),
     **dict.fromkeys(("int32", "int16", "int8", "uint16", "uint8"), ("int_val", "varint")),
 }
+_CONTENT = 4  # number of the field tensor_content
 _MAX_RANK = 32  # numpy's own limit is 32 before version 2
 
 _STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
@@ -90,57 +94,60 @@ def encode_tensor(value: Column) -> Any:
     return messages.TensorProto(dtype=_NUMBERS[value.dtype.name], tensor_shape=shape, tensor_content=content)
 
 
-def decode_tensor(tensor: Any) -> Array:
-    """The array of a TensorProto. Numbers that lie contiguous on the wire become read-only views of the message's
-    bytes; strings become an object array of bytes; bfloat16, which numpy lacks, becomes float32 (exact).
+def decode_tensor(raw: RawTensor) -> Array:
+    """The array of a tensor. Numbers that lie contiguous on the wire become read-only views of the answer's bytes (not
+    necessarily aligned); strings become an object array of bytes; bfloat16, which numpy lacks, float32 (exact).
 
     Raises `ResponseError` if dtype, dimensions and values do not agree.
     """
+    tensor = raw.head
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         raise ResponseError(f"a tensor has dtype number {tensor.dtype}, which is not supported")
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     if tensor.tensor_shape.unknown_rank or len(shape) > _MAX_RANK or any(size < 0 for size in shape):
         raise ResponseError(f"a tensor has the impossible shape {list(shape)}")
-    flat = _strings(tensor) if dtype == "string" else _numbers(tensor, dtype)
+    flat = _strings(raw) if dtype == "string" else _numbers(raw, dtype)
     if flat.size != math.prod(shape):
         raise ResponseError(f"a tensor of shape {list(shape)} carries {flat.size} values")
     array: Array = flat.reshape(shape)
     return array
 
 
-def _strings(tensor: Any) -> Array:
-    if tensor.tensor_content:
-        raise ResponseError("a string tensor carries tensor_content")
-    flat = np.empty(len(tensor.string_val), dtype=object)
-    flat[:] = tensor.string_val
+def _strings(raw: RawTensor) -> Array:
+    if raw.values or raw.head.tensor_content:
+        raise ResponseError("a string tensor carries numbers")
+    flat = np.empty(len(raw.head.string_val), dtype=object)
+    flat[:] = raw.head.string_val
     return flat
 
 
-def _numbers(tensor: Any, dtype: str) -> Array:
-    if tensor.tensor_content:
+def _numbers(raw: RawTensor, dtype: str) -> Array:
+    content = raw.values[_CONTENT][-1] if _CONTENT in raw.values else raw.head.tensor_content
+    if len(content):
         if dtype == "bool":
             # A byte other than 0 and 1 viewed as bool would be undefined behaviour later on.
-            return _view(tensor.tensor_content, "u1").astype(bool)
+            return _view(content, "u1").astype(bool)
         if dtype == "bfloat16":
-            return _widen(_view(tensor.tensor_content, "<u2"))
-        return _view(tensor.tensor_content, np.dtype(dtype).newbyteorder("<").str)
+            return _widen(_view(content, "<u2"))
+        return _view(content, np.dtype(dtype).newbyteorder("<").str)
     field, layout = _FIELDS[dtype]
-    blocks = getattr(tensor, field)
+    number = raw.head.DESCRIPTOR.fields_by_name[field].number
+    blocks = raw.values.get(number) or getattr(raw.head, field)
     if not blocks:
-        return _unpacked(tensor, field, dtype)
+        return _unpacked(raw.head, number, dtype)
     block = blocks[0] if len(blocks) == 1 else b"".join(blocks)
     return _view(block, layout) if layout != "varint" else _fit(_varints(block), dtype)
 
 
-def _view(block: bytes, dtype: str) -> Array:
+def _view(block: Buffer, dtype: str) -> Array:
     try:
         return np.frombuffer(block, dtype)
     except ValueError:
         raise ResponseError(f"a tensor carries {len(block)} bytes, which is no whole number of values") from None
 
 
-def _varints(block: bytes) -> Array:
+def _varints(block: Buffer) -> Array:
     """All base-128 varints of ``block`` as uint64, ten passes over arrays at the most."""
     data = np.frombuffer(block, np.uint8)
     last = data < 0x80
@@ -184,9 +191,8 @@ def _widen(bits: Array) -> Array:
     return wide
 
 
-def _unpacked(tensor: Any, field: str, dtype: str) -> Array:
+def _unpacked(tensor: Any, number: int, dtype: str) -> Array:
     """Values sent one by one. No known server does it, but every protobuf parser must take it."""
-    number = tensor.DESCRIPTOR.fields_by_name[field].number
     unknown: Any = UnknownFieldSet(tensor)
     found = [item.data for item in unknown if item.field_number == number]
     layout = _FIELDS[dtype][1]
@@ -247,9 +253,8 @@ class GrpcCodec:
 
     def predicted(self, body: bytes, signature: SignatureInfo | None) -> tuple[dict[str, Array], int | None]:
         """The outputs by name and the version that made them."""
-        message = _parse(messages.PredictResponse, body)
-        version = message.model_spec.version.value if message.model_spec.HasField("version") else None
-        return {name: decode_tensor(tensor) for name, tensor in message.outputs.items()}, version
+        outputs, version = scan_response(body)
+        return {name: decode_tensor(raw) for name, raw in outputs.items()}, version
 
     def metadata(self, spec: Spec) -> Request:
         message = messages.GetModelMetadataRequest(
