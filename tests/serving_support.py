@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +27,62 @@ def golden_options(folder: Path, **changes: Any) -> ServerOptions:
         "host": "127.0.0.1",
     }
     return ServerOptions(**(options | changes))
+
+
+def copy_version(folder: Path, version: int, source: int = 1) -> Path:
+    """Puts the recorded model's version ``source`` into ``folder`` as ``version``, complete at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = folder / f".{version}"
+    shutil.copytree(GOLDEN / "models" / "echo" / str(source), half)
+    half.rename(folder / str(version))
+    return folder / str(version)
+
+
+def text_request(*texts: bytes, model: str = "echo", signature: str = "") -> Any:
+    """A PredictRequest of texts."""
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    tensor = request.inputs["text"]
+    tensor.dtype = 7
+    tensor.tensor_shape.dim.add(size=len(texts))
+    tensor.string_val.extend(texts)
+    return request
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Returns as soon as ``condition`` holds; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+def save_slow_model(folder: Path) -> None:
+    """A model whose ``serving_default`` takes ``steps`` float32 ``[batch]`` and does that many steps of work."""
+    import tensorflow as tf
+
+    class Slow(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="steps")])
+        def work(self, steps):  # type: ignore[no-untyped-def]
+            limit = tf.cast(tf.reduce_max(steps), tf.int32)
+            start = tf.eye(64)
+            _, end = tf.while_loop(lambda i, _: i < limit, lambda i, m: (i + 1, tf.matmul(m, start)), [0, start])
+            return {"done": steps + 0.0 * end[0, 1]}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+        def classify(self, inputs):  # type: ignore[no-untyped-def]
+            parsed = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})
+            scores = tf.stack([parsed["x"], 1.0 - parsed["x"]], axis=1)
+            return {"classes": tf.tile([["yes", "no"]], [tf.shape(inputs)[0], 1]), "scores": scores}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+        def regress(self, inputs):  # type: ignore[no-untyped-def]
+            parsed = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})
+            return {"outputs": 2.0 * parsed["x"]}
+
+    module = Slow()
+    signatures = {"serving_default": module.work, "classify": module.classify, "regress": module.regress}
+    tf.saved_model.save(module, str(folder), signatures=signatures)

@@ -7,7 +7,7 @@ For a signature, the part of the graph between its inputs and outputs becomes a 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from toolkit.server.configfiles import Batching
 if TYPE_CHECKING:
     from toolkit.server.servable import Signature, Timing
 
-__all__ = ["Batched", "add", "can_batch", "timing"]
+__all__ = ["Batched", "add_twins", "can_batch", "timing"]
 
 Array = npt.NDArray[Any]
 
@@ -48,19 +48,27 @@ class Batched:
     inner: tuple[tuple[int, ...], ...]
 
     def accepts(self, arrays: Sequence[Array]) -> bool:
-        """Whether these inputs can be joined with those of others; what cannot runs alone, with its own error."""
+        """Whether these inputs can be joined with those of others; what cannot runs alone, with its own error.
+
+        An empty request runs alone as well: the scheduler would answer it with outputs of another rank.
+        """
         return all(
-            array.ndim and array.shape[1:] == inner and array.shape[0] == arrays[0].shape[0]
+            array.size and array.shape[1:] == inner and array.shape[0] == arrays[0].shape[0]
             for array, inner in zip(arrays, self.inner, strict=True)
         )
 
 
-def add(graph: tf.Graph, signature: Signature, parameters: Batching) -> Batched:
-    """Adds the batched twin of ``signature`` to ``graph``."""
+def add_twins(graph: tf.Graph, signatures: Iterable[Signature], parameters: Batching) -> dict[str, Batched]:
+    """Adds the batched twin of every signature that has one to ``graph``; by signature name."""
+    chosen = [signature for signature in signatures if can_batch(signature)]
+    definition = graph.as_graph_def() if chosen else None
+    return {signature.name: _add(graph, definition, signature, parameters) for signature in chosen}
+
+
+def _add(graph: tf.Graph, definition: Any, signature: Signature, parameters: Batching) -> Batched:
     inputs, outputs = list(signature.inputs.values()), list(signature.outputs.values())
-    definition = graph.as_graph_def()
+    needed = _upstream(definition, [item.name for item in outputs])
     with graph.as_default():
-        needed = tf.compat.v1.graph_util.extract_sub_graph(definition, [item.name.split(":")[0] for item in outputs])
         handles = _handles(graph, needed)
         feeds = [tf.compat.v1.placeholder(dtypes.as_dtype(item.dtype), shape=None) for item in inputs]
 
@@ -105,7 +113,26 @@ def add(graph: tf.Graph, signature: Signature, parameters: Batching) -> Batched:
     )
 
 
-def _handles(graph: tf.Graph, needed: tf.compat.v1.GraphDef) -> dict[str, tf.Tensor]:
+def _upstream(definition: Any, tensors: Iterable[str]) -> Any:
+    """The part of a graph that ``tensors`` depend on, with all its functions."""
+    nodes = {node.name: node for node in definition.node}
+    found: dict[str, Any] = {}
+    waiting = [_node(tensor) for tensor in tensors]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = nodes[name]
+            waiting.extend(map(_node, nodes[name].input))
+    part = type(definition)(versions=definition.versions, library=definition.library)
+    part.node.extend(found.values())
+    return part
+
+
+def _node(tensor: str) -> str:
+    return tensor.removeprefix("^").split(":")[0]
+
+
+def _handles(graph: tf.Graph, needed: Any) -> dict[str, tf.Tensor]:
     """Variables and tables of the sub-graph: the function takes the graph's own, rather than making new ones."""
     found = {}
     for node in needed.node:
@@ -121,10 +148,11 @@ def timing(record: Array, submitted: float) -> Timing:
     from toolkit.server.servable import Timing
 
     if not record.size:
-        return Timing(0.0, 0.0)
+        return Timing(0.0, 0.0, batched=True)
     first = np.flatnonzero(record[:, 3] == 0)
     return Timing(
         queue=max(0.0, float(record[0, 0]) - submitted),
         run=float(record[-1, 1] - record[0, 0]),
+        batched=True,
         batches=tuple((int(record[at, 2]), float(record[at, 1] - record[at, 0])) for at in first),
     )

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.server.manager import ModelManager
-from toolkit.server.metrics import Metrics
+from toolkit.server.metrics import Metrics, Run
 from toolkit.server.servable import DEFAULT_SIGNATURE, Servable, Signature
 from toolkit.server.status import Code, ServingError, invalid
 
@@ -42,9 +42,7 @@ class Answer:
     outputs: Mapping[str, Array]
     signature: Signature
     version: int
-    rows: int
-    graph_seconds: float
-    """Time in queue and graph together."""
+    run: Run
 
 
 class Admission:
@@ -109,27 +107,39 @@ class Core:
         servable.check_inputs(signature, given)
         arrays = inputs()
         outputs = servable.select(signature, output_filter)
-        return self.run(servable, signature, arrays, outputs, "Predict")
+        return self.run(servable, signature, arrays, outputs)
 
     def run(
-        self, servable: Servable, signature: Signature, arrays: Mapping[str, Array], outputs: tuple[str, ...], api: str
+        self, servable: Servable, signature: Signature, arrays: Mapping[str, Array], outputs: tuple[str, ...]
     ) -> Answer:
-        """Runs a signature on checked arguments, and counts rows, bytes and times."""
+        """Runs a signature on checked arguments; measures rows, bytes and times."""
         rows = max((array.shape[0] for array in arrays.values() if array.ndim), default=1)
         if self._max_rows and rows > self._max_rows:
             raise invalid(f"The request has {rows} rows; at most {self._max_rows} are accepted")
         result, timing = servable.run(signature, arrays, outputs)
-        sizes = (sum(map(_size, arrays.values())), sum(map(_size, result.values())))
-        self.metrics.ran(servable.name, api, rows, sizes, timing, batched=bool(timing.batches or timing.queue))
+        tokens = truncated = 0
         if "num_tokens" in result and "truncated" in result:
-            self.metrics.tokens(servable.name, int(result["num_tokens"].sum()), int(result["truncated"].sum()))
-        return Answer(result, signature, servable.version, rows, timing.queue + timing.run)
+            tokens, truncated = int(result["num_tokens"].sum()), int(result["truncated"].sum())
+        run = Run(
+            rows,
+            sum(map(_size, arrays.values())),
+            sum(map(_size, result.values())),
+            timing.queue,
+            timing.run,
+            timing.batched,
+            timing.batches,
+            tokens,
+            truncated,
+        )
+        return Answer(result, signature, servable.version, run)
 
-    def count(self, model: str, api: str, entrypoint: Entrypoint, code: Code, started: float) -> float:
+    def count(
+        self, model: str, api: str, entrypoint: Entrypoint, code: Code, started: float, run: Run | None = None
+    ) -> float:
         """Counts a finished request; returns its seconds."""
         seconds = time.perf_counter() - started
         known = model if model in self.manager.names() else ""
-        self.metrics.finished(known, api, entrypoint, code.name, seconds)
+        self.metrics.request(known, api, entrypoint, code.name, seconds, run)
         return seconds
 
 

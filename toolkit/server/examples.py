@@ -15,6 +15,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, model_pb2, regression_pb2
 
 from toolkit.server.core import Core, ModelRef
+from toolkit.server.metrics import Run
 from toolkit.server.servable import DEFAULT_SIGNATURE, Servable, Signature
 from toolkit.server.status import Code, ServingError, invalid
 
@@ -41,28 +42,31 @@ def model_spec(name: str, signature: str, version: int) -> model_pb2.ModelSpec:
 
 def classify(
     core: Core, request: classification_pb2.ClassificationRequest
-) -> classification_pb2.ClassificationResponse:
+) -> tuple[classification_pb2.ClassificationResponse, Run]:
     """``PredictionService.Classify``. Raises `ServingError`."""
     with core.leased(model_ref(request.model_spec)) as servable:
         signature = _find(servable, request.model_spec.signature_name)
-        result = _classification(core, servable, signature, request.input)
+        result, run = _classification(core, servable, signature, request.input)
         spec = model_spec(servable.name, signature.name, servable.version)
-    return classification_pb2.ClassificationResponse(result=result, model_spec=spec)
+    return classification_pb2.ClassificationResponse(result=result, model_spec=spec), run
 
 
-def regress(core: Core, request: regression_pb2.RegressionRequest) -> regression_pb2.RegressionResponse:
+def regress(core: Core, request: regression_pb2.RegressionRequest) -> tuple[regression_pb2.RegressionResponse, Run]:
     """``PredictionService.Regress``. Raises `ServingError`."""
     with core.leased(model_ref(request.model_spec)) as servable:
         signature = _find(servable, request.model_spec.signature_name)
-        result = _regression(core, servable, signature, request.input)
+        result, run = _regression(core, servable, signature, request.input)
         spec = model_spec(servable.name, signature.name, servable.version)
-    return regression_pb2.RegressionResponse(result=result, model_spec=spec)
+    return regression_pb2.RegressionResponse(result=result, model_spec=spec), run
 
 
-def multi_inference(core: Core, request: inference_pb2.MultiInferenceRequest) -> inference_pb2.MultiInferenceResponse:
+def multi_inference(
+    core: Core, request: inference_pb2.MultiInferenceRequest
+) -> tuple[inference_pb2.MultiInferenceResponse, Run | None]:
     """``PredictionService.MultiInference``. Raises `ServingError`."""
     first = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
     response = inference_pb2.MultiInferenceResponse()
+    run: Run | None = None
     with core.leased(model_ref(first)) as servable:
         seen: set[str] = set()
         for task in request.tasks:
@@ -84,10 +88,12 @@ def multi_inference(core: Core, request: inference_pb2.MultiInferenceRequest) ->
             signature = servable.signatures[task.model_spec.signature_name or DEFAULT_SIGNATURE]
             result = response.results.add(model_spec=model_spec(servable.name, signature.name, servable.version))
             if task.method_name == CLASSIFY:
-                result.classification_result.CopyFrom(_classification(core, servable, signature, request.input))
+                classes, run = _classification(core, servable, signature, request.input)
+                result.classification_result.CopyFrom(classes)
             else:
-                result.regression_result.CopyFrom(_regression(core, servable, signature, request.input))
-    return response
+                values, run = _regression(core, servable, signature, request.input)
+                result.regression_result.CopyFrom(values)
+    return response, run
 
 
 def _find(servable: Servable, name: str) -> Signature:
@@ -150,19 +156,13 @@ def _serialized(given: input_pb2.Input) -> Array:
     return array
 
 
-def _run(
-    core: Core, servable: Servable, signature: Signature, outputs: tuple[str, ...], examples: Array, api: str
-) -> dict[str, Array]:
-    answer = core.run(servable, signature, {"inputs": examples}, outputs, api)
-    return dict(answer.outputs)
-
-
 def _classification(
     core: Core, servable: Servable, signature: Signature, given: input_pb2.Input
-) -> classification_pb2.ClassificationResult:
+) -> tuple[classification_pb2.ClassificationResult, Run]:
     found = _check_classify(signature)
     examples = _serialized(given)
-    outputs = _run(core, servable, signature, found, examples, "Classify")
+    answer = core.run(servable, signature, {"inputs": examples}, found)
+    outputs = answer.outputs
     for alias, array in outputs.items():
         if array.ndim != 2:
             raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {list(array.shape)}")
@@ -179,15 +179,16 @@ def _classification(
                 item.label = outputs["classes"][row, column].decode("utf-8", "replace")
             if "scores" in outputs:
                 item.score = float(outputs["scores"][row, column])
-    return result
+    return result, answer.run
 
 
 def _regression(
     core: Core, servable: Servable, signature: Signature, given: input_pb2.Input
-) -> regression_pb2.RegressionResult:
+) -> tuple[regression_pb2.RegressionResult, Run]:
     found = _check_regress(signature)
     examples = _serialized(given)
-    array = _run(core, servable, signature, found, examples, "Regress")["outputs"]
+    answer = core.run(servable, signature, {"inputs": examples}, found)
+    array = answer.outputs["outputs"]
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] != 1):
         raise invalid(
             f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {array.shape}"
@@ -195,4 +196,6 @@ def _regression(
     if array.shape[0] != len(examples):
         raise invalid(f"Input batch size did not match output batch size: {len(examples)} vs. {array.shape[0]}")
     values = array.reshape(-1).tolist()
-    return regression_pb2.RegressionResult(regressions=[regression_pb2.Regression(value=value) for value in values])
+    return regression_pb2.RegressionResult(
+        regressions=[regression_pb2.Regression(value=value) for value in values]
+    ), answer.run

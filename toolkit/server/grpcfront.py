@@ -31,6 +31,7 @@ from toolkit.server.configfiles import Tls
 from toolkit.server.core import Admission, Core, ModelRef
 from toolkit.server.examples import model_ref, model_spec
 from toolkit.server.metadata import metadata_response, status_response
+from toolkit.server.metrics import Run
 from toolkit.server.options import ServerOptions
 from toolkit.server.status import Code, ServingError, invalid
 
@@ -39,7 +40,8 @@ __all__ = ["GrpcFront"]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _SPARE_THREADS = 8  # for calls that are refused, and status requests, while all others are at work
 
-Handler = Callable[[Any, grpc.ServicerContext], Any]
+Outcome = tuple[Any, Run | None]  # wire bytes or a message, and what was run for it
+Handler = Callable[[Any, grpc.ServicerContext], Outcome]
 
 
 class GrpcFront:
@@ -152,15 +154,16 @@ class GrpcFront:
         def call(body: bytes, context: grpc.ServicerContext) -> bytes:
             started = time.perf_counter()
             request = None
+            run: Run | None = None
             code, text = Code.OK, ""
             try:
                 self._authenticate(context)
                 request = request_type.FromString(body)
                 if limited:
                     with admission:
-                        response = handler(request, context)
+                        response, run = handler(request, context)
                 else:
-                    response = handler(request, context)
+                    response, run = handler(request, context)
             except ServingError as error:
                 code, text = error.code, error.message
             except DecodeError:
@@ -169,7 +172,7 @@ class GrpcFront:
                 log.exception(name)
                 code, text = Code.INTERNAL, f"{type(error).__name__} in {name}"
             spec = _spec(request)
-            seconds = core.count(spec, name, "GRPC", code, started)
+            seconds = core.count(spec, name, "GRPC", code, started, run)
             if log.enabled:
                 log.write(
                     api="GRPC", method=name, model=spec, code=code.name, seconds=seconds, bytes=len(body),
@@ -191,8 +194,7 @@ class GrpcFront:
         if not bearer(given, self._tokens):
             raise ServingError(Code.UNAUTHENTICATED, "A valid bearer token is required")
 
-    def _predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> bytes:
-        started = time.perf_counter()
+    def _predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> Outcome:
         if not context.is_active():
             raise ServingError(Code.CANCELLED, "The client has gone")
         spec = request.model_spec
@@ -210,8 +212,7 @@ class GrpcFront:
             for alias, array in answer.outputs.items()
         }
         response = wire.predict_response(outputs, self._spec_bytes(spec.name, answer.version, answer.signature.name))
-        self._core.metrics.front(spec.name, time.perf_counter() - started - answer.graph_seconds)
-        return response
+        return response, answer.run
 
     def _spec_bytes(self, name: str, version: int, signature: str) -> bytes:
         key = (name, version, signature)
@@ -222,7 +223,7 @@ class GrpcFront:
             found = self._specs[key] = model_spec(name, signature, version).SerializeToString()
         return found
 
-    def _metadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def _metadata(self, request: Any, context: grpc.ServicerContext) -> Outcome:
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
         if not request.metadata_field:
@@ -231,15 +232,15 @@ class GrpcFront:
             if metadata_field != "signature_def":
                 raise invalid(f"Metadata field {metadata_field} is not supported")
         with self._core.leased(model_ref(request.model_spec)) as servable:
-            return metadata_response(servable)
+            return metadata_response(servable), None
 
-    def _status(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def _status(self, request: Any, context: grpc.ServicerContext) -> Outcome:
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
         model: ModelRef = model_ref(request.model_spec)
-        return status_response(self._core.manager.status(model.name, model.version))
+        return status_response(self._core.manager.status(model.name, model.version)), None
 
-    def _handle_reload(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def _handle_reload(self, request: Any, context: grpc.ServicerContext) -> Outcome:
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
@@ -248,7 +249,7 @@ class GrpcFront:
         self._reload(request.config)
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
-        return response
+        return response, None
 
 
 def bearer(header: bytes, tokens: Sequence[bytes]) -> bool:

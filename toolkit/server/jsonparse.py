@@ -14,7 +14,7 @@ from toolkit.server.status import invalid
 
 __all__ = ["parse", "parse_exactly"]
 
-MAX_DEPTH = 500  # RapidJSON recurses without a limit and a deep document kills the process; we refuse it
+MAX_DEPTH = 100  # RapidJSON recurses without a limit and a deep document kills the process; we refuse it
 
 _WHITESPACE = b" \n\r\t"
 _DIGITS = frozenset(b"0123456789")
@@ -61,9 +61,11 @@ def parse(body: bytes) -> Any:
         if ("\\ud" in text or "\\uD" in text) and _HALF.search(_PAIR.sub("", text)):
             return parse_exactly(body)  # the standard library lets half a surrogate pair pass
         start = len(text) - len(text.lstrip(" \n\r\t"))
-        return _DECODER.raw_decode(text, start)[0]
+        value = _DECODER.raw_decode(text, start)[0]
     except (ValueError, RecursionError):
         return parse_exactly(body)
+    # A bare number may go on after what the standard library took ("0." is 0 to it).
+    return value if isinstance(value, (dict, list)) else parse_exactly(body)
 
 
 def parse_exactly(body: bytes) -> Any:

@@ -25,6 +25,8 @@ __all__ = ["PredictBody", "decode_base64", "is_base64", "predict_body"]
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, str]  # input alias -> TensorFlow's name of the dtype ("string", "float", "int32", ...)
 
+MAX_RANK = 60  # numpy's limit, less the batch dimension and some room
+
 _INTEGERS: dict[str, tuple[type[np.generic], int, int]] = {
     # dtype -> numpy type, and the range that TF Serving accepts in JSON (it narrows the small ones silently)
     "int8": (np.int8, -(2**31), 2**31 - 1),
@@ -238,6 +240,8 @@ def _shape(value: Any) -> tuple[int, ...]:
         if not value:
             break
         value = value[0]
+    if len(shape) > MAX_RANK:
+        raise invalid(f"JSON lists are nested {len(shape)} deep; a tensor has at most {MAX_RANK} dimensions")
     return tuple(shape)
 
 

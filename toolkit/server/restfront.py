@@ -10,7 +10,7 @@ import gzip
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ from toolkit.server.grpcfront import bearer
 from toolkit.server.jsontensor import predict_body
 from toolkit.server.jsontext import error_body, tensors_to_columns, tensors_to_rows
 from toolkit.server.metadata import metadata_json, status_json
+from toolkit.server.metrics import Run
 from toolkit.server.options import ServerOptions
 from toolkit.server.servable import DEFAULT_SIGNATURE, Servable
 from toolkit.server.status import HTTP_STATUS, Code, ServingError, invalid
@@ -190,6 +191,7 @@ class RestFront:
     def _work(self, method: str, path: str, body: bytes) -> Reply:
         started = time.perf_counter()
         model, api, code, text, answer = "", "", Code.OK, "", b""
+        run: Run | None = None
         try:
             match = _PREDICTION.fullmatch(path) if method == "POST" else None
             if method == "GET":
@@ -203,16 +205,18 @@ class RestFront:
             if method == "GET":
                 answer = self._about(ref, metadata=api == "metadata")
             else:
-                answer = self._infer(ref, api, path, body)
+                answer, run = self._infer(ref, api, path, body)
         except _BadVersionError:
             return Reply(400, b"", code=Code.INVALID_ARGUMENT)
         except ServingError as error:
             code, text = error.code, error.message
+        except RecursionError:
+            code, text = Code.INVALID_ARGUMENT, "JSON Parse error: nested too deeply"
         except Exception as error:
             self._log.exception(f"{method} {path}")
             code, text = Code.INTERNAL, f"{type(error).__name__} in {api or method}"
         if method == "POST":
-            self._core.count(model, api.capitalize(), "REST", code, started)
+            self._core.count(model, api.capitalize(), "REST", code, started, run)
         if code is not Code.OK:
             answer = error_body(text)
         return Reply(HTTP_STATUS[code], answer, code=code, model=model, error=text)
@@ -227,22 +231,23 @@ class RestFront:
                 return metadata_json(servable)
         return status_json(self._core.manager.status(ref.name, ref.version))
 
-    def _infer(self, ref: ModelRef, api: str, path: str, body: bytes) -> bytes:
+    def _infer(self, ref: ModelRef, api: str, path: str, body: bytes) -> tuple[bytes, Run | None]:
         match api:
             case "predict":
                 return self._predict(ref, body)
             case "classify":
-                return classify_json(examples.classify(self._core, classify_body(ref, body)))
+                response, run = examples.classify(self._core, classify_body(ref, body))
+                return classify_json(response), run
             case "regress":
-                return regress_json(examples.regress(self._core, regress_body(ref, body)))
+                response, run = examples.regress(self._core, regress_body(ref, body))
+                return regress_json(response), run
             case _:
                 raise invalid(f"Malformed request: POST {path}")
 
-    def _predict(self, ref: ModelRef, body: bytes) -> bytes:
-        started = time.perf_counter()
+    def _predict(self, ref: ModelRef, body: bytes) -> tuple[bytes, Run | None]:
         servable: Servable | None = None
 
-        def inputs_of(name: str) -> dict[str, str]:
+        def inputs_of(name: str) -> Mapping[str, str]:
             # The model is looked for only once the JSON is known to be sound: the order of TF Serving's errors.
             nonlocal servable
             servable = self._core.manager.lease(ref.name, ref.version, ref.label)
@@ -260,8 +265,7 @@ class RestFront:
         finally:
             if servable is not None:
                 servable.release()
-        self._core.metrics.front(ref.name, time.perf_counter() - started - answer.graph_seconds)
-        return text
+        return text, answer.run
 
 
 class _BadVersionError(Exception):

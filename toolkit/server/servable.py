@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.framework import errors, op_def_registry
 from tensorflow.python.saved_model import loader_impl
@@ -62,11 +62,10 @@ class Signature:
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
     definition: meta_graph_pb2.SignatureDef
-
-    @property
-    def input_types(self) -> dict[str, str]:
-        """TensorFlow's dtype names by input alias."""
-        return {alias: wire.dtype_name(tensor.dtype) for alias, tensor in self.inputs.items()}
+    dtypes: Mapping[str, np.dtype[Any]]
+    """numpy's dtypes of the inputs."""
+    input_types: Mapping[str, str]
+    """TensorFlow's names of the inputs' dtypes."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ class Timing:
 
     queue: float
     run: float
+    batched: bool = False
     batches: tuple[tuple[int, float], ...] = ()
 
 
@@ -96,11 +96,9 @@ class Servable:
         self._closing = False
         self._session, definitions, self.stages = _load(path, options)
         self.signatures = {key: _signature(key, definition) for key, definition in definitions.items()}
-        self._batched = {
-            key: batching.add(self._session.graph, signature, options.batching)
-            for key, signature in self.signatures.items()
-            if options.batching is not None and batching.can_batch(signature)
-        }
+        self._batched: dict[str, batching.Batched] = {}
+        if options.batching is not None:
+            self._batched = batching.add_twins(self._session.graph, self.signatures.values(), options.batching)
 
     @property
     def load_seconds(self) -> float:
@@ -143,8 +141,9 @@ class Servable:
 
     def check_inputs(self, signature: Signature, given: Iterable[str]) -> None:
         """Raises as TF Serving does unless ``given`` are the signature's inputs (those with defaults may lack)."""
-        names = set(given)
-        wanted = set(signature.inputs)
+        names, wanted = set(given), signature.inputs.keys()
+        if names == wanted:
+            return
         if len(names) > len(wanted) or (len(names) < len(wanted) and not signature.definition.defaults):
             raise invalid(
                 f"input size does not match signature: {len(names)}!={len(wanted)} len({_set(names)}) != "
@@ -204,15 +203,9 @@ class Servable:
                 feeds.append(wire.decode(alias, defaults[alias]))
             else:
                 raise invalid(f"Missing but required: {_set([alias])}.")
-        # TensorFlow numbers the arguments in the order of tensor names.
-        ordered = sorted(zip(signature.inputs.values(), feeds, strict=True), key=lambda pair: pair[0].name)
-        for index, (tensor, array) in enumerate(ordered):
-            wanted = wire.numpy_dtype(tensor.dtype)
-            if array.dtype != wanted and tensor.dtype != types_pb2.DT_INVALID:
-                given = (
-                    "string" if array.dtype.kind == "O" else wire.dtype_name(tf.as_dtype(array.dtype).as_datatype_enum)
-                )
-                raise invalid(f"Expects arg[{index}] to be {wire.dtype_name(tensor.dtype)} but {given} is provided")
+        for alias, array in zip(signature.inputs, feeds, strict=True):
+            if array.dtype != signature.dtypes[alias]:
+                raise _type_error(signature, dict(zip(signature.inputs, feeds, strict=True)))
         return feeds
 
     def _callable(
@@ -223,11 +216,27 @@ class Servable:
             return found
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
         options.run_options.timeout_in_ms = self._options.timeout_ms
+        if key in self._batched or self._options.inter_op_threads == 1:
+            # In the caller's thread: with batching it only hands its rows over, and a batch runs on the scheduler's
+            # threads; waking a thread of the inter-op pool would cost more than the work it is given.
+            options.run_options.inter_op_thread_pool = -1
         made: Callable[..., list[Array]] = self._session._make_callable_from_options(options)
         with self._lock:
             if len(self._callables) >= _MAX_CALLABLES:
                 self._callables.pop(next(iter(self._callables)))
             return self._callables.setdefault((key, outputs), made)
+
+
+def _type_error(signature: Signature, feeds: Mapping[str, Array]) -> ServingError:
+    """TensorFlow's own words; it numbers the arguments in the order of tensor names."""
+    order = sorted(signature.inputs, key=lambda alias: signature.inputs[alias].name)
+    index, alias = next(
+        (index, alias) for index, alias in enumerate(order) if feeds[alias].dtype != signature.dtypes[alias]
+    )
+    kind = feeds[alias].dtype
+    given = "string" if kind.kind == "O" else wire.dtype_name(tf.as_dtype(kind).as_datatype_enum)
+    wanted = wire.dtype_name(signature.inputs[alias].dtype)
+    return invalid(f"Expects arg[{index}] to be {wanted} but {given} is provided")
 
 
 def _set(names: Iterable[str]) -> str:
@@ -242,11 +251,14 @@ def _tensor(info: meta_graph_pb2.TensorInfo) -> Tensor:
 
 
 def _signature(name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
+    inputs = {alias: _tensor(definition.inputs[alias]) for alias in sorted(definition.inputs)}
     return Signature(
         name=name,
-        inputs={alias: _tensor(definition.inputs[alias]) for alias in sorted(definition.inputs)},
+        inputs=inputs,
         outputs={alias: _tensor(definition.outputs[alias]) for alias in sorted(definition.outputs)},
         definition=definition,
+        dtypes={alias: wire.numpy_dtype(tensor.dtype) for alias, tensor in inputs.items()},
+        input_types={alias: wire.dtype_name(tensor.dtype) for alias, tensor in inputs.items()},
     )
 
 

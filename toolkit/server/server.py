@@ -58,6 +58,8 @@ class Server:
 
     def start(self) -> None:
         """Loads the models and opens the ports."""
+        if self.options.models_dir is not None:
+            self._folders()  # a wrong path is known before TensorFlow is imported
         _import_runtime()
         from toolkit.server.accesslog import AccessLog
         from toolkit.server.configfiles import metrics_path, read_tls
@@ -155,13 +157,18 @@ class Server:
         if options.model_base_path is not None:
             folders = {options.model_name: options.model_base_path}
         else:
-            assert options.models_dir is not None
-            folders = model_folders(options.models_dir)
-            if not folders and not options.wait_for_models:
-                raise ServerError(f"{options.models_dir}: no model found; expected folders <model>/<version number>/")
+            folders = self._folders()
         for name, path in folders.items():
             config.model_config_list.config.add(name=name, base_path=str(path.resolve()), model_platform="tensorflow")
         return config
+
+    def _folders(self) -> dict[str, Path]:
+        """The model folders in ``models_dir``. Raises `ServerError` if there are none and none are to be awaited."""
+        assert self.options.models_dir is not None
+        folders = model_folders(self.options.models_dir)
+        if not folders and not self.options.wait_for_models:
+            raise ServerError(f"{self.options.models_dir}: no model found; expected folders <model>/<version number>/")
+        return folders
 
     def _configure(self, config: ModelServerConfig, first: bool = False) -> None:
         """Puts a configuration into effect. At the start, its errors are `ServerError`."""
@@ -283,13 +290,14 @@ class _Loading:
         except ArtifactError:
             server._metrics.load_failed(str(path))
             raise
+        times: list[float] = []
         if server.options.enable_model_warmup:
             try:
-                replay(server._core, servable, server.options.num_request_iterations_for_warmup)
+                times = replay(server._core, servable, server.options.num_request_iterations_for_warmup)
             except ArtifactError:
                 servable.close()
                 raise
-        server._metrics.loaded(str(path), servable.stages)
+        server._metrics.loaded(name, str(path), servable.stages, times)
         return servable
 
 

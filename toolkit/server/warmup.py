@@ -6,6 +6,7 @@ Source of the rules: TF Serving's ``saved_model_warmup_util.cc``: a TFRecord fil
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from tensorflow.python.lib.io import tf_record
@@ -21,20 +22,22 @@ __all__ = ["WARMUP_FILE", "replay"]
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_RECORDS = 1000
+_FRAME = 16  # bytes of a TFRecord besides its content: length, and checksums of length and content
 
 
-def replay(core: Core, servable: Servable, iterations: int) -> int:
-    """Runs a servable's warm-up requests, if it has any, ``iterations`` times each; returns their number.
+def replay(core: Core, servable: Servable, iterations: int) -> list[float]:
+    """Runs a servable's warm-up requests, if it has any, ``iterations`` times each; returns the seconds of each.
 
     Raises `ArtifactError` for a file that cannot be read or a request that fails.
     """
     file = servable.path / WARMUP_FILE
     if not file.exists():
-        return 0
-    count = 0
+        return []
+    count, read, times = 0, 0, []
     try:
         for record in tf_record.tf_record_iterator(str(file)):
             count += 1
+            read += len(record) + _FRAME
             if count > MAX_RECORDS:
                 raise ArtifactError(f"{file}: Number of warmup records exceeds the maximum ({MAX_RECORDS})")
             log = prediction_log_pb2.PredictionLog.FromString(record)
@@ -42,14 +45,18 @@ def replay(core: Core, servable: Servable, iterations: int) -> int:
                 kind = log.WhichOneof("log_type") or "nothing"
                 raise ArtifactError(f"{file}: record {count} is {kind}, which is not supported; supported: predict_log")
             for _ in range(iterations):
+                started = time.perf_counter()
                 _run(core, servable, log.predict_log.request)
+                times.append(time.perf_counter() - started)
+        if read != file.stat().st_size:
+            raise ArtifactError(f"{file}: record {count + 1} cannot be read: the file ends within it")
     except ServingError as error:
         raise ArtifactError(f"{file}: record {count} fails: {error}") from None
     except ArtifactError:
         raise
     except Exception as error:  # TensorFlow's DataLossError, protobuf's DecodeError
         raise ArtifactError(f"{file}: record {count + 1} cannot be read: {error}") from None
-    return count
+    return times
 
 
 def _run(core: Core, servable: Servable, request: predict_pb2.PredictRequest) -> None:

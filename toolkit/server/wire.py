@@ -8,6 +8,7 @@ packed ``float_val`` field as they lie in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,18 @@ _VALUES = {
     types_pb2.DT_BFLOAT16: "half_val",
 }
 
+# Types whose elements lie in memory as protobuf packs them: tag of their field
+_PACKED = {types_pb2.DT_FLOAT: b"\x2a", types_pb2.DT_DOUBLE: b"\x32", types_pb2.DT_BOOL: b"\x5a"}
 
+
+@cache
 def numpy_dtype(number: int) -> np.dtype[Any]:
     """The numpy dtype that TensorFlow uses for ``DataType`` ``number``."""
     dtype: np.dtype[Any] = np.dtype(dtypes.as_dtype(number).as_numpy_dtype)
     return dtype
 
 
+@cache
 def dtype_name(number: int) -> str:
     """TensorFlow's C++ name of a ``DataType``: "float", "string", "int32"."""
     names = {types_pb2.DT_FLOAT: "float", types_pb2.DT_DOUBLE: "double", types_pb2.DT_HALF: "half"}
@@ -59,8 +65,12 @@ def decode(alias: str, proto: tensor_pb2.TensorProto) -> Array:
 
     Raises `ServingError` INVALID_ARGUMENT "tensor parsing error: ALIAS" where TensorFlow does.
     """
-    error = invalid(f"tensor parsing error: {alias}")
     number = proto.dtype
+    if number == types_pb2.DT_STRING and len(proto.tensor_shape.dim) == 1 and not proto.tensor_content:
+        values = list(proto.string_val)
+        if len(values) == proto.tensor_shape.dim[0].size and not proto.tensor_shape.unknown_rank:
+            return _strings(values)  # texts, as nearly every request sends them
+    error = invalid(f"tensor parsing error: {alias}")
     field = _VALUES.get(number)
     if field is None or proto.tensor_shape.unknown_rank:
         raise error
@@ -72,9 +82,9 @@ def decode(alias: str, proto: tensor_pb2.TensorProto) -> Array:
             raise error
     try:
         flat = _content(proto, size) if proto.tensor_content else _values(proto, number, field, size)
+        return flat.reshape(shape)
     except (ValueError, IndexError):
         raise error from None
-    return flat.reshape(shape)
 
 
 def _content(proto: tensor_pb2.TensorProto, size: int) -> Array:
@@ -148,12 +158,10 @@ def encode(array: Array, number: int, *, as_content: bool = False) -> bytes:
         return head + _message(string_val=array.reshape(-1).tolist())
     if as_content:
         return head + _field(4, np.ascontiguousarray(array).tobytes())
-    if number == types_pb2.DT_FLOAT:
-        return head + _field(5, array.astype("<f4", copy=False).tobytes())
-    if number == types_pb2.DT_DOUBLE:
-        return head + _field(6, array.astype("<f8", copy=False).tobytes())
-    if number == types_pb2.DT_BOOL:
-        return head + _field(11, array.astype(np.uint8, copy=False).tobytes())
+    packed = _PACKED.get(number)
+    if packed is not None:
+        payload = array.tobytes()
+        return b"".join((head, packed, _varint(len(payload)), payload))
     field = _VALUES.get(number)
     if field is None:
         raise invalid(f"Output of type {dtype_name(number)} cannot be sent")
@@ -167,6 +175,7 @@ def _message(**fields: Any) -> bytes:
     return bytes(tensor_pb2.TensorProto(**fields).SerializeToString())
 
 
+@lru_cache(maxsize=4096)
 def _head(number: int, shape: tuple[int, ...]) -> bytes:
     dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in shape]
     return _message(dtype=number, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims))
@@ -188,5 +197,9 @@ def _field(number: int, payload: bytes) -> bytes:
 
 def predict_response(outputs: Mapping[str, bytes], model_spec: bytes) -> bytes:
     """A PredictResponse's wire bytes from encoded TensorProtos by alias and an encoded ModelSpec."""
-    entries = [_field(1, _field(1, alias.encode()) + _field(2, tensor)) for alias, tensor in outputs.items()]
-    return b"".join(entries) + _field(2, model_spec)
+    parts = []
+    for alias, tensor in outputs.items():
+        key = _field(1, alias.encode()) + b"\x12" + _varint(len(tensor))
+        parts += [b"\n", _varint(len(key) + len(tensor)), key, tensor]
+    parts.append(_field(2, model_spec))
+    return b"".join(parts)
