@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import text_format
 
 from toolkit.errors import ArtifactError, InputError
-from toolkit.render import RuntimeOptions, ServedModel, deployment_files, find_models, read_provenance, render, write
+from toolkit.render import RuntimeOptions, ServedModel, deployment_files, find_models, render, write
 
 ROOT = Path(__file__).parents[1]
 MINILM = ServedModel("minilm", (1,), 91_000_000)  # what serving/ in the repository is rendered for
@@ -26,7 +27,7 @@ def artifact(models: Path, name: str, version: int, graph: bytes = b"graph", pro
     return folder
 
 
-def served(text: str) -> list[object]:
+def served(text: str) -> list[Any]:
     from tensorflow_serving.config import model_server_config_pb2
 
     message = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
@@ -72,12 +73,12 @@ def test_folders_without_models_are_refused(tmp_path: Path) -> None:
         find_models(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read as JSON"), ("[1]", "a JSON object is expected")])
+@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read"), ("[1]", "expected a JSON object")])
 def test_a_broken_provenance_is_refused(tmp_path: Path, text: str, message: str) -> None:
     folder = artifact(tmp_path, "m", 1)
     (folder / "assets.extra/provenance.json").write_text(text)
     with pytest.raises(ArtifactError, match=message):
-        read_provenance(folder)
+        find_models(tmp_path)
 
 
 def test_the_newest_version_is_served_unless_versions_have_labels() -> None:
@@ -194,3 +195,14 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write({"serving/a": "x"}, tmp_path / "file")
+
+
+def test_an_exported_model_is_rendered_with_its_provenance(tiny_export: Path) -> None:
+    (model,) = find_models(tiny_export.parents[1])
+    assert (model.name, model.versions, model.batches_in_graph) == ("tiny", (1,), False)
+    labels = dict(line.removeprefix("--label=").split("=", 1) for line in render([model])["image.labels"].splitlines())
+    assert labels["org.opencontainers.image.created"] == model.provenance["created"]
+    assert labels["sentence-serving.tiny.model.max_sequence_length"].isdigit()
+    assert {"sentence-serving.tiny.source.digest", "sentence-serving.tiny.tf_serving.since"} <= set(labels)
+    (config,) = served(render([model])["models.config"])
+    assert config.base_path == "/models/tiny"

@@ -7,7 +7,6 @@ puts them on disk. TensorFlow Serving's own file formats are the configuration: 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -16,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolkit.errors import ArtifactError, InputError
+from toolkit.savedmodel import read_provenance
 
-__all__ = ["RuntimeOptions", "ServedModel", "deployment_files", "find_models", "read_provenance", "render", "write"]
+__all__ = ["RuntimeOptions", "ServedModel", "deployment_files", "find_models", "render", "write"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _LABEL = re.compile(r"[A-Za-z0-9_]+\Z")  # TensorFlow Serving's rule for version labels
@@ -74,20 +74,6 @@ class RuntimeOptions:
             )
 
 
-def read_provenance(version_dir: Path) -> dict[str, object]:
-    """The provenance stamped into an artifact; empty for a SavedModel without one. Raises ``ArtifactError``."""
-    path = version_dir / "assets.extra" / "provenance.json"
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path}: a JSON object is expected, found {type(content).__name__}")
-    return content
-
-
 def find_models(models_dir: Path, names: Sequence[str] = ()) -> tuple[ServedModel, ...]:
     """The exported models in ``models_dir`` (all, or those named). Raises ``ArtifactError`` if there are none."""
     if not models_dir.is_dir():
@@ -120,7 +106,7 @@ def _read_model(model_dir: Path) -> ServedModel:
         size=sum(path.stat().st_size for path in newest.rglob("*") if path.is_file()),
         # An operation's type name stands verbatim in the graph's bytes.
         batches_in_graph=b"BatchFunction" in (newest / "saved_model.pb").read_bytes(),
-        provenance=read_provenance(newest),
+        provenance=read_provenance(newest) or {},
     )
 
 
@@ -214,6 +200,8 @@ def _image_labels(models: Sequence[ServedModel]) -> str:
         "org.opencontainers.image.title": ",".join(model.name for model in models),
         "org.opencontainers.image.version": ",".join(str(model.versions[-1]) for model in models),
     }
+    if "created" in models[0].provenance:
+        labels["org.opencontainers.image.created"] = str(models[0].provenance["created"])
     for model in models:
         for key, value in sorted(_flat(model.provenance).items()):
             labels[f"sentence-serving.{model.name}.{key}"] = value
@@ -221,7 +209,7 @@ def _image_labels(models: Sequence[ServedModel]) -> str:
 
 
 def _flat(content: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """The scalar values of nested objects under dotted names; lists are left to the file itself."""
+    """The scalar values of nested objects under dotted names; lists are left to the artifact's own file."""
     result: dict[str, str] = {}
     for key, value in content.items():
         name = f"{prefix}{re.sub(r'[^A-Za-z0-9_-]+', '-', str(key))}"
