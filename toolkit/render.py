@@ -195,7 +195,7 @@ def _model_env(models: Sequence[ServedModel], options: RuntimeOptions) -> str:
 
 
 def _image_labels(models: Sequence[ServedModel]) -> str:
-    """OCI labels, one ``--label`` argument a line, for ``docker build $(cat serving/image.labels)``: no white space."""
+    """OCI labels, one ``--label`` argument a line, for ``docker build $(cat serving/image.labels)``: nothing a shell expands."""
     labels = {
         "org.opencontainers.image.title": ",".join(model.name for model in models),
         "org.opencontainers.image.version": ",".join(str(model.versions[-1]) for model in models),
@@ -205,7 +205,7 @@ def _image_labels(models: Sequence[ServedModel]) -> str:
     for model in models:
         for key, value in sorted(_flat(model.provenance).items()):
             labels[f"sentence-serving.{model.name}.{key}"] = value
-    return "".join(f"--label={key}={re.sub(r'[^!-~]+', '_', value)}\n" for key, value in labels.items())
+    return "".join(f"--label={key}={re.sub(r'[^A-Za-z0-9._:/+@,=-]+', '_', value)}\n" for key, value in labels.items())
 
 
 def _flat(content: Mapping[str, object], prefix: str = "") -> dict[str, str]:
