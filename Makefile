@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 
-.PHONY: demo test install lint clean help
+.PHONY: demo test image-test install lint clean help
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: .venv-test/.installed lint ## lint, types and the whole test suite, from t
 	@rm -rf build/wheel && .venv-test/bin/pip wheel $(PIP_FLAGS) --no-deps --wheel-dir build/wheel .
 	@.venv-test/bin/pip install $(PIP_FLAGS) --force-reinstall --no-deps build/wheel/*.whl
 	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. -n 2 --dist loadfile . $(PYTEST_FLAGS)
+
+image-test: .venv-test/.installed ## build Dockerfile.serving for real and try the image (root, buildah, debootstrap; minutes)
+	.venv-test/bin/python tests/deploy/build_and_try_image.py
 
 lint: .venv-test/.installed
 	.venv-test/bin/ruff check .

@@ -3,7 +3,7 @@
 Needs buildah and debootstrap (``apt-get install buildah debootstrap``) Debian's and Python's package registries, but
 no container engine and no image registry: the base image is made here, with ``debootstrap``, and stands in for
 ``python:slim``. The image serves a model made on the spot with the embedded server; both APIs are asked, the health
-check is run, and SIGTERM is sent under load. Takes several minutes and about 10 GB of disk, most of it TensorFlow.
+check is run, and SIGTERM is sent under load; the variant for the stock server starts a stand-in for it. Takes several minutes and about 10 GB of disk, most of it TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -61,8 +63,8 @@ def make_base(work: Path, suite: str) -> None:
     run("buildah", "bud", "--layers=false", "--pull-never", "-f", recipe, "-t", BASE, root)
 
 
-def build(work: Path) -> str:
-    """The image from a context like a user's: the checkout, exported models, rendered configuration."""
+def make_context(work: Path) -> Path:
+    """A build context like a user's: the checkout, exported models, rendered configuration."""
     context = work / "context"
     shutil.rmtree(context, ignore_errors=True)
     context.mkdir()
@@ -75,15 +77,58 @@ def build(work: Path) -> str:
     (version / "assets.extra").mkdir(exist_ok=True)
     (version / "assets.extra/provenance.json").write_text(json.dumps({"source": "made on the spot"}))
     write(deployment_files(find_models(context / "models"), RuntimeOptions(cpus=1), kubernetes=True), context)
-    arguments = {"SERVER": "embedded", "PYTHON_IMAGE": BASE, "SERVING_IMAGE": BASE, "JEMALLOC": "on"}
-    arguments["MODELS_FROM"] = "copy"  # the default, but older buildah skips stages that only a default leads to
-    options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    return context
+
+
+def build(context: Path, image: str, *options: str, **arguments: str) -> None:
+    # All arguments, defaults too: older buildah skips stages that only a default leads to.
+    arguments = {"SERVER": "embedded", "MODELS_FROM": "copy", "PYTHON_IMAGE": BASE, "SERVING_IMAGE": BASE} | arguments
+    given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
     labels = (context / "serving/image.labels").read_text().split()
-    fixed = ("--layers=false", "--pull-never", "--format=docker", "-f", context / "Dockerfile.serving", "-t", IMAGE)
+    fixed = ("--layers=false", "--pull-never", "--format=docker", "-f", context / "Dockerfile.serving", "-t", image)
     started = time.monotonic()
-    run("buildah", "bud", *fixed, *options, *labels, context)
-    print(f"built in {time.monotonic() - started:.0f} s")
-    return IMAGE
+    run("buildah", "bud", *fixed, *options, *given, *labels, context)
+    print(f"built {image} in {time.monotonic() - started:.0f} s")
+
+
+@contextmanager
+def mounted(image: str) -> Iterator[Path]:
+    """The root folder of a container made from ``image``; container and image are removed afterwards."""
+    container = run("buildah", "from", "--pull-never", image)
+    try:
+        yield Path(run("buildah", "mount", container))
+    finally:
+        run("buildah", "rm", container)
+        run("buildah", "rmi", image)
+
+
+def try_stock_variant(context: Path, work: Path) -> None:
+    """The variant for the stock server, without a model, over a base with a stand-in for `tensorflow_model_server`."""
+    folder = work / "stock"
+    folder.mkdir(exist_ok=True)
+    (folder / "server").write_text('#!/bin/sh\necho "$$ $LD_PRELOAD $@"\n')
+    (folder / "server").chmod(0o755)
+    (folder / "Dockerfile").write_text(f"FROM {BASE}\nCOPY server /usr/bin/tensorflow_model_server\n")
+    stock = f"{BASE}-stock"
+    run("buildah", "bud", "--layers=false", "--pull-never", "-t", stock, folder)
+    build(context, f"{IMAGE}-stock", SERVER="tensorflow", MODELS_FROM="none", SERVING_IMAGE=stock)
+    variables = dict(item.split("=", 1) for item in check_configuration(f"{IMAGE}-stock"))
+    assert variables["SERVING_ENGINE"] == "tensorflow"
+    with mounted(f"{IMAGE}-stock") as root:
+        assert list((root / "models").iterdir()) == []
+        sandbox = Sandbox(root, {"/models": context / "models"}, cpus=1)
+        with sandbox.run(["/etc/serving/entrypoint"], variables, work / "log") as process:
+            assert process.outer.wait(30) == 0, (work / "log").read_text()
+    said = (work / "log").read_text()
+    assert "\n1  --enable_profiler=false --port=8500 --rest_api_port=8501" in said, said
+    run("buildah", "rmi", stock)
+
+
+def try_model_image(context: Path) -> None:
+    build(context, f"{IMAGE}-model", "--target=model-image")
+    with mounted(f"{IMAGE}-model") as root:
+        assert [path.name for path in root.iterdir()] == [MODEL]
+        assert (root / MODEL / "1/saved_model.pb").is_file()
 
 
 def check_configuration(image: str) -> list[str]:
@@ -118,7 +163,7 @@ def try_out(root: Path, environment: list[str], work: Path) -> None:
         # the image's own health check, in the server's own mounts and as its user
         inside = ["nsenter", f"--target={process.pid}", "--mount", "--root", f"--setuid={USER}", f"--setgid={USER}"]
         variables_list = [f"{name}={value}" for name, value in variables.items()]
-        subprocess.run([*inside, "env", "-i", *variables_list, "/etc/serving/healthcheck"], check=True)
+        subprocess.run([*inside, "env", "-i", *variables_list, "/etc/serving/healthcheck"], check=True, cwd="/")
         refused = subprocess.run(
             [*inside, "touch", "/etc/serving/x", "/models/x", "/x"], capture_output=True, text=True
         )
@@ -135,14 +180,14 @@ def main() -> None:
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     make_base(work, options.suite)
-    image = build(work)
-    environment = check_configuration(image)
-    container = run("buildah", "from", "--pull-never", image)
-    try:
-        try_out(Path(run("buildah", "mount", container)), environment, work)
-    finally:
-        run("buildah", "rm", container)
-        run("buildah", "rmi", image, BASE)
+    context = make_context(work)
+    try_model_image(context)
+    try_stock_variant(context, work)
+    build(context, IMAGE, JEMALLOC="on")
+    environment = check_configuration(IMAGE)
+    with mounted(IMAGE) as root:
+        try_out(root, environment, work)
+    run("buildah", "rmi", BASE)
     print("the image is good")
 
 
