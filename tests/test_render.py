@@ -149,6 +149,7 @@ def test_image_labels_carry_the_provenance_without_white_space() -> None:
         ({"cpus": 0}, "cpus is 0"),
         ({"max_batch_size": 0}, "max_batch_size is 0"),
         ({"max_batch_size": 64, "max_request_rows": 63}, "max_request_rows is 63; a number from 64"),
+        ({"max_request_rows": 5000}, "max_request_rows is 5000, but the queue has room for 4096 rows"),
         ({"batch_timeout_micros": -1}, "batch_timeout_micros is -1"),
         ({"models_path": "models"}, "models_path is 'models'"),
         ({"models_path": '/m"'}, "models_path is"),

@@ -68,6 +68,12 @@ class RuntimeOptions:
             value = getattr(self, name)
             if not minimum <= value <= maximum:
                 raise InputError(f"{name} is {value}; a number from {minimum} to {maximum} is needed")
+        room = self.max_batch_size * self.max_enqueued_batches
+        if self.max_request_rows > room:
+            raise InputError(
+                f"max_request_rows is {self.max_request_rows}, but the queue has room for {room} rows "
+                "(max_batch_size times max_enqueued_batches): such a request would never be accepted"
+            )
         if not re.fullmatch(r"(/|[a-z0-9]+://)[A-Za-z0-9._/-]+", self.models_path):
             raise InputError(
                 f"models_path is {self.models_path!r}; an absolute path or an object store's URL is needed"

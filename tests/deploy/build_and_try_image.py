@@ -1,9 +1,10 @@
 """Builds Dockerfile.serving for real and tries the image as a restricted container. Run as root: `make image-test`.
 
-Needs buildah and debootstrap (``apt-get install buildah debootstrap``) Debian's and Python's package registries, but
-no container engine and no image registry: the base image is made here, with ``debootstrap``, and stands in for
+Needs buildah and debootstrap (``apt-get install buildah debootstrap``) and the package registries of Debian and Python,
+but no container engine and no image registry: the base image is made here, with ``debootstrap``, and stands in for
 ``python:slim``. The image serves a model made on the spot with the embedded server; both APIs are asked, the health
-check is run, and SIGTERM is sent under load; the variant for the stock server starts a stand-in for it. Takes several minutes and about 10 GB of disk, most of it TensorFlow.
+check is run, and SIGTERM is sent under load. The variant for the stock server starts a stand-in for it. Takes several
+minutes and about 10 GB of disk, most of it TensorFlow.
 """
 
 from __future__ import annotations

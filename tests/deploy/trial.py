@@ -151,6 +151,8 @@ def check_answers(address: Address) -> None:
     lengths = [[float(len(text.encode())), 2.0 * len(text.encode()), 0.5] for text in texts]
     assert address.predict(texts) == lengths
     assert address.predict_grpc(texts) == lengths
+    many = ["x" * (number % 7) for number in range(150)]  # more than a batch: the server splits it
+    assert address.predict(many) == expected(many)
 
 
 def check_restrictions(process: Process) -> None:
