@@ -13,6 +13,7 @@ from google.protobuf import text_format
 
 from toolkit.errors import ArtifactError, InputError
 from toolkit.render import RuntimeOptions, ServedModel, deployment_files, find_models, render, write
+from toolkit.savedmodel import write_provenance
 
 ROOT = Path(__file__).parents[1]
 MINILM = ServedModel("minilm", (1,), 91_000_000)  # what serving/ in the repository is rendered for
@@ -198,12 +199,18 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> No
         write({"serving/a": "x"}, tmp_path / "file")
 
 
-def test_an_exported_model_is_rendered_with_its_provenance(tiny_export: Path) -> None:
-    (model,) = find_models(tiny_export.parents[1])
-    assert (model.name, model.versions, model.batches_in_graph) == ("tiny", (1,), False)
+def test_a_stamped_model_is_rendered_with_its_provenance(tmp_path: Path) -> None:
+    folder = artifact(tmp_path, "tiny", 1)
+    stamp = {
+        "created": "2026-01-02T03:04:05+00:00",
+        "source": {"name": "my model", "digest": "sha256:ab"},
+        "check": None,
+    }
+    write_provenance(folder, stamp)
+    (model,) = find_models(tmp_path)
     labels = dict(line.removeprefix("--label=").split("=", 1) for line in render([model])["image.labels"].splitlines())
-    assert labels["org.opencontainers.image.created"] == model.provenance["created"]
-    assert labels["sentence-serving.tiny.model.max_sequence_length"].isdigit()
-    assert {"sentence-serving.tiny.source.digest", "sentence-serving.tiny.tf_serving.since"} <= set(labels)
+    assert labels["org.opencontainers.image.created"] == "2026-01-02T03:04:05+00:00"
+    assert labels["sentence-serving.tiny.source.name"] == "my_model"
+    assert labels["sentence-serving.tiny.source.digest"] == "sha256:ab"
     (config,) = served(render([model])["models.config"])
     assert config.base_path == "/models/tiny"

@@ -53,9 +53,23 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
     command.parent.mkdir()
     command.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from toolkit.cli import main; main()' \"$@\"\n")
     command.chmod(0o755)
-    folders = {"/mnt/models": path / "models", "/mnt/serving": config, "/mnt/bin": command.parent}
+    tls = path / "tls"
+    tls.mkdir()
+    make_certificate(tls)
+    folders = {"/mnt/tls": tls, "/mnt/models": path / "models", "/mnt/serving": config, "/mnt/bin": command.parent}
     folders["/mnt/lib/toolkit"] = Path(toolkit.__file__).parent
     return Sandbox(Path("/"), folders, cpus=1)
+
+
+def make_certificate(folder: Path) -> None:
+    """tls.key, tls.crt and ca.crt as cert-manager lays them out; one self-signed certificate is all three parties'."""
+    name = "sentence-serving-grpc"
+    files = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
+    extra = ["-days", "1", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subprocess.run(["openssl", "req", "-x509", *kind, *files, *extra], check=True, capture_output=True)
+    (folder / "tls.key").chmod(0o644)  # in a cluster fsGroup makes the Secret readable for the server's group
+    shutil.copy(folder / "tls.crt", folder / "ca.crt")
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,8 @@ def environment(address: Address) -> dict[str, str]:
         "PYTHONPATH": "/mnt/lib",
         "PYTHONDONTWRITEBYTECODE": "1",
         "SERVING_ENGINE": "embedded",
+        "SERVING_TLS_DIR": "/mnt/tls",
+        "SERVING_CLIENT_CERTIFICATES": "required",
         "SERVING_CONFIG_DIR": "/mnt/serving",
         "SERVING_GRPC_PORT": str(address.grpc),
         "SERVING_REST_PORT": str(address.rest),
@@ -78,7 +94,7 @@ def environment(address: Address) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def running(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    address = Address(*free_ports())
+    address = Address(*free_ports(), sandbox.folders["/mnt/tls"])
     log = tmp_path_factory.mktemp("log") / "server"
     with sandbox.run(["/mnt/serving/entrypoint"], environment(address), log) as process:
         address.wait_until_ready(process)
@@ -101,11 +117,26 @@ def test_the_sandbox_is_as_tight_as_the_manifests_ask(sandbox: Sandbox, tmp_path
 
 def test_the_server_is_process_1_without_any_privilege(running: Running) -> None:
     check_restrictions(running.process)
-    assert "1 threads (limit 1000m), batching on, metrics on" in running.process.log.read_text()
+    assert "1 threads (limit 1000m), batching on, metrics on, TLS on" in running.process.log.read_text()
 
 
 def test_both_apis_answer_with_the_models_vectors(running: Running) -> None:
     check_answers(running.address)
+
+
+def test_grpc_takes_only_callers_with_a_certificate_while_rest_stays_plain_for_probes(running: Running) -> None:
+    import grpc
+
+    channels = [
+        grpc.insecure_channel(f"127.0.0.1:{running.address.grpc}"),
+        running.address.channel(with_certificate=False),
+    ]
+    for channel in channels:
+        with channel, pytest.raises(grpc.FutureTimeoutError):
+            grpc.channel_ready_future(channel).result(timeout=1.5)
+    with running.address.channel(with_certificate=True) as channel:
+        grpc.channel_ready_future(channel).result(timeout=10)
+    assert running.address.get(f"/v1/models/{MODEL}")[0] == 200
 
 
 def test_the_health_check_tells_a_loaded_model_from_a_missing_server(running: Running) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deploy.sandbox import Process
 
@@ -54,6 +55,8 @@ class Address:
 
     grpc: int
     rest: int
+    certificate: Path | None = None
+    """Folder with tls.crt and tls.key: gRPC is mutual TLS, with this one certificate for all."""
 
     def get(self, path: str) -> tuple[int, str]:
         return self._ask("GET", path, None)
@@ -74,17 +77,27 @@ class Address:
             connection.close()
 
     def predict_grpc(self, texts: list[str]) -> list[list[float]]:
-        import grpc
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
         request = predict_pb2.PredictRequest()
         request.model_spec.name = MODEL
         request.inputs["text"].CopyFrom(tf.make_tensor_proto(texts, tf.string))
-        with grpc.insecure_channel(f"127.0.0.1:{self.grpc}") as channel:
+        with self.channel(with_certificate=True) as channel:
             answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
         found: list[list[float]] = tf.make_ndarray(answer.outputs["embedding"]).tolist()
         return found
+
+    def channel(self, *, with_certificate: bool) -> Any:
+        import grpc
+
+        target = f"127.0.0.1:{self.grpc}"
+        if self.certificate is None:
+            return grpc.insecure_channel(target)
+        key, certificate = ((self.certificate / name).read_bytes() for name in ("tls.key", "tls.crt"))
+        own = (key, certificate) if with_certificate else (None, None)
+        credentials = grpc.ssl_channel_credentials(certificate, *own)
+        return grpc.secure_channel(target, credentials, [("grpc.ssl_target_name_override", "sentence-serving-grpc")])
 
     def wait_until_ready(self, process: Process, seconds: float = 120) -> None:
         """Waits as the startup probe does. Raises ``AssertionError`` with the server's words if it ends or never is."""
