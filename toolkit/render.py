@@ -201,7 +201,7 @@ def _model_env(models: Sequence[ServedModel], options: RuntimeOptions) -> str:
 
 
 def _image_labels(models: Sequence[ServedModel]) -> str:
-    """OCI labels, one ``--label`` argument a line, for ``docker build $(cat serving/image.labels)``: nothing a shell expands."""
+    """OCI labels, one ``--label`` a line, for ``docker build $(cat serving/image.labels)``: nothing a shell expands."""
     labels = {
         "org.opencontainers.image.title": ",".join(model.name for model in models),
         "org.opencontainers.image.version": ",".join(str(model.versions[-1]) for model in models),
