@@ -18,6 +18,8 @@ import pytest
 from deploy.bundles import OLDEST_KUBERNETES, ROOT, Bundle, Object, Renderer, build, combination, legal_combinations
 from deploy.policies import POLICIES, violations
 
+from toolkit.render import RuntimeOptions, ServedModel, deployment_files, write
+
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "schemas").glob("*.json")}
 
 
@@ -192,6 +194,28 @@ def test_a_name_prefix_reaches_every_reference(new_renderer: Callable[..., Rende
     bundle = renderer.folder("k8s/prefixed", components)
     assert all(item["metadata"]["name"].startswith("team-") for item in bundle.objects)
     assert violations(bundle) == []
+
+
+def test_a_rendered_deployment_fits_its_models(new_renderer: Callable[..., Renderer], tmp_path: Path) -> None:
+    models = [ServedModel("other", (1, 2), 2_000_000_000), ServedModel("minilm", (1,), 91_000_000)]
+    write(deployment_files(models, RuntimeOptions(cpus=8), kubernetes=True), tmp_path)
+    bundle = new_renderer(root=tmp_path).folder("k8s/overlays/prod", ())
+    assert violations(bundle) == []
+    assert bundle.server["readinessProbe"]["httpGet"]["path"] == "/v1/models/other/metadata"
+    assert bundle.server["resources"]["limits"]["cpu"] == "8"
+    assert bundle.server["resources"]["limits"]["memory"] == "7168Mi"
+
+
+def test_a_model_that_batches_in_its_graph_is_deployed_without_server_side_batching(
+    new_renderer: Callable[..., Renderer], tmp_path: Path
+) -> None:
+    model = ServedModel("other", (1,), 1_000_000, batches_in_graph=True)
+    write(deployment_files([model], RuntimeOptions(), kubernetes=True), tmp_path)
+    bundle = new_renderer(root=tmp_path).folder("k8s/overlays/dev", ())
+    (config,) = (item["data"] for item in bundle.of("ConfigMap") if "models.config" in item["data"])
+    assert "batching.config" not in config
+    names = tuple(name for name in POLICIES if name != "resources_match_the_threads")
+    assert violations(bundle, names) == []
 
 
 def test_every_part_has_a_readme_and_the_overview_names_it() -> None:
