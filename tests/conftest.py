@@ -38,7 +38,7 @@ def tiny_export(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """The version directory of ``tiny_source``, exported and checked, as ``<models>/tiny/1``."""
     from toolkit.convert import export
 
-    return export(tiny_source, tmp_path_factory.mktemp("models"), "tiny").path
+    return export(tiny_source, tmp_path_factory.mktemp("models"), "tiny", tokenizer_sample=0.01).path
 
 
 @pytest.fixture(scope="session")

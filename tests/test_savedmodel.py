@@ -110,7 +110,7 @@ def test_tensorflow_running_out_of_space_is_named_and_cleaned_up(
 
     monkeypatch.setattr(tf.saved_model, "save", full)
     with pytest.raises(ArtifactError, match="no space left"):
-        export(tiny_source, tmp_path / "models", "m")
+        export(tiny_source, tmp_path / "models", "m", tokenizer_sample=0.01)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,7 +122,7 @@ def test_an_export_that_fails_its_check_is_removed(
     true = bert.parameters
     monkeypatch.setattr(bert, "parameters", lambda spec: {name: value * 1.01 for name, value in true(spec).items()})
     with pytest.raises(CheckError, match="first at hidden state"):
-        export(tiny_source, tmp_path, "m")
+        export(tiny_source, tmp_path, "m", tokenizer_sample=0.01)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,6 +138,7 @@ def test_provenance_states_source_versions_and_figures(tiny_export: Path) -> Non
     assert provenance["source"]["digest"].startswith("sha256:")
     assert provenance["check"]["passed"] is True
     assert provenance["check"]["max_abs"] <= 1e-5
+    assert provenance["tokenizer_check"]["texts"] > 1000
     assert provenance["check"]["max_cosine_distance"] <= 1e-6
     assert {"tensorflow", "torch", "sentence-transformers", "sentence-serving"} <= set(provenance["versions"])
     assert provenance["model"]["dimension"] == 24

@@ -21,11 +21,13 @@ from toolkit.heads import stage_names
 from toolkit.savedmodel import require_space, stage_version, write_model, write_provenance, write_warmup
 from toolkit.signatures import SIGNATURES
 from toolkit.spec import ModelSpec, read_spec
+from toolkit.tokenizer import self_check
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from toolkit.model import ServingModel
+    from toolkit.tokenizer.selfcheck import TokenizerReport
 
 __all__ = ["Export", "export"]
 
@@ -44,13 +46,14 @@ _STAMPED_PACKAGES = (
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export: the version directory, what was converted, and the proof (``None`` if it was skipped)."""
+    """A finished export: the version directory, what was converted, and both proofs (``None`` if skipped)."""
 
     path: Path
     name: str
     version: int
     spec: ModelSpec
     report: CheckReport | None
+    tokenizer_report: TokenizerReport | None
 
 
 def export(
@@ -60,6 +63,7 @@ def export(
     *,
     version: int | None = None,
     verify: bool = True,
+    tokenizer_sample: float = 1.0,
     bounds: Bounds = Bounds(),
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -68,8 +72,10 @@ def export(
     """Convert ``source`` to ``<models_dir>/<name>/<version>/`` and prove that it equals the original.
 
     ``source`` is a folder, a hub id or a live ``SentenceTransformer``; ``version`` defaults to the next free number.
-    ``progress`` is called with (what is done at present, steps done, steps in all). With ``verify=False`` the artifact
-    is written without proof, and its provenance says so.
+    The proof is in two parts: the tokenizer's tables against the tokenizers package on over a million texts (every code
+    point among them; ``tokenizer_sample`` takes a share of them), then the written artifact, reloaded, against the
+    original. With ``verify=False`` there is none, and the provenance says so. ``progress`` is called with (what is done
+    at present, steps done, steps in all).
 
     Raises ``SourceError`` or ``UnsupportedError`` for the source, ``ArtifactError`` for the target,
     ``CheckError`` if the artifact differs from the original: then nothing is left in ``models_dir``.
@@ -82,7 +88,17 @@ def export(
         spec = read_spec(checkpoint)
         require_space(staged.folder, _size_estimate(checkpoint))
         say("building the graph", 0, 0)
-        write_model(_build(spec), staged.folder)
+        model = _build(spec)
+        tokenizer_report = None
+        if verify:
+            tokenizer_report = self_check(
+                spec.tokenizer,
+                model.tokenizer,
+                sample=tokenizer_sample,
+                progress=lambda done, total: say("checking the tokenizer", done, total),
+            )
+        say("writing", 0, 0)
+        write_model(model, staged.folder)
         write_warmup(staged.folder, name, _warmup_texts(spec))
         report = None
         if verify:
@@ -91,8 +107,8 @@ def export(
                 staged.folder, checkpoint, bounds=bounds, progress=lambda done, total: say("checking", done, total)
             )
             report.require_passed()
-        write_provenance(staged.folder, _provenance(checkpoint, spec, staged.folder, report))
-    return Export(staged.target, name, staged.version, spec, report)
+        write_provenance(staged.folder, _provenance(checkpoint, spec, staged.folder, report, tokenizer_report))
+    return Export(staged.target, name, staged.version, spec, report, tokenizer_report)
 
 
 def _build(spec: ModelSpec) -> ServingModel:
@@ -115,7 +131,13 @@ def _warmup_texts(spec: ModelSpec) -> list[list[str]]:
     return [[SHORT[0]], [SHORT[4]], list(SHORT[:8]), [texts[-7], *SHORT[:7]], [longest]]
 
 
-def _provenance(checkpoint: Checkpoint, spec: ModelSpec, folder: Path, report: CheckReport | None) -> dict[str, Any]:
+def _provenance(
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    folder: Path,
+    report: CheckReport | None,
+    tokenizer_report: TokenizerReport | None,
+) -> dict[str, Any]:
     encoder = spec.encoder
     releases = serving_releases(graph_ops(folder))
     return {
@@ -140,4 +162,5 @@ def _provenance(checkpoint: Checkpoint, spec: ModelSpec, folder: Path, report: C
         "signatures": [item.name for item in SIGNATURES],
         "tf_serving": {"since": releases.since, "because": list(releases.because)},
         "check": report.to_json() if report is not None else None,
+        "tokenizer_check": {"texts": tokenizer_report.texts, "differences": 0} if tokenizer_report is not None else None,
     }

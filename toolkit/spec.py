@@ -148,9 +148,9 @@ class ModelSpec:
     max_length: int
 
     def __str__(self) -> str:
-        e = self.encoder
+        e, tokenizer = self.encoder, type(self.tokenizer.model).__name__
         lines = [
-            f"tokenizer   {type(self.tokenizer).__name__}, at most {self.max_length} tokens",
+            f"tokenizer   {tokenizer.removesuffix('Model')}, at most {self.max_length} tokens",
             f"encoder     {e.family}, {e.num_layers} layers, hidden size {e.hidden_size}, {e.num_heads} heads",
             *(f"head        {head}" for head in self.heads),
             f"embedding   float32 [{self.dim}]",
