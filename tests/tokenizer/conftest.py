@@ -17,7 +17,7 @@ import itertools
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
+from toolkit.tokenizer import TokenizerSource, build_tokenizer, characters, read_tokenizer
 from toolkit.tokenizer.texts import NATURAL, TRICKY, broken_utf8, random_texts
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -83,6 +83,22 @@ def assert_equal(
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _each_normalizer_is_probed_once() -> Iterator[None]:
+    known: dict[tuple[str, str], Any] = {}
+    probe = characters.probe
+
+    def probe_once(tokenizer: Tokenizer) -> Any:
+        key = str(tokenizer.normalizer), str(tokenizer.pre_tokenizer)
+        if key not in known:
+            known[key] = probe(tokenizer)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(characters, "probe", probe_once)
         yield
 
 
