@@ -1,0 +1,231 @@
+"""What the embedded server costs, and what it stands.
+
+    python benchmarks/server.py front MODEL_DIR     CPU of one request: front, queue, graph, at 64 concurrent callers
+    python benchmarks/server.py memory              resident memory over 50,000 requests
+    python benchmarks/server.py flood               1,000 concurrent calls against small limits
+
+``MODEL_DIR`` is a model's folder (``MODEL_DIR/1/saved_model.pb``) whose ``serving_default`` takes ``text``. The callers
+run in a process of their own. Results are printed as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+TEXTS = [
+    "How do I reset my password?",
+    "The quick brown fox jumps over the lazy dog.",
+    "Opening hours on Sundays",
+    "Refund for order 4711",
+    "What is the capital of France?",
+    "A man is eating food.",
+    "Wireless headphones with long battery life",
+    "my parcel has not arrived",
+]
+BATCHING = """
+max_batch_size { value: 64 } batch_timeout_micros { value: 2000 } num_batch_threads { value: 1 }
+max_enqueued_batches { value: 1000 }
+"""
+
+
+def request_bytes(model: str, texts: list[bytes]) -> bytes:
+    """A PredictRequest of ``texts``."""
+    from tensorflow_serving.apis import predict_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    tensor = request.inputs["text"]
+    tensor.dtype = 7
+    tensor.tensor_shape.dim.add(size=len(texts))
+    tensor.string_val.extend(texts)
+    return bytes(request.SerializeToString())
+
+
+async def call_many(port: int, bodies: list[bytes], count: int, callers: int) -> dict[str, Any]:
+    """``count`` Predict calls by ``callers`` concurrent callers; statuses and requests a second."""
+    import grpc
+
+    statuses: Counter[str] = Counter()
+    left = iter(range(count))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+
+        async def caller() -> None:
+            for number in left:
+                try:
+                    await call(bodies[number % len(bodies)], timeout=120)
+                    statuses["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    statuses[error.code().name] += 1
+
+        started = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        seconds = time.perf_counter() - started
+    return {"statuses": dict(statuses), "requests_per_second": count / seconds}
+
+
+def load(port: int, model: str, count: int, callers: int) -> dict[str, Any]:
+    """`call_many` in a process of its own."""
+    arguments = ["callers", str(port), model, str(count), str(callers)]
+    done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def sums(page: str) -> dict[str, float]:
+    """Sums and counts of this package's histograms."""
+    found = re.findall(r"^(sentence_serving_\w+_(?:sum|count))\{[^}]*\} (\S+)$", page, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def front(model_dir: Path, count: int, callers: int) -> dict[str, Any]:
+    """CPU time of the whole server process for each request, and of the graph alone for the same batches.
+
+    The graph's share is measured apart, by running batches of the size that the server formed through the same session
+    on one thread; what the server's process used beyond that is the front's: gRPC, decoding, scheduling, encoding.
+    """
+    from toolkit.server import Server, ServerOptions
+    from toolkit.server.core import ModelRef
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "batching.config"
+        file.write_text(BATCHING)
+        options = ServerOptions(
+            model_base_path=model_dir, model_name="model", port=0, rest_api_port=-1, host="127.0.0.1",
+            enable_batching=True, batching_parameters_file=file, grpc_max_threads=callers,
+            tensorflow_session_parallelism=1,
+        )  # fmt: skip
+        with Server(options) as server:
+            load(server.grpc_port, "model", max(200, count // 10), callers)  # warm
+            before = sums(server._metrics.page().decode())
+            cpu = time.process_time()
+            result = load(server.grpc_port, "model", count, callers)
+            cpu = time.process_time() - cpu
+            after = sums(server._metrics.page().decode())
+            used = {name: after[name] - before.get(name, 0) for name in after}
+            batches = used["sentence_serving_batch_rows_count"]
+            rows = max(1, round(used["sentence_serving_batch_rows_sum"] / batches))
+            graph = _graph_cpu(server, ModelRef("model"), rows)
+    front_cpu = cpu / count - graph
+    return {
+        **result,
+        "callers": callers,
+        "mean_batch_rows": used["sentence_serving_batch_rows_sum"] / batches,
+        "mean_queue_ms": 1e3 * used["sentence_serving_queue_seconds_sum"] / count,
+        "mean_graph_ms_per_batch": 1e3 * used["sentence_serving_graph_seconds_sum"] / batches,
+        "mean_front_ms_wall": 1e3 * used["sentence_serving_front_seconds_sum"] / count,
+        "cpu_us_per_request": {"server": 1e6 * cpu / count, "graph": 1e6 * graph, "front": 1e6 * front_cpu},
+        "front_share_of_cpu": front_cpu / (cpu / count),
+    }
+
+
+def _graph_cpu(server: Any, model: Any, rows: int) -> float:
+    """CPU seconds of the graph for one row, in batches of ``rows``."""
+    import numpy as np
+
+    with server._core.leased(model) as servable:
+        signature = servable.signature("")
+        texts = np.empty(rows, dtype=object)
+        texts[:] = [TEXTS[index % len(TEXTS)].encode() for index in range(rows)]
+        outputs = tuple(signature.outputs)
+        for _ in range(3):
+            servable.run(signature, {"text": texts}, outputs)
+        runs = max(5, 400 // rows)
+        cpu = time.process_time()
+        for _ in range(runs):
+            servable.run(signature, {"text": texts}, outputs)
+        return (time.process_time() - cpu) / runs / rows
+
+
+def golden_model() -> Path:
+    """The small recorded model of the tests."""
+    return Path(__file__).parents[1] / "tests" / "server" / "golden" / "models" / "echo"
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def memory(count: int) -> dict[str, Any]:
+    """Resident memory of a server after each tenth of ``count`` requests."""
+    from toolkit.server import Server, ServerOptions
+
+    options = ServerOptions(
+        model_base_path=golden_model(), model_name="model", port=0, rest_api_port=-1, host="127.0.0.1"
+    )
+    with Server(options) as server:
+        load(server.grpc_port, "model", 3000, 32)
+        steps = [resident()]
+        statuses: Counter[str] = Counter()
+        for _ in range(10):
+            statuses.update(load(server.grpc_port, "model", count // 10, 32)["statuses"])
+            steps.append(resident())
+    megabytes = [round(step / 1e6, 1) for step in steps]
+    return {
+        "requests": count,
+        "statuses": dict(statuses),
+        "resident_mb": megabytes,
+        "grown_mb": megabytes[-1] - megabytes[0],
+    }
+
+
+def flood(calls: int) -> dict[str, Any]:
+    """``calls`` at once against limits of 8 gRPC calls: who is answered, who is refused, and that it serves on."""
+    from toolkit.server import Server, ServerOptions
+
+    options = ServerOptions(
+        model_base_path=golden_model(), model_name="model", port=0, rest_api_port=-1, host="127.0.0.1",
+        grpc_max_threads=8,
+    )  # fmt: skip
+    with Server(options) as server:
+        result = load(server.grpc_port, "model", calls, calls)
+        afterwards = load(server.grpc_port, "model", 10, 1)
+    return {"calls": calls, "limit": 8, **result, "afterwards": afterwards["statuses"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("front")
+    command.add_argument("model_dir", type=Path)
+    command.add_argument("--requests", type=int, default=4000)
+    command.add_argument("--callers", type=int, default=64)
+    command = commands.add_parser("memory")
+    command.add_argument("--requests", type=int, default=50_000)
+    command = commands.add_parser("flood")
+    command.add_argument("--calls", type=int, default=1000)
+    command = commands.add_parser("callers")
+    for name, kind in (("port", int), ("model", str), ("count", int), ("callers", int)):
+        command.add_argument(name, type=kind)
+    given = parser.parse_args()
+    match given.command:
+        case "front":
+            result = front(given.model_dir, given.requests, given.callers)
+        case "memory":
+            result = memory(given.requests)
+        case "flood":
+            result = flood(given.calls)
+        case _:
+            bodies = [request_bytes(given.model, [text.encode()]) for text in TEXTS]
+            result = asyncio.run(call_many(given.port, bodies, given.count, given.callers))
+    print(json.dumps(result, indent=None if given.command == "callers" else 2))
+
+
+if __name__ == "__main__":
+    main()
