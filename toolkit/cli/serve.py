@@ -62,6 +62,7 @@ _OURS: dict[str, str] = {
     "wait_for_models": "Wait at the start for models that have no version yet, instead of refusing.",
     "metrics_path": "Path of the metrics page; empty: none.",
     "enable_reflection": "Serve gRPC reflection.",
+    "count_tokens": "Count tokens and truncated texts of exported models.",
     "access_log": "File for a line a request; - is stderr.",
     "log_format": "Form of all logs.",
     "log_level": "What is logged.",

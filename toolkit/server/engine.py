@@ -21,9 +21,9 @@ BINARY = "tensorflow_model_server"
 # Options of the embedded server that the real one lacks.
 _OURS = frozenset(
     {
-        "access_log", "auth_token_file", "drain_delay_seconds", "enable_reflection", "grace_period_seconds", "host",
-        "log_format", "log_level", "max_deadline_seconds", "max_message_bytes", "max_rows", "metrics_path",
-        "rest_api_max_concurrent_calls", "rest_tls", "wait_for_models",
+        "access_log", "auth_token_file", "count_tokens", "drain_delay_seconds", "enable_reflection",
+        "grace_period_seconds", "host", "log_format", "log_level", "max_deadline_seconds", "max_message_bytes",
+        "max_rows", "metrics_path", "rest_api_max_concurrent_calls", "rest_tls", "wait_for_models",
     }
 )  # fmt: skip
 

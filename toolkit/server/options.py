@@ -99,6 +99,8 @@ class ServerOptions:
     """Path of the metrics page on the REST port; empty: none. ``monitoring_config_file`` overrides it."""
     enable_grpc_healthcheck_service: bool = True
     enable_reflection: bool = True
+    count_tokens: bool = True
+    """Count tokens and truncated texts of exported models: their ``detailed`` signature runs for the default one."""
     access_log: str = ""
     """A file for one line a request; ``-`` is stderr; empty: none."""
     log_format: Literal["text", "json"] = "text"

@@ -31,6 +31,7 @@ __all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing"]
 Array = npt.NDArray[Any]
 
 DEFAULT_SIGNATURE = "serving_default"
+TOKEN_COUNTS = ("num_tokens", "truncated")  # outputs of an exported model's "detailed" signature, besides its embedding
 _MAX_CALLABLES = 64  # each distinct selection of outputs is pruned and optimised once, and kept
 
 
@@ -43,6 +44,7 @@ class RunOptions:
     inter_op_threads: int = 0
     timeout_ms: int = 0
     batching: Batching | None = None
+    count_tokens: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,22 @@ class Servable:
         self._closing = False
         self._session, definitions, self.stages = _load(path, options)
         self.signatures = {key: _signature(key, definition) for key, definition in definitions.items()}
+        self.counting = self._counting() if options.count_tokens else None
+        """The signature to run in place of the default one, for its token counts; None: there is none."""
         self._batched: dict[str, batching.Batched] = {}
         if options.batching is not None:
             self._batched = batching.add_twins(self._session.graph, self.signatures.values(), options.batching)
+
+    def _counting(self) -> Signature | None:
+        """The signature of an exported model that gives the default one's outputs and the token counts too.
+
+        Only artifacts that carry their provenance promise that the two give the same outputs.
+        """
+        default, detailed = self.signatures.get(DEFAULT_SIGNATURE), self.signatures.get("detailed")
+        if default is None or detailed is None or not (self.path / "assets.extra" / "provenance.json").exists():
+            return None
+        same = default.input_types == detailed.input_types
+        return detailed if same and detailed.outputs.keys() >= {*default.outputs, *TOKEN_COUNTS} else None
 
     @property
     def load_seconds(self) -> float:

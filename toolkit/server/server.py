@@ -266,6 +266,7 @@ class _Loading:
             inter_op_threads=both or options.tensorflow_inter_op_parallelism,
             timeout_ms=int(options.max_deadline_seconds * 1000),
             batching=self._batching,
+            count_tokens=options.count_tokens,
         )
 
     def load(self, name: str, version: int, path: Path) -> Servable:
