@@ -220,7 +220,7 @@ def test_an_interrupt_at_the_command_line_says_how_to_continue(
     assert result.exit_code == 1  # click's own; the entry point turns it into 130
     assert f"interrupted; the same command with --resume continues ({target}.partial)" in result.stderr
     state = json.loads((tmp_path / "out.npy.partial/state.json").read_text())
-    assert state["progress"]["rows"] == 128
+    assert state["progress"]["rows"] == 256
     assert CliRunner().invoke(cli, [*args, "--resume"]).exit_code == 0
     assert np.array_equal(np.load(target), vectors(TEXTS))
 

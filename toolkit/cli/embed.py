@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolkit.client import TLS, Client, Hedge, Split
 from toolkit.errors import InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
 if TYPE_CHECKING:
-    from toolkit.client import Client
     from toolkit.client.bulk import Source
 
 __all__ = ["command"]
@@ -45,8 +45,8 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option("--keep", multiple=True, metavar="COLUMN", help="Copy this column to the output (.jsonl, .parquet).")
 @click.option("--output", type=_FILE, help="File: .npy, .jsonl, .parquet, .safetensors. Default: JSON lines on stdout.")
 @click.option("--resume", is_flag=True, help="Continue an unfinished run; every row is embedded exactly once.")
-@click.option("--rows", default=128, show_default=True, help="Rows per request; more cost the client less.")
-@click.option("--in-flight", default=8, show_default=True, help="Requests under way at a time.")
+@click.option("--rows", default=Split.rows, show_default=True, help="Rows per request; more cost the client less.")
+@click.option("--in-flight", default=Split.in_flight, show_default=True, help="Requests under way at a time.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds an attempt may take.")
 @click.option("--patience", default=300.0, show_default=True, help="Seconds a server may be away before the run stops.")
 @click.option("--max-rejected", default=1000, show_default=True, help="Rows without embedding before the run stops.")
@@ -98,8 +98,6 @@ def _source(options: dict[str, Any]) -> Source:
 
 
 def _client(options: dict[str, Any]) -> Client:
-    from toolkit.client import TLS, Client, Hedge, Split
-
     secrets = [options[name] for name in ("ca", "cert", "key", "server_name")]
     return Client(
         options["url"],

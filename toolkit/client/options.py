@@ -89,7 +89,7 @@ class Split:
     limit met on the way lowers ``rows`` for the rest of the client's life.
     """
 
-    rows: int = 128
+    rows: int = 256
     bytes: int = 1 << 20
     in_flight: int = 8
 

@@ -74,24 +74,32 @@ _MAX_RANK = 32  # numpy's own limit is 32 before version 2
 _STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
 
-def encode_tensor(value: Column) -> Any:
-    """A TensorProto of ``value``: a list of bytes becomes a string tensor [n]; an array keeps its dtype and shape.
+def encode_tensor(value: Column, tensor: Any = None) -> Any:
+    """A TensorProto of ``value`` (``tensor``, filled in, where one is given): a list of bytes becomes a string tensor
+    [n]; an array keeps its dtype and shape.
 
     Arrays of str, bytes or object become string tensors. Raises `InputError` for a dtype TensorFlow does not have.
     """
+    tensor = messages.TensorProto() if tensor is None else tensor
+    for size in (len(value),) if isinstance(value, list) else value.shape:
+        tensor.tensor_shape.dim.add(size=size)
     if isinstance(value, list):
-        return messages.TensorProto(dtype=_STRING, tensor_shape={"dim": [{"size": len(value)}]}, string_val=value)
-    shape = {"dim": [{"size": size} for size in value.shape]}
-    if value.dtype.kind in "OUST":
-        rows = [item.encode() if isinstance(item, str) else item for item in value.ravel().tolist()]
+        tensor.dtype = _STRING
+        tensor.string_val.extend(value)
+    elif value.dtype.kind in "OUST":
+        tensor.dtype = _STRING
+        tensor.tensor_shape.SetInParent()
         try:
-            return messages.TensorProto(dtype=_STRING, tensor_shape=shape, string_val=rows)
+            tensor.string_val.extend([i.encode() if isinstance(i, str) else i for i in value.ravel().tolist()])
         except TypeError:
             raise InputError("a string input must hold only str or bytes") from None
-    if value.dtype.name not in _NUMBERS:
+    elif value.dtype.name in _NUMBERS:
+        tensor.dtype = _NUMBERS[value.dtype.name]
+        tensor.tensor_shape.SetInParent()
+        tensor.tensor_content = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<")).tobytes()
+    else:
         raise InputError(f"dtype {value.dtype} cannot be sent; supported: {', '.join(_NUMBERS)}")
-    content = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<")).tobytes()
-    return messages.TensorProto(dtype=_NUMBERS[value.dtype.name], tensor_shape=shape, tensor_content=content)
+    return tensor
 
 
 def decode_tensor(raw: RawTensor) -> Array:
@@ -248,7 +256,7 @@ class GrpcCodec:
         """A Predict request. ``outputs`` empty means all."""
         message = messages.PredictRequest(model_spec=_model_spec(spec), output_filter=outputs)
         for name, value in inputs.items():
-            message.inputs[name].CopyFrom(encode_tensor(value))
+            encode_tensor(value, message.inputs[name])
         return Request("/tensorflow.serving.PredictionService/Predict", message.SerializeToString())
 
     def predicted(self, body: bytes, signature: SignatureInfo | None) -> tuple[dict[str, Array], int | None]:
