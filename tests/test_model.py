@@ -204,6 +204,15 @@ def test_the_default_prompt_is_put_before_each_text(tiny_source: Path) -> None:
     assert largest_difference(ours, model.encode(list(TEXTS), prompt="")) > 1e-3
 
 
+def test_truncation_on_the_left_keeps_the_end(tiny_source: Path) -> None:
+    model = SentenceTransformer(str(tiny_source), device="cpu")
+    model.tokenizer.truncation_side = "left"
+    texts = [" ".join(f"{number}" for number in range(100)), "short"]
+    ours = embed(model, texts)
+    assert largest_difference(ours, model.encode(texts)) < 1e-5
+    assert largest_difference(ours, SentenceTransformer(str(tiny_source), device="cpu").encode(texts)) > 1e-3
+
+
 def test_truncate_dim_cuts_the_embedding(tiny_source: Path) -> None:
     model = SentenceTransformer(str(tiny_source), device="cpu", truncate_dim=10)
     ours = embed(model)

@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import InputError, MissingExtraError, SourceError, UnsupportedError
+from toolkit.tokenizer import TokenizerSource
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -55,17 +56,15 @@ class RawModule:
 class Checkpoint:
     """All that an export reads from its source.
 
-    ``tokenizer_json`` is the tokenizer as the tokenizers package serialises it, without padding, with the truncation
-    that sentence-transformers sets; ``max_length`` counts special tokens (``None``: no limit). ``prompt`` is what
-    ``encode`` puts before each text by default (empty: nothing). ``truncate_dim`` cuts the embedding (``None``: not
-    cut). ``reference`` is the live model, in evaluation mode and float32 on the CPU: what an export must equal.
+    ``tokenizer`` is the tokenizer as the tokenizers package serialises it, with the padding and truncation that
+    sentence-transformers sets. ``prompt`` is what ``encode`` puts before each text by default (empty: nothing).
+    ``truncate_dim`` cuts the embedding (``None``: not cut). ``reference`` is the live model, in evaluation mode and
+    float32 on the CPU: what an export must equal.
     """
 
     source: str
     modules: tuple[RawModule, ...]
-    tokenizer_json: str
-    tokenizer_file: str
-    max_length: int | None
+    tokenizer: TokenizerSource
     prompt: str
     truncate_dim: int | None
     digest: str
@@ -262,24 +261,22 @@ def _from_model(model: SentenceTransformer, source: str, folder: str) -> Checkpo
     # transformers marks "no limit" by a huge number
     max_length = int(limit) if limit is not None and limit < 1_000_000 else None
     raw = json.loads(backend.to_str())
-    # Padding and truncation are set anew by each call of the tokenizer: state what sentence-transformers' calls set.
-    raw["padding"] = None
-    raw["truncation"] = max_length and {
-        "direction": str(tokenizer.truncation_side).capitalize(),
-        "max_length": max_length,
-        "strategy": "LongestFirst",
-        "stride": 0,
-    }
-    tokenizer_json = json.dumps(raw, ensure_ascii=False)
+    # Both are set anew by each call of the tokenizer; what sentence-transformers' calls set travels beside the JSON.
+    raw["padding"], raw["truncation"] = None, None
+    source_of_ids = TokenizerSource(
+        json=json.dumps(raw, ensure_ascii=False),
+        file=f"{folder}/tokenizer.json",
+        max_length=max_length,
+        truncation_side=tokenizer.truncation_side,
+        pad_id=tokenizer.pad_token_id,
+    )
     return Checkpoint(
         source=source,
         modules=modules,
-        tokenizer_json=tokenizer_json,
-        tokenizer_file=f"{folder}/tokenizer.json",
-        max_length=max_length,
+        tokenizer=source_of_ids,
         prompt=prompt,
         truncate_dim=model.truncate_dim,
-        digest=_digest(modules, tokenizer_json, max_length, prompt, model.truncate_dim),
+        digest=_digest(modules, source_of_ids, prompt, model.truncate_dim),
         reference=model,
     )
 
@@ -313,7 +310,7 @@ def _default_repr(module: Any) -> str | None:
         return None
 
 
-def _digest(modules: tuple[RawModule, ...], *rest: object) -> str:
+def _digest(modules: tuple[RawModule, ...], tokenizer: TokenizerSource, *rest: object) -> str:
     """sha256 over all that determines the model's answers, the same for a folder and for the model loaded from it."""
     sha = hashlib.sha256()
     for module in modules:
@@ -323,7 +320,8 @@ def _digest(modules: tuple[RawModule, ...], *rest: object) -> str:
             tensor = module.tensors[name]
             sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
             sha.update(np.ascontiguousarray(tensor).data)
-    sha.update(json.dumps(rest, ensure_ascii=False).encode())
+    identity = replace(tokenizer, file="")  # where it was found does not matter
+    sha.update(json.dumps([asdict(identity), *rest], ensure_ascii=False).encode())
     return "sha256:" + sha.hexdigest()
 
 

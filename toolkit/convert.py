@@ -162,5 +162,7 @@ def _provenance(
         "signatures": [item.name for item in SIGNATURES],
         "tf_serving": {"since": releases.since, "because": list(releases.because)},
         "check": report.to_json() if report is not None else None,
-        "tokenizer_check": {"texts": tokenizer_report.texts, "differences": 0} if tokenizer_report is not None else None,
+        "tokenizer_check": {"texts": tokenizer_report.texts, "differences": 0}
+        if tokenizer_report is not None
+        else None,
     }

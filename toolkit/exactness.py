@@ -57,7 +57,7 @@ def check(
     checkpoint = (
         source if isinstance(source, Checkpoint) else open_checkpoint(source, trust_remote_code=trust_remote_code)
     )
-    chosen = list(texts) if texts is not None else check_texts(checkpoint.max_length or 512)
+    chosen = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
     batches = _batches(len(chosen))
     # The intermediate stages are large: looked at in the first pass over the texts only.
     hidden = -(-len(chosen) // BATCH_SIZES[0])

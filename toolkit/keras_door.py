@@ -228,7 +228,7 @@ def to_keras(
     spec = read_spec(checkpoint)
     if inputs == "text":
         entry = keras.Input(shape=(), dtype="string", name="text")
-        raw = TokenizerSource(checkpoint.tokenizer_json, checkpoint.tokenizer_file, spec.max_length)
+        raw = replace(checkpoint.tokenizer, max_length=spec.max_length)
         tokens = Tokenize(asdict(raw), spec.prompt, name="tokenize")(entry)
     else:
         entry = tokens = {name: keras.Input(shape=(None,), dtype="int32", name=name) for name in TOKENS}

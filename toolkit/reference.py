@@ -48,7 +48,7 @@ def _answers(checkpoint: Checkpoint, texts: Sequence[str], batch_size: int) -> l
     from tokenizers import Tokenizer
 
     model = checkpoint.reference
-    tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json)
+    tokenizer = Tokenizer.from_str(checkpoint.tokenizer.json)
     tokenizer.no_truncation()
     counts = [len(item.ids) for item in tokenizer.encode_batch_fast([checkpoint.prompt + text for text in texts])]
     embeddings = np.asarray(model.encode(list(texts), batch_size=batch_size, show_progress_bar=False))

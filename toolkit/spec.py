@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -187,42 +187,40 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
         raise SourceError(f"{first.file}: the model has no Pooling module, so no sentence embedding")
     if checkpoint.prompt and any(m.type == "Pooling" and not m.config.get("include_prompt", True) for m in rest):
         raise UnsupportedError(first.file, "include_prompt", False, "true, where a default prompt is set")
-    if checkpoint.max_length is not None and checkpoint.max_length > encoder.max_positions:
+    limit = checkpoint.tokenizer.max_length
+    if limit is not None and limit > encoder.max_positions:
         raise UnsupportedError(
             first.file,
             "max_seq_length",
-            checkpoint.max_length,
+            limit,
             f"at most max_position_embeddings, {encoder.max_positions}",
         )
-    max_length = checkpoint.max_length or encoder.max_positions
-    _require_room(checkpoint, encoder.vocab_size)
-    tokenizer = read_tokenizer(TokenizerSource(checkpoint.tokenizer_json, checkpoint.tokenizer_file, max_length))
+    source = replace(checkpoint.tokenizer, max_length=limit or encoder.max_positions)
+    _require_room(source, encoder.vocab_size)
     cut = checkpoint.truncate_dim
     if cut is not None and cut < 1:
         raise UnsupportedError(first.file, "truncate_dim", cut, "positive numbers")
     return ModelSpec(
         prompt=checkpoint.prompt,
-        tokenizer=tokenizer,
+        tokenizer=read_tokenizer(source),
         encoder=encoder,
         heads=tuple(heads),
         truncate_dim=cut,
         dim=min(dim, cut) if cut else dim,
-        max_length=max_length,
+        max_length=source.max_length or encoder.max_positions,
     )
 
 
-def _require_room(checkpoint: Checkpoint, vocab_size: int) -> None:
+def _require_room(source: TokenizerSource, vocab_size: int) -> None:
     """Every id the tokenizer can yield needs an embedding; tokens added without resizing the model have none."""
-    tokenizer = json.loads(checkpoint.tokenizer_json)
+    tokenizer = json.loads(source.json)
     vocabulary = tokenizer.get("model", {}).get("vocab", {})
     ids: dict[str, int] = dict(vocabulary) if isinstance(vocabulary, dict) else {}
     ids |= {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
     beyond = sorted((index, token) for token, index in ids.items() if index >= vocab_size)
     if beyond:
         index, token = beyond[0]
-        raise SourceError(
-            f"{checkpoint.tokenizer_file}: token {token!r} has id {index}, but the encoder has {vocab_size} embeddings"
-        )
+        raise SourceError(f"{source.file}: token {token!r} has id {index}, but the encoder has {vocab_size} embeddings")
 
 
 def _require(module: RawModule, key: str, supported: Sequence[object], default: object = None) -> None:

@@ -85,7 +85,9 @@ def test_version_and_unknown_commands() -> None:
 
 
 def test_export_prints_the_figures_and_the_path(run: Run, tiny_source: Path, tmp_path: Path) -> None:
-    code, out, err = run("export", tiny_source, tmp_path, "--name", "tiny", "--version", "7", "--tokenizer-sample", "0.01")
+    code, out, err = run(
+        "export", tiny_source, tmp_path, "--name", "tiny", "--version", "7", "--tokenizer-sample", "0.01"
+    )
     assert code == 0, err
     assert "identical" in out
     assert "equal: max abs difference" in out
