@@ -16,8 +16,6 @@ import toolkit
 def test_importing_the_package_imports_nothing_heavy() -> None:
     names = "sorted({name.split('.')[0] for name in sys.modules})"
     code = f"import toolkit, toolkit.errors, toolkit.signatures, sys; print({names})"
-        "import toolkit, toolkit.errors, toolkit.signatures, sys; print(sorted({m.split('.')[0] for m in sys.modules}))"
-    )
     root = str(Path(toolkit.__file__).parents[1])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert not {"tensorflow", "torch", "numpy", "transformers", "grpc"} & set(eval(done.stdout))
