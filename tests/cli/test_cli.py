@@ -85,16 +85,15 @@ def test_version_and_unknown_commands() -> None:
 
 
 def test_export_prints_the_figures_and_the_path(run: Run, tiny_source: Path, tmp_path: Path) -> None:
-    code, out, err = run(
-        "export", tiny_source, tmp_path, "--name", "tiny", "--version", "7", "--tokenizer-sample", "0.01"
-    )
+    arguments = ("export", tiny_source, tmp_path, "--name", "tiny", "--version", "7", "--tokenizer-sample", "0.01")
+    code, out, err = run(*arguments)
     assert code == 0, err
     assert "identical" in out
     assert "equal: max abs difference" in out
     assert out.strip().endswith(f"wrote {tmp_path / 'tiny' / '7'}")
     assert (tmp_path / "tiny" / "7" / "saved_model.pb").is_file()
 
-    code, _, err = run("export", tiny_source, tmp_path, "--name", "tiny", "--version", "7")
+    code, _, err = run(*arguments)
     assert code == 4
     assert one_line(err).startswith("error: ")
     assert "exists already" in one_line(err)

@@ -46,9 +46,9 @@ def command(
     SOURCE is a folder written by SentenceTransformer.save, or a model id on the Hugging Face hub.
 
     The tokenizer's tables are compared with the original tokenizer on over a million texts, every Unicode code point
-    among them. Then the SavedModel is reloaded in a fresh process and compared with the original on a built-in corpus: token ids must
-    be identical, vectors within 1e-5 (largest absolute difference) and 1e-6 (cosine distance). Where they are not,
-    nothing is left in MODELS_DIR, the first diverging stage is named and the exit code is 1.
+    among them. Then the SavedModel is reloaded in a fresh process and compared with the original on a built-in corpus:
+    token ids must be identical, vectors within 1e-5 (largest absolute difference) and 1e-6 (cosine distance). Where
+    they are not, nothing is left in MODELS_DIR, the first diverging stage is named and the exit code is 1.
     """
     quiet_tensorflow()
     from toolkit.convert import export
