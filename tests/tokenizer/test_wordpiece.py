@@ -43,7 +43,9 @@ def test_continuing_prefixes(train, equal, hard_texts, prefix):
 def test_word_limits_count_characters(train, equal, limit):
     letters = ["a", "é", "中", "\U0001f600", "ß", "\u0301", "a\u0301"]
     texts = [letter * count for letter in letters for count in (limit - 1, limit, limit + 1)]
-    equal(train(max_chars=limit, lowercase=True, handle_chinese_chars=False), texts, max_length=None)
+    tokenizer = train(max_chars=limit, lowercase=True, handle_chinese_chars=False)
+    tokenizer.add_tokens(["naïve", "##"])
+    equal(tokenizer, [*texts, "[SEP]a[MASK] naïve##aab[PAD]"], max_length=None)
 
 
 def test_other_special_tokens_and_mpnet_style_post_processor(train, equal, hard_texts):
@@ -128,6 +130,13 @@ def test_marks_that_the_normalizer_would_reorder_are_refused(train):
     spec = read_tokenizer(TokenizerSource(tokenizer.to_str(), "tokenizer.json", 64))
     with pytest.raises(UnsupportedError, match=r"tokenizer\.json: normalizer is .*reorders U\+.*supported"):
         build_tokenizer(spec)
+
+
+def test_marks_of_tokens_in_the_normalized_text_are_refused_likewise(train, source):
+    tokenizer = train(normalizer=normalizers.NFD(), texts=["plain"])
+    tokenizer.add_tokens(["a\u0323"])
+    with pytest.raises(UnsupportedError, match=r"reorders U\+.*added tokens"):
+        build_tokenizer(read_tokenizer(source(tokenizer)))
 
 
 def test_one_such_mark_is_no_obstacle(train, equal):

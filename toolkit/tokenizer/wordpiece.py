@@ -39,6 +39,7 @@ UNKNOWN, UNKNOWN_WORD = "\x01", "\x02"  # the second one: a word character, wher
 _MARKS = "\x03\x04\x05\x06"
 _GAPS = " \n\t\v\f\r"  # what a gap may become: distinct ones where tokens of the normalized text contain them
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+_CODED = 16  # characters that suffice for a word that stands for a token found in the text
 _MAX_PIECE_BYTES = 256  # tensorflow_text/core/kernels/fast_wordpiece_tokenizer_utils.h
 # Ideographs at which the kernel splits (tensorflow_text/core/kernels/fast_wordpiece_tokenizer_utils.h).
 _IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
@@ -152,31 +153,35 @@ class _Compiler:
         """Refuse a normalizer that visibly reorders combining marks: then it does not work character by character.
 
         Canonical ordering moves marks only within a run of them, and a word with a character outside the alphabet is
-        unknown in any order; so two marks of different classes must survive and be in the alphabet.
+        unknown in any order; so two marks of different classes must survive and be in the alphabet. But a token of the
+        normalized text is found beside any character, so for the marks in one, all marks that survive count.
         """
-        normalizer = self.tokenizer.normalizer
-        if normalizer is None:
+        if self.tokenizer.normalizer is None:
             return
         from tokenizers import normalizers
 
-        known = np.zeros(CODE_POINTS + 1, np.bool_)
-        known[[ord(character) for character in self.alphabet]] = True
-        single = self.characters.single  # DELETED and LONGER index the end, where nothing is known
         decompose = normalizers.NFD().normalize_str
-        visible = [
-            chr(code_point)
-            for code_point in np.flatnonzero(known[single] & (single >= 0))
-            if code_point > 0x7F and _is_mark(chr(code_point), decompose)
-        ]
-        for first in visible:
-            for second in visible:
-                if self._normal_form(first + second) != self._normal_form(first) + self._normal_form(second):
-                    raise UnsupportedError(
-                        self.spec.file,
-                        "normalizer",
-                        f"reorders U+{ord(first):04X} U+{ord(second):04X}, both in model.vocab",
-                        "vocabularies in which at most one of two such marks occurs",
-                    )
+        single = self.characters.single
+        # Each mark that survives, with the character that it becomes (a lower-case one, say).
+        surviving = {
+            character: chr(single[ord(character)])
+            for character in map(chr, np.flatnonzero(single >= 0).tolist())
+            if unicodedata.category(character)[0] == "M" and _is_mark(character, decompose)
+        }
+        alphabet, contents = set(self.alphabet), set().union(*self.late_contents)
+        known = [mark for mark, form in surviving.items() if form in alphabet]
+        found = [mark for mark, form in surviving.items() if form in contents]
+        pairs = itertools.chain(
+            itertools.product(known, known), itertools.product(found, surviving), itertools.product(surviving, found)
+        )
+        for first, second in pairs:
+            if self._normal_form(first + second) != self._normal_form(first) + self._normal_form(second):
+                raise UnsupportedError(
+                    self.spec.file,
+                    "normalizer",
+                    f"reorders U+{ord(first):04X} U+{ord(second):04X}",
+                    "vocabularies and added tokens for which the order of combining marks makes no difference",
+                )
 
     # The character map
 
@@ -331,7 +336,7 @@ class _Compiler:
             raise UnsupportedError(self.spec.file, "model.vocab", longest, f"pieces of {_MAX_PIECE_BYTES} bytes")
         try:
             model = builder.build_fast_wordpiece_model(
-                list(ids), 4 * (self.max_chars + 1), prefix, unknown, False, False
+                list(ids), 4 * (self.max_chars + _CODED), prefix, unknown, False, False
             )
         except (RuntimeError, ValueError) as error:
             raise UnsupportedError(
