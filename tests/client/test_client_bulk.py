@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from safetensors.numpy import load_file
 from text_vectors import DIM, vectors
 
 from toolkit.cli import cli
+from toolkit.cli.embed import progress_bar
 from toolkit.client import Client, Retry, Split
 from toolkit.client.bulk import Source, embed_file
 from toolkit.client.bulk.sinks import Batch, NpySink
@@ -336,6 +340,31 @@ def test_a_server_that_stays_away_ends_the_run_and_leaves_it_resumable(
     with Client(again.grpc_url, "fake") as client:
         embed_file(client, Source.of(lines), target, resume=True)
     assert np.array_equal(np.load(target), vectors(TEXTS))
+
+
+def test_the_progress_bar_shows_rows_and_speed_on_a_terminal(lines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with redirect_stderr(Terminal()) as shown, progress_bar(Source.of(lines)) as report:
+        for rows in (100, 250, 500):
+            time.sleep(0.02)
+            report(rows)
+    assert "500/500" in shown.getvalue()
+    assert "rows/s" in shown.getvalue()
+
+
+@pytest.mark.parametrize(("suffix", "count"), [("txt", 3), ("csv", 2), ("jsonl", 3), ("parquet", 2)])
+def test_rows_are_counted_for_the_time_left(tmp_path: Path, suffix: str, count: int) -> None:
+    path = tmp_path / f"in.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"text": ["a", "b"]}), path)
+    else:
+        path.write_text("text\na\nb")
+    assert Source.of(path).count() == count
 
 
 def test_empty_inputs_make_empty_tables(embed: Callable[..., Result], tmp_path: Path) -> None:

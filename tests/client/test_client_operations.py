@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -250,6 +252,20 @@ def test_the_wrong_protocol_for_a_port_is_explained(kind: Any, fake: FakeServing
 def test_a_missing_output_is_named(connect: Callable[..., Any]) -> None:
     with connect() as client, pytest.raises(ResponseError, match=r"no output 'embedding'|not those of the signature"):
         client.embed(["a"], signature="echo")
+
+
+def test_a_stream_left_early_cancels_what_is_under_way(fake: FakeServing) -> None:
+    endless = (f"text {i}" for i in itertools.count())
+    with Client(fake.grpc_url, "fake", split=Split(rows=4, in_flight=2)) as client:
+        assert np.array_equal(next(iter(client.embed_stream(endless))), vectors([f"text {i}" for i in range(4)]))
+        assert np.array_equal(client.embed(TEXTS), vectors(TEXTS))
+
+
+def test_one_client_serves_many_threads(fake: FakeServing, url: str) -> None:
+    with Client(url, "fake", split=Split(rows=16)) as client, ThreadPoolExecutor(8) as pool:
+        parts = [TEXTS[i::20] for i in range(20)]
+        for part, found in zip(parts, pool.map(client.embed, parts), strict=True):
+            assert np.array_equal(found, vectors(part))
 
 
 def test_both_clients_have_the_same_vocabulary() -> None:

@@ -141,7 +141,7 @@ def _to_file(client: Client, source: Source, options: dict[str, Any]) -> None:
 
     target = options["output"]
     try:
-        with _bar(source) as progress:
+        with progress_bar(source) as progress:
             summary = embed_file(
                 client,
                 source,
@@ -165,7 +165,7 @@ def _to_file(client: Client, source: Source, options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _bar(source: Source) -> Iterator[Callable[[int], None]]:
+def progress_bar(source: Source) -> Iterator[Callable[[int], None]]:
     """A progress bar with rows/s and time left, where stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda rows: None
@@ -181,7 +181,7 @@ def _bar(source: Source) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(source.name, total=source.count(), rate="")
+        task = bar.add_task(Path(source.name).name, total=source.count(), rate="")
 
         def show(rows: int) -> None:
             speed = bar.tasks[0].speed

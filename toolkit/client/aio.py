@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -82,8 +83,9 @@ class AsyncClient:
         self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE
     ) -> AsyncIterator[NDArray[np.float32]]:
         """Embeddings of any number of texts, read as they are needed: arrays [k, dim], in order, as they arrive."""
-        async for piece in self.pieces(await self.run(self.session.stream(texts, signature))):
-            yield piece.value["embedding"]
+        async with aclosing(self.pieces(await self.run(self.session.stream(texts, signature)))) as pieces:
+            async for piece in pieces:
+                yield piece.value["embedding"]
 
     async def detailed(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
@@ -168,10 +170,11 @@ class AsyncClient:
             await asyncio.sleep(effect.seconds)
             return
         effect.bound(until)
-        async for piece in self.pieces(effect):
-            effect.deliver(piece)
+        async with aclosing(self.pieces(effect)) as pieces:
+            async for piece in pieces:
+                effect.deliver(piece)
 
-    async def pieces(self, job: Job) -> AsyncIterator[Piece]:
+    async def pieces(self, job: Job) -> AsyncGenerator[Piece, None]:
         """The job's finished pieces, in order, as they come; leaving early cancels what is still under way."""
         transport, clock = self._opened(), self.session.clock
         live: dict[asyncio.Task[Outcome], Attempt] = {}
