@@ -14,7 +14,10 @@ from pathlib import Path
 
 from fault_proxy import Fault, FaultProxy
 
-ROOT = Path(__file__).parents[2]
+import toolkit
+
+# the package under test, wherever it is installed
+PACKAGES = Path(toolkit.__file__).parents[1]
 
 
 def free_port() -> int:
@@ -42,10 +45,10 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = {**os.environ, "PYTHONPATH": str(PACKAGES), "TF_CPP_MIN_LOG_LEVEL": "3"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment
+                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.log.parent, env=environment
             )
 
     def kill(self) -> None:

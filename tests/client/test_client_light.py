@@ -8,12 +8,15 @@ from pathlib import Path
 
 from fake_serving import FakeServing
 
-ROOT = Path(__file__).parents[2]
+import toolkit
+
+# the package under test, wherever it is installed
+PACKAGES = Path(toolkit.__file__).parents[1]
 HEAVY = ("tensorflow", "torch", "transformers", "tensorflow_serving", "keras", "pyarrow", "pandas")
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGES, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
