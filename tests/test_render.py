@@ -127,7 +127,7 @@ def test_a_graph_that_batches_by_itself_is_not_batched_by_the_server() -> None:
     assert "monitoring.config" in files["serving/kustomization.yaml"]
 
 
-@pytest.mark.parametrize(("size", "memory"), [(1, "1280Mi"), (91_000_000, "1536Mi"), (1_340_000_000, "4864Mi")])
+@pytest.mark.parametrize(("size", "memory"), [(1, "1536Mi"), (91_000_000, "1792Mi"), (1_340_000_000, "5120Mi")])
 def test_memory_has_room_for_two_versions_and_the_server(size: int, memory: str) -> None:
     assert f"MEMORY={memory}\n" in render([ServedModel("m", (1,), size)], RuntimeOptions(cpus=3))["model.env"]
 

@@ -190,9 +190,9 @@ max_enqueued_batches {{ value: {options.max_enqueued_batches} }}
 
 
 def _model_env(models: Sequence[ServedModel], options: RuntimeOptions) -> str:
-    # 1 GiB for the server, its threads and the activations of the batches in progress; each model three times: the
+    # 1.25 GiB for the server, its threads and the activations of the batches in progress; each model three times: the
     # version in use, the one that replaces it, and the buffers in which it is read.
-    need = 1024 * _MIB + 3 * sum(model.size for model in models)
+    need = 1280 * _MIB + 3 * sum(model.size for model in models)
     memory = -(-need // (256 * _MIB)) * 256
     return (
         f"{_HEADER}# What the deployment takes from the models: the probes' model, CPUs and memory of a replica.\n"
