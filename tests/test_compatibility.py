@@ -58,3 +58,27 @@ def test_a_folder_without_a_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"")
     with pytest.raises(ArtifactError, match="no graph"):
         inspect(tmp_path)
+
+
+def test_exports_write_no_attribute_that_older_servers_do_not_know(tiny_export: Path) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel.FromString((tiny_export / "saved_model.pb").read_bytes())
+    (graph,) = model.meta_graphs
+    nodes = [*graph.graph_def.node, *(node for f in graph.graph_def.library.function for node in f.node_def)]
+    variables = [node for node in nodes if node.op == "VarHandleOp"]
+    assert variables
+    assert not [node.name for node in variables if "debug_name" in node.attr]
+    assert not [node.name for node in nodes if "resize_if_index_out_of_bounds" in node.attr]
+    assert tf.saved_model.experimental.read_fingerprint(str(tiny_export)).saved_model_checksum > 0
+
+
+def test_a_growing_tensor_array_needs_2_13(tmp_path: Path) -> None:
+    def grow(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        array = tf.TensorArray(tf.float32, size=0, dynamic_size=True).write(0, x)
+        return {"y": array.stack()}
+
+    module = tf.Module()
+    module.f = tf.function(grow, input_signature=[tf.TensorSpec([2], tf.float32)])
+    tf.saved_model.save(module, str(tmp_path), signatures=module.f)
+    assert inspect(tmp_path).releases.since == "2.13"

@@ -7,29 +7,35 @@ TensorFlow Decision Forests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolkit.errors import ArtifactError
 
-__all__ = ["RELEASES", "ServingReleases", "graph_ops", "serving_releases"]
+__all__ = ["RELEASES", "ServingReleases", "drop_new_attributes", "graph_ops", "serving_releases"]
 
 RELEASES: tuple[str, ...] = (*(f"2.{minor}" for minor in range(6, 21)),)
 """TF Serving releases the table below covers."""
 
-# op -> first release that links it, where that is later than the first of RELEASES
+# op (or op.attribute, where it matters) -> first release that knows it, where that is later than the first of RELEASES
 _SINCE: dict[str, str] = {
     "DisableCopyOnRead": "2.10",
     "FastWordpieceTokenizeWithOffsets": "2.10",
     "FastWordpieceDetokenize": "2.10",
     "FastBertNormalize": "2.12",
+    # what a tf.TensorArray that grows writes; a server that does not know it fails at the first request
+    "TensorListSetItem.resize_if_index_out_of_bounds": "2.13",
     "TFText>FastSentencepieceTokenize": "2.12",
     "TFText>FastSentencepieceDetokenize": "2.12",
     "TFText>RoundRobinTrim": "2.20",
     "TFText>RoundRobinGenerateMasks": "2.20",
     "TFText>Utf8Binarize": "2.20",
 }
+
+# op -> attributes that newer releases write and older ones warn of for every node; they change no result
+_DESCRIPTIVE: dict[str, tuple[str, ...]] = {"VarHandleOp": ("debug_name",)}
 
 # Text ops that all of RELEASES link.
 _TEXT_OPS = frozenset(
@@ -69,8 +75,33 @@ def _key(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split("."))
 
 
+def _nodes(model: Any) -> Iterator[Any]:
+    """All nodes of a SavedModel's graphs and functions."""
+    for meta_graph in model.meta_graphs:
+        yield from meta_graph.graph_def.node
+        for function in meta_graph.graph_def.library.function:
+            yield from function.node_def
+
+
+def drop_new_attributes(version_folder: Path) -> None:
+    """Rewrite ``saved_model.pb`` without attributes that only describe and that older releases complain of."""
+    from tensorflow.core.protobuf import saved_model_pb2
+    from tensorflow.python.saved_model import fingerprinting_utils
+
+    path = version_folder / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for node in _nodes(model):
+        for name in _DESCRIPTIVE.get(node.op, ()):
+            node.attr.pop(name, None)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    fingerprinting_utils.write_fingerprint(str(version_folder))
+
+
 def graph_ops(version_folder: Path) -> frozenset[str]:
-    """Names of all ops in an artifact's graphs and functions. Raises ``ArtifactError`` if it cannot be read."""
+    """Names of all ops in an artifact's graphs and functions, and ``op.attribute`` for attributes that matter.
+
+    Raises ``ArtifactError`` if it cannot be read.
+    """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -82,10 +113,9 @@ def graph_ops(version_folder: Path) -> frozenset[str]:
     except (OSError, DecodeError) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error
     ops: set[str] = set()
-    for meta_graph in model.meta_graphs:
-        ops.update(node.op for node in meta_graph.graph_def.node)
-        for function in meta_graph.graph_def.library.function:
-            ops.update(node.op for node in function.node_def)
+    for node in _nodes(model):
+        ops.add(node.op)
+        ops.update(name for name in (f"{node.op}.{attribute}" for attribute in node.attr) if name in _SINCE)
     if not ops:
         raise ArtifactError(f"{path}: holds no graph")
     return frozenset(ops)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.compatibility import drop_new_attributes
 from toolkit.errors import ArtifactError, InputError, MissingExtraError, VersionExistsError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
@@ -139,6 +140,7 @@ def write_model(model: ServingModel, folder: Path) -> None:
     try:
         with _file_errors(folder.parent):
             tf.saved_model.save(model, str(folder), signatures=model.signature_functions())
+            drop_new_attributes(folder)
     finally:
         absl_logging.set_verbosity(verbosity)
 

@@ -110,9 +110,10 @@ def in_chunks(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, 
     batch = tf.size(lengths)
     order = tf.argsort(lengths, stable=True)
     sorted_lengths, sorted_starts = tf.gather(lengths, order), tf.gather(starts, order)
-    results = tf.TensorArray(tf.float32, size=0, dynamic_size=True, infer_shape=False, element_shape=[None, width])
+    # Not a tf.TensorArray: one that grows writes an attribute that servers before 2.13 do not know, and they fail.
+    results = tf.raw_ops.EmptyTensorList(element_shape=[-1, width], max_num_elements=-1, element_dtype=tf.float32)
 
-    def body(row: tf.Tensor, step: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
+    def body(row: tf.Tensor, results: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Rows are at least one token long (shorter ones, if any, cost nothing), so no more than the budget fit.
         window = sorted_lengths[row : row + TOKEN_BUDGET]
         fits = tf.range(1, tf.size(window) + 1) * _round_up(window) <= TOKEN_BUDGET
@@ -129,14 +130,13 @@ def in_chunks(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, 
             )
         )
         result = encode(chunk)
-        return row + count, step + 1, results.write(step, result[: chunk.total] if per_token else result)
+        result = result[: chunk.total] if per_token else result
+        return row + count, tf.raw_ops.TensorListPushBack(input_handle=results, tensor=result)
 
-    zero = tf.constant(0)
-    *_, results = tf.while_loop(
-        lambda row, step, results: row < batch, body, [zero, zero, results], parallel_iterations=1
+    _, results = tf.while_loop(lambda row, _: row < batch, body, [tf.constant(0), results], parallel_iterations=1)
+    joined, _ = tf.raw_ops.TensorListConcatV2(
+        input_handle=results, element_shape=[-1, width], leading_dims=tf.zeros([0], tf.int64), element_dtype=tf.float32
     )
-    # One empty piece keeps concat's shape right when no chunk was run at all.
-    joined = tf.concat([results.concat(), tf.zeros([0, width])], 0)
     if per_token:
         sorted_splits = tf.concat([[0], tf.cumsum(sorted_lengths)], 0)
         place = tf.gather(sorted_splits[:-1], tf.math.invert_permutation(order))

@@ -1,0 +1,66 @@
+"""Load and run an artifact in the oldest TensorFlow and tensorflow-text whose server ``inspect`` says can load it.
+
+    python benchmarks/oldest_runtime.py MODELS/NAME/VERSION ORIGINAL [--release 2.12.1]
+
+TF Serving 2.12 links exactly these two libraries. They are installed into a throw-away environment from PyPI; needs the
+``[convert]`` extra in this one, for the original's vectors. Exit code 1 if a vector differs by more than 1e-5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+import numpy as np
+
+TEXTS = ["hello world", "", "Die Straße 東京 🚀 [SEP]", "word " * 300, "abc"] * 40
+
+RUN = """
+import json, sys
+import numpy as np, tensorflow as tf, tensorflow_text
+folder, texts, out = sys.argv[1], json.load(open(sys.argv[2], encoding="utf-8")), sys.argv[3]
+session = tf.compat.v1.Session(graph=tf.Graph())
+with session.graph.as_default():
+    meta = tf.compat.v1.saved_model.load(session, ["serve"], folder)
+for name in ("detailed", "tokenize", "token_embeddings", "serving_default"):
+    signature = meta.signature_def[name]
+    outputs = {key: tensor.name for key, tensor in signature.outputs.items()}
+    answer = session.run(outputs, {signature.inputs["text"].name: texts})
+np.save(out, answer["embedding"])
+print("tensorflow", tf.__version__, "tensorflow-text", tensorflow_text.__version__)
+"""
+
+
+def main() -> int:
+    """Install, run, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("saved_model", type=Path)
+    parser.add_argument("original", type=Path)
+    parser.add_argument("--release", default="2.12.1", help="of tensorflow-cpu and tensorflow-text")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        venv.create(folder / "venv", with_pip=True)
+        python = str(folder / "venv" / "bin" / "python")
+        packages = [f"tensorflow-cpu=={options.release}", f"tensorflow-text=={options.release}", "numpy<1.24"]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+        arguments = [str(options.saved_model.resolve()), str(folder / "texts.json"), str(folder / "out.npy")]
+        subprocess.run([python, "-c", RUN, *arguments], check=True)
+        ours = np.load(folder / "out.npy")
+
+    from sentence_transformers import SentenceTransformer
+
+    theirs = SentenceTransformer(str(options.original), device="cpu").encode(TEXTS, show_progress_bar=False)
+    difference = float(np.abs(ours - theirs).max())
+    print(f"{len(TEXTS)} texts, max abs difference from SentenceTransformer.encode: {difference:.1e}")
+    return 0 if difference <= 1e-5 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
