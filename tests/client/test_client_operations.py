@@ -268,6 +268,14 @@ def test_one_client_serves_many_threads(fake: FakeServing, url: str) -> None:
             assert np.array_equal(found, vectors(part))
 
 
+def test_a_closed_client_says_so(connect: Callable[..., Any]) -> None:
+    with connect() as client:
+        client.embed(["a"])
+        client.close()
+        with pytest.raises(InputError, match="client is closed"):
+            client.embed(["a"])
+
+
 def test_both_clients_have_the_same_vocabulary() -> None:
     def face(kind: type) -> dict[str, list[str]]:
         return {

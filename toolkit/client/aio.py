@@ -17,6 +17,7 @@ from toolkit.client.options import TLS, Hedge, Retry, Split, Token
 from toolkit.client.session import open_session
 from toolkit.client.transport import AsyncTransport, Connection, Outcome, open_async
 from toolkit.client.types import Array, Detailed, ModelMetadata, Ranked, VersionStatus
+from toolkit.errors import InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
 __all__ = ["AsyncClient"]
@@ -52,6 +53,7 @@ class AsyncClient:
         self.session = open_session(url, model, version, label, timeout, split, retry, hedge)
         self._connection = Connection(tls, token, metadata, compression, round_robin, channels)
         self._transport = transport
+        self._closed = False
 
     async def embed(
         self,
@@ -132,8 +134,11 @@ class AsyncClient:
         return await self.run(self.session.wait_until_ready(timeout, interval))
 
     async def close(self) -> None:
-        if self._transport is not None:
-            await self._transport.close()
+        """End all connections; the client cannot be used any more. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            if self._transport is not None:
+                await self._transport.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -144,6 +149,8 @@ class AsyncClient:
         await self.close()
 
     def _opened(self) -> AsyncTransport:
+        if self._closed:
+            raise InputError("this client is closed")
         # Connections belong to an event loop, and there may be none yet when the client is made.
         if self._transport is None:
             self._transport = open_async(self.session.address, self._connection)

@@ -18,6 +18,7 @@ from toolkit.client.options import TLS, Hedge, Retry, Split, Token
 from toolkit.client.session import open_session
 from toolkit.client.transport import Connection, Outcome, Transport, open_sync
 from toolkit.client.types import Array, Detailed, ModelMetadata, Ranked, VersionStatus
+from toolkit.errors import InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
 __all__ = ["Client"]
@@ -64,6 +65,7 @@ class Client:
         self.session = open_session(url, model, version, label, timeout, split, retry, hedge)
         connection = Connection(tls, token, metadata, compression, round_robin, channels)
         self._transport = transport or open_sync(self.session.address, connection)
+        self._closed = False
 
     def embed(
         self,
@@ -143,7 +145,10 @@ class Client:
         return self.run(self.session.wait_until_ready(timeout, interval))
 
     def close(self) -> None:
-        self._transport.close()
+        """End all connections; the client cannot be used any more. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._transport.close()
 
     def __enter__(self) -> Client:
         return self
@@ -179,6 +184,8 @@ class Client:
 
     def pieces(self, job: Job) -> Iterator[Piece]:
         """The job's finished pieces, in order, as they come; leaving early cancels what is still under way."""
+        if self._closed:
+            raise InputError("this client is closed")
         inbox: SimpleQueue[tuple[Attempt, Outcome]] = SimpleQueue()
         clock = self.session.clock
         live = {}
