@@ -93,14 +93,27 @@ def sums(page: str) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-def front(model_dir: Path, count: int, callers: int) -> dict[str, Any]:
-    """CPU time of the whole server process for each request, and of the graph alone for the same batches.
+def thread_seconds() -> dict[str, float]:
+    """CPU seconds of this process by kind of thread, as the kernel counts them.
 
-    The graph's share is measured apart, by running batches of the size that the server formed through the same session
-    on one thread; what the server's process used beyond that is the front's: gRPC, decoding, scheduling, encoding.
+    The batch scheduler's threads ("tf_<name>") run the graph, as do those of the intra-op pool; all others are the
+    front: Python's (gRPC handlers), and gRPC's own.
     """
+    tick = os.sysconf("SC_CLK_TCK")
+    found: dict[str, float] = Counter()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+        except FileNotFoundError:
+            continue
+        fields = rest.split()
+        found[name] += (int(fields[11]) + int(fields[12])) / tick
+    return found
+
+
+def front(model_dir: Path, count: int, callers: int) -> dict[str, Any]:
+    """CPU time for each request, split by the threads that used it: graph or front; and the waiting in the queue."""
     from toolkit.server import Server, ServerOptions
-    from toolkit.server.core import ModelRef
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "batching.config"
@@ -112,44 +125,24 @@ def front(model_dir: Path, count: int, callers: int) -> dict[str, Any]:
         )  # fmt: skip
         with Server(options) as server:
             load(server.grpc_port, "model", max(200, count // 10), callers)  # warm
-            before = sums(server._metrics.page().decode())
-            cpu = time.process_time()
+            before, threads = sums(server._metrics.page().decode()), thread_seconds()
             result = load(server.grpc_port, "model", count, callers)
-            cpu = time.process_time() - cpu
             after = sums(server._metrics.page().decode())
             used = {name: after[name] - before.get(name, 0) for name in after}
-            batches = used["sentence_serving_batch_rows_count"]
-            rows = max(1, round(used["sentence_serving_batch_rows_sum"] / batches))
-            graph = _graph_cpu(server, ModelRef("model"), rows)
-    front_cpu = cpu / count - graph
+            spent = {name: seconds - threads.get(name, 0) for name, seconds in thread_seconds().items()}
+    graph = sum(seconds for name, seconds in spent.items() if name.startswith("tf_"))
+    total = sum(spent.values())
+    batches = used["sentence_serving_batch_rows_count"]
     return {
         **result,
         "callers": callers,
         "mean_batch_rows": used["sentence_serving_batch_rows_sum"] / batches,
         "mean_queue_ms": 1e3 * used["sentence_serving_queue_seconds_sum"] / count,
         "mean_graph_ms_per_batch": 1e3 * used["sentence_serving_graph_seconds_sum"] / batches,
-        "mean_front_ms_wall": 1e3 * used["sentence_serving_front_seconds_sum"] / count,
-        "cpu_us_per_request": {"server": 1e6 * cpu / count, "graph": 1e6 * graph, "front": 1e6 * front_cpu},
-        "front_share_of_cpu": front_cpu / (cpu / count),
+        "cpu_us_per_request": {"graph": 1e6 * graph / count, "front": 1e6 * (total - graph) / count},
+        "cpu_us_per_request_by_thread": {k: round(1e6 * v / count, 1) for k, v in spent.items() if v},
+        "front_share_of_cpu": (total - graph) / total,
     }
-
-
-def _graph_cpu(server: Any, model: Any, rows: int) -> float:
-    """CPU seconds of the graph for one row, in batches of ``rows``."""
-    import numpy as np
-
-    with server._core.leased(model) as servable:
-        signature = servable.signature("")
-        texts = np.empty(rows, dtype=object)
-        texts[:] = [TEXTS[index % len(TEXTS)].encode() for index in range(rows)]
-        outputs = tuple(signature.outputs)
-        for _ in range(3):
-            servable.run(signature, {"text": texts}, outputs)
-        runs = max(5, 400 // rows)
-        cpu = time.process_time()
-        for _ in range(runs):
-            servable.run(signature, {"text": texts}, outputs)
-        return (time.process_time() - cpu) / runs / rows
 
 
 def golden_model() -> Path:

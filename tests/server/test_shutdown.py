@@ -56,7 +56,7 @@ def test_sigterm_finishes_what_is_in_work_and_exits_0(slow_model: Path, tmp_path
         url = address["rest"] + "/v1/models/default:predict"
         started = time.monotonic()
         assert httpx.post(url, json={"instances": [20000.0]}, timeout=60).status_code == 200
-        steps = 20000.0 * 3 / max(0.05, time.monotonic() - started)  # about three seconds of work
+        steps = 20000.0 * 6 / max(0.05, time.monotonic() - started)  # about six seconds of work
         request = text_request(b"", model="default")
         del request.inputs["text"]
         tensor = request.inputs["steps"]
@@ -76,7 +76,7 @@ def test_sigterm_finishes_what_is_in_work_and_exits_0(slow_model: Path, tmp_path
             future = call.future(request.SerializeToString(), timeout=100)
             asker = threading.Thread(target=over_rest)
             asker.start()
-            time.sleep(1)
+            time.sleep(2)
             process.send_signal(signal.SIGTERM)
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
             time.sleep(0.3)
@@ -96,7 +96,7 @@ def test_sigterm_finishes_what_is_in_work_and_exits_0(slow_model: Path, tmp_path
 
 
 def test_sigterm_with_a_delay_keeps_serving_while_not_ready() -> None:
-    with serving(str(GOLDEN / "models"), "--drain_delay_seconds=2") as (process, address):
+    with serving(str(GOLDEN / "models"), "--drain_delay_seconds=4") as (process, address):
         metadata = address["rest"] + "/v1/models/echo/metadata"
         assert httpx.get(metadata).status_code == 200
         process.send_signal(signal.SIGTERM)
