@@ -107,6 +107,18 @@ def test_sigterm_with_a_delay_keeps_serving_while_not_ready() -> None:
         assert process.wait(30) == 0
 
 
+def test_sigterm_during_the_start_ends_it_quietly() -> None:
+    process = subprocess.Popen(
+        [*MAIN, "--port=0", "--rest_api_port=0", str(GOLDEN / "models")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (0, -signal.SIGTERM), errors  # the latter: before the command took over the signal
+    assert "Traceback" not in errors
+
+
 def test_wrong_use_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
     for arguments, code, text in (
         (["--nonsense=1"], 2, "No such option '--nonsense'"),

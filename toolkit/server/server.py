@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+    from toolkit.server.accesslog import AccessLog
     from toolkit.server.configfiles import Tls
+    from toolkit.server.grpcfront import GrpcFront
     from toolkit.server.servable import Servable
 
 __all__ = ["Server"]
@@ -44,7 +46,9 @@ class Server:
         self._stopped = threading.Event()
         self._stopping = threading.Lock()
         self._poller: threading.Thread | None = None
+        self._grpc: GrpcFront | None = None
         self._rest: _RestThread | None = None
+        self._access_log: AccessLog | None = None
         self._started = False
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -85,18 +89,17 @@ class Server:
             on_change=self._show,
         )
         self._core = Core(self._manager, self._metrics, max_rows=options.max_rows)
-        self._access_log = AccessLog(options.access_log, options.log_format)
-        self._grpc: GrpcFront | None = None
+        access_log = self._access_log = AccessLog(options.access_log, options.log_format)
         try:
             # The ports are taken before the models are loaded, so that a taken one is known at once; they are
             # served only afterwards.
-            self._grpc = GrpcFront(self._core, options, self._configure, self._access_log, tls, tokens)
+            self._grpc = GrpcFront(self._core, options, self._configure, access_log, tls, tokens)
             rest_socket = self._rest_socket()
             self._manager.start()
             self._started = True
             self._configure(config, first=True)
             if rest_socket is not None:
-                app = RestFront(self._core, options, self._access_log, page, tokens)
+                app = RestFront(self._core, options, access_log, page, tokens)
                 self._rest = _RestThread(app, rest_socket, options, tls if options.rest_tls else None)
                 self._rest.start()
                 self.rest_port = rest_socket.getsockname()[1]
@@ -132,7 +135,8 @@ class Server:
                 closing.join()
             if self._started:
                 self._manager.stop()
-            self._access_log.close()
+            if self._access_log is not None:
+                self._access_log.close()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks until the server is stopped (True) or ``timeout`` seconds have passed."""
