@@ -157,6 +157,7 @@ def test_predict_reaches_any_signature_in_its_own_dtypes(connect: Callable[..., 
             "flag": ("bool", [True, False, True]),
             "small": ("int8", [1, -2, 100]),
         }
+        assert client.predict({"x": [0.5]}, signature="numbers")["doubled"].tolist() == [1.0]
         only = client.predict({"x": np.zeros(1, np.float32)}, signature="numbers", outputs=["flag"])
         assert list(only) == ["flag"]
         assert client.predict({"text": ["a", "é"]}, signature="echo")["text"].tolist() == [b"a", "é".encode()]

@@ -55,6 +55,11 @@ def to_column(name: str, value: Any) -> Column:
         array = np.asarray(value)
     except ValueError as error:
         raise InputError(f"input {name!r} is no array: {error}") from None
+    if not isinstance(value, (np.ndarray, np.generic)):
+        # Plain Python numbers have no width; TensorFlow takes them as 32 bits, and so do most models.
+        narrow = {"float64": np.float32, "int64": np.int32}.get(array.dtype.name)
+        if narrow is np.float32 or (narrow is np.int32 and np.array_equal(array.astype(narrow), array)):
+            array = array.astype(narrow)
     if array.dtype.kind in "UST":
         # numpy's fixed-width strings drop trailing NULs; objects keep every byte
         array = np.array(value, object)

@@ -128,7 +128,8 @@ class Client:
     ) -> dict[str, Array]:
         """One request to any signature: arrays in, arrays out (``outputs``: only these). Nothing is split.
 
-        Numeric outputs over gRPC are read-only views of the answer; strings are object arrays of bytes.
+        Plain Python numbers are sent as float32 and int32, arrays in the dtype they have. Numeric outputs over gRPC may
+        be read-only views of the answer; strings are object arrays of bytes.
         """
         return self.run(self.session.predict(inputs, signature, outputs), deadline)
 

@@ -109,14 +109,18 @@ def _plan(client: Client, source: Source, signature: str, kind: str, before: Pla
         return before
     metadata = client.metadata()
     info = metadata.signatures.get(signature)
+    address = str(client.session.address)
     if info is None:
         names = ", ".join(metadata.signatures)
-        raise SignatureError(f"the model has no signature {signature!r}; it has: {names}", model=spec.model)
+        raise SignatureError(
+            f"the model has no signature {signature!r}; it has: {names}", address=address, model=spec.model
+        )
     tensor = info.outputs.get("embedding")
     if list(info.inputs) != ["text"] or tensor is None or not tensor.shape or tensor.shape[-1] is None:
         sides = [", ".join(map(str, side.values())) for side in (info.inputs, info.outputs)]
         raise SignatureError(
             f"signature {signature!r} is not text to embedding: it takes {sides[0]} and gives {sides[1]}",
+            address=address,
             model=spec.model,
         )
     beside = tuple(name for name, item in info.outputs.items() if item.shape is not None and len(item.shape) == 1)
