@@ -218,6 +218,12 @@ def test_a_sequence_length_beyond_the_positions_is_refused(tiny_bert: Path) -> N
     refused(sentence_transformer(tiny_bert, max_length=65), "max_seq_length", "65", "64")
 
 
+def test_splitting_special_tokens_is_refused(tiny_source: Path) -> None:
+    model = SentenceTransformer(str(tiny_source), device="cpu")
+    model.tokenizer.split_special_tokens = True
+    refused(model, "split_special_tokens")
+
+
 def test_a_token_without_an_embedding_is_refused(tiny_source: Path) -> None:
     model = SentenceTransformer(str(tiny_source), device="cpu")
     model.tokenizer.add_tokens(["production"])

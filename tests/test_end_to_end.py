@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 from sentence_transformers import SentenceTransformer
-from support import TEXTS, largest_difference
+from support import MAX_LENGTH, TEXTS, largest_difference
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from toolkit.cli import cli
@@ -54,7 +54,9 @@ def test_every_signature_answers_through_the_client(url: str, expected: np.ndarr
         embedded = client.predict(tokens, signature="embed_tokens")["embedding"]
         hidden = client.predict({"text": list(TEXTS)}, signature="token_embeddings")
     assert largest_difference(detailed.embedding, expected) < 1e-5
-    assert detailed.truncated.tolist() == [False] * 5 + [True, False]
+    assert detailed.truncated.tolist() == [count > MAX_LENGTH for count in detailed.num_tokens]
+    assert detailed.truncated.tolist()[:2] == [False, False]
+    assert detailed.truncated.tolist()[5] is True
     assert largest_difference(embedded, expected) < 1e-5
     assert np.array_equal(hidden["attention_mask"], tokens["attention_mask"])
 

@@ -254,6 +254,8 @@ def _from_model(model: SentenceTransformer, source: str, folder: str) -> Checkpo
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UnsupportedError(folder, "tokenizer", type(tokenizer).__name__, "fast tokenizers (tokenizers package)")
+    if getattr(tokenizer, "split_special_tokens", False) or backend.encode_special_tokens:
+        raise UnsupportedError(f"{folder}/tokenizer_config.json", "split_special_tokens", True, "false")
     limit = model.max_seq_length
     prompt = ""
     if model.default_prompt_name is not None:
