@@ -1,7 +1,8 @@
 # The commands for people and for CI are these. Each makes what it needs and can be run again at any time.
 
 PYTHON ?= python3
-PIP_FLAGS ?= --quiet --disable-pip-version-check
+# Modules are compiled when they are first imported: most of an installation never is.
+PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test image-test install lint clean help
 
@@ -23,7 +24,7 @@ install: .venv/.installed ## make .venv with the toolkit (editable), the convert
 # The suite runs against the built wheel, in an environment of its own and from a folder where the source tree cannot be
 # imported: a file missing from the wheel fails here and not at a user's.
 test: .venv-test/.installed lint ## lint, types and the whole test suite, from the built wheel
-	@rm -rf build/wheel && .venv-test/bin/pip wheel $(PIP_FLAGS) --no-deps --wheel-dir build/wheel .
+	@rm -rf build/wheel && .venv-test/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	@.venv-test/bin/pip install $(PIP_FLAGS) --force-reinstall --no-deps build/wheel/*.whl
 	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. -n 2 --dist loadfile . $(PYTEST_FLAGS)
 

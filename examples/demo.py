@@ -30,11 +30,11 @@ MAX_ABS, MAX_COSINE_DISTANCE = 1e-5, 1e-6
 TEXTS = (
     "How do I reset my password?",
     "I forgot my login credentials.",
-    "The invoice is due at the end of May.",
+    "The invoice is due in May.",
     "When do I have to pay the bill?",
-    "A cat sleeps on the warm window sill.",
+    "A cat sleeps on the window sill.",
     "The kitten is napping in the sun.",
-    "TensorFlow Serving answers over gRPC.",
+    "TF Serving answers over gRPC.",
     "東京は日本の首都です。 🚀",
 )
 
@@ -74,7 +74,7 @@ def similarity_table(similarity: np.ndarray) -> Table:
     table.add_column("", justify="right", style="bold")
     table.add_column("text", no_wrap=True)
     for number in range(1, len(TEXTS) + 1):
-        table.add_column(str(number), justify="right", min_width=4)
+        table.add_column(str(number), justify="right", min_width=5)
     for row, text in enumerate(TEXTS):
         cells = [
             f"[{'bold green' if value > 0.4 else 'dim'}]{value:.2f}[/]" if column <= row else ""
