@@ -234,3 +234,27 @@ def test_prompt_exclusion_with_a_default_prompt_is_refused(tiny_source: Path) ->
     model = SentenceTransformer(str(tiny_source), device="cpu", prompts={"q": "q: "}, default_prompt_name="q")
     model[1].include_prompt = False
     refused(model, "include_prompt")
+
+
+def test_a_hub_id_is_found_in_the_hubs_cache(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    repository = tmp_path / "hub" / "models--organisation--tiny"
+    shutil.copytree(source, repository / "snapshots" / "0123abcd")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abcd")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    checkpoint = open_checkpoint("organisation/tiny")
+    assert checkpoint.source == "organisation/tiny"
+    assert checkpoint.digest == open_checkpoint(source).digest
+    refused("organisation/other", "organisation/other", "hub")
+
+
+def test_a_checkpoint_with_a_vocabulary_file_only_is_read_like_transformers_reads_it(source: Path) -> None:
+    vocabulary = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
+    (source / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n")
+    expected = SentenceTransformer(str(source), device="cpu").preprocess(list(TEXTS))["input_ids"]
+    (source / "tokenizer.json").unlink()
+    checkpoint = open_checkpoint(source)
+    read_spec(checkpoint)
+    assert np.array_equal(checkpoint.reference.preprocess(list(TEXTS))["input_ids"], expected)

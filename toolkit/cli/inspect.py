@@ -44,7 +44,8 @@ def _print(found: Inspection) -> None:
         table.add_row(item.name, "\n".join(map(str, item.inputs)), "\n".join(map(str, item.outputs)))
     console.print(table)
 
-    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts = Table("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts.columns[1].overflow = "fold"  # a path or digest is of no use without its end
     facts.add_row("TF Serving", str(found.releases))
     mega = 1e6
     facts.add_row(
