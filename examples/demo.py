@@ -70,7 +70,7 @@ def server(models_dir: Path) -> Iterator[tuple[str, str]]:
 
 def similarity_table(similarity: np.ndarray) -> Table:
     """The lower triangle, the close pairs in colour."""
-    table = Table(title="Cosine similarity of the served embeddings", box=box.SIMPLE_HEAD)
+    table = Table(title="Cosine similarity of the served embeddings", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", justify="right", style="bold")
     table.add_column("text", no_wrap=True)
     for number in range(1, len(TEXTS) + 1):
