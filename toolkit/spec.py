@@ -100,6 +100,9 @@ class PoolingSpec:
     modes: tuple[str, ...]
     dim: int
 
+    def __str__(self) -> str:
+        return f"pooling     {' and '.join(self.modes)}"
+
 
 @dataclass(frozen=True)
 class DenseSpec:
@@ -116,6 +119,10 @@ class DenseSpec:
     bias: Array | None = field(repr=False)
     residual_weight: Array | None = field(repr=False, default=None)
 
+    def __str__(self) -> str:
+        residual = ", residual" if self.residual else ""
+        return f"dense       {self.in_features} to {self.out_features}, {self.activation}{residual}"
+
 
 @dataclass(frozen=True)
 class LayerNormSpec:
@@ -126,10 +133,16 @@ class LayerNormSpec:
     weight: Array = field(repr=False)
     bias: Array = field(repr=False)
 
+    def __str__(self) -> str:
+        return f"layer norm  over {self.dim}"
+
 
 @dataclass(frozen=True)
 class NormalizeSpec:
     """Division by the Euclidean norm, which is taken as at least 1e-12 (``torch.nn.functional.normalize``)."""
+
+    def __str__(self) -> str:
+        return "normalize   to length 1"
 
 
 HeadSpec = PoolingSpec | DenseSpec | LayerNormSpec | NormalizeSpec
@@ -152,7 +165,7 @@ class ModelSpec:
         lines = [
             f"tokenizer   {tokenizer.removesuffix('Model')}, at most {self.max_length} tokens",
             f"encoder     {e.family}, {e.num_layers} layers, hidden size {e.hidden_size}, {e.num_heads} heads",
-            *(f"head        {head}" for head in self.heads),
+            *map(str, self.heads),
             f"embedding   float32 [{self.dim}]",
         ]
         if self.prompt:
