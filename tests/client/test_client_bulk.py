@@ -210,6 +210,7 @@ def test_an_interrupt_at_the_command_line_says_how_to_continue(
 ) -> None:
     fake, target = serve(), tmp_path / "out.npy"
     args = ["embed", "--url", fake.grpc_url, "--model", "fake", "--input", str(lines), "--output", str(target)]
+    args += ["--rows", "256"]
     take = Client.pieces
 
     def interrupted(self: Client, job: Any) -> Any:

@@ -180,6 +180,7 @@ class AsyncClient:
         async with aclosing(self.pieces(effect)) as pieces:
             async for piece in pieces:
                 effect.deliver(piece)
+                del piece  # frees the answer before the next one is waited for
 
     async def pieces(self, job: Job) -> AsyncGenerator[Piece, None]:
         """The job's finished pieces, in order, as they come; leaving early cancels what is still under way."""
@@ -194,15 +195,17 @@ class AsyncClient:
                     await asyncio.sleep(job.wait(clock()) or 0)
                     continue
                 done, _ = await asyncio.wait(live, timeout=job.wait(clock()), return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    if task not in live:
-                        continue
-                    stale = job.resolve(live.pop(task), task.result(), clock())
-                    for late in [task for task, attempt in live.items() if attempt in stale]:
-                        live.pop(late)
-                        late.cancel()
-                for piece in job.drain():
-                    yield piece
+                while done:
+                    task = done.pop()
+                    if task in live:
+                        stale = job.resolve(live.pop(task), task.result(), clock())
+                        for late in [task for task, attempt in live.items() if attempt in stale]:
+                            live.pop(late)
+                            late.cancel()
+                    del task  # and with it the answer, as soon as its piece is handed out
+                    for piece in job.drain():
+                        yield piece
+                        del piece
         finally:
             for task in live:
                 task.cancel()

@@ -21,7 +21,7 @@ def text_rows(texts: Iterable[str]) -> list[bytes]:
     if isinstance(texts, np.ndarray):
         texts = texts.ravel().tolist() if texts.ndim == 1 else _refuse_shape(texts)
     try:
-        texts = list(texts)
+        texts = texts if isinstance(texts, list) else list(texts)
     except TypeError:
         raise InputError(f"texts is of type {type(texts).__name__}; give a list of str") from None
     try:

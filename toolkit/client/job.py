@@ -60,15 +60,15 @@ class Feed:
 
     def take(self, rows: int, size: int) -> list[bytes]:
         """The next chunk: at most ``rows`` rows and ``size`` bytes (one row may be larger); empty at the end."""
-        block = self._held[:rows]
-        rest = self._held[rows:]
+        block, self._held = self._held, []
         if len(block) < rows:
             block.extend(islice(self._rows, rows - len(block)))
-        count = len(block)
+        count = rows
         if sum(map(len, block)) > size:
-            count = max(1, bisect_right(list(accumulate(map(len, block))), size))
-        self._held = block[count:] + rest
-        return block[:count]
+            count = min(rows, max(1, bisect_right(list(accumulate(map(len, block))), size)))
+        if count < len(block):
+            block, self._held = block[:count], block[count:]
+        return block
 
 
 @dataclass(frozen=True)
@@ -209,9 +209,10 @@ class Job:
     def drain(self) -> Iterator[Piece]:
         """Finished pieces, each once, in the order of the rows."""
         while self._delivered in self._ready:
-            piece = self._ready.pop(self._delivered)
-            self._delivered = piece.stop
-            yield piece
+            # No name holds a piece that has been handed out: its answer's memory is to serve the next answer.
+            pieces = [self._ready.pop(self._delivered)]
+            self._delivered = pieces[0].stop
+            yield pieces.pop()
 
     def _held(self) -> int:
         return len(self._open) + len(self._ready)

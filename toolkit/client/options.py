@@ -89,9 +89,9 @@ class Split:
     limit met on the way lowers ``rows`` for the rest of the client's life.
     """
 
-    rows: int = 256
+    rows: int = 512
     bytes: int = 1 << 20
-    in_flight: int = 8
+    in_flight: int = 4
 
     def __post_init__(self) -> None:
         for name in ("rows", "bytes", "in_flight"):

@@ -182,6 +182,7 @@ class Client:
         effect.bound(until)
         for piece in self.pieces(effect):
             effect.deliver(piece)
+            del piece  # frees the answer before the next one is waited for
 
     def pieces(self, job: Job) -> Iterator[Piece]:
         """The job's finished pieces, in order, as they come; leaving early cancels what is still under way."""
@@ -204,6 +205,7 @@ class Client:
                 live.pop(attempt, None)
                 for stale in job.resolve(attempt, outcome, clock()):
                     live.pop(stale)()
+                del attempt, outcome
                 yield from job.drain()
         finally:
             for cancel in live.values():
