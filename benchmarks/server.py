@@ -42,6 +42,11 @@ max_batch_size { value: 64 } batch_timeout_micros { value: 2000 } num_batch_thre
 max_enqueued_batches { value: 1000 }
 """
 
+# The batch scheduler's threads run the graph ("batch_threads_<name>", cut to 15 characters by the kernel), and those of
+# TensorFlow's pools ("tf_<name>"). All others are the front: Python's, and gRPC's own.
+GRAPH_THREADS = ("batch_threads", "tf_")
+MOST = 0.15  # the front's share of the CPU that is aimed at
+
 
 def request_bytes(model: str, texts: list[bytes]) -> bytes:
     """A PredictRequest of ``texts``."""
@@ -94,20 +99,14 @@ def sums(page: str) -> dict[str, float]:
 
 
 def thread_seconds() -> dict[str, float]:
-    """CPU seconds of this process by kind of thread, as the kernel counts them.
-
-    The batch scheduler's threads ("tf_<name>") run the graph, as do those of the intra-op pool; all others are the
-    front: Python's (gRPC handlers), and gRPC's own.
-    """
-    tick = os.sysconf("SC_CLK_TCK")
+    """CPU seconds of this process by name of thread, as the kernel's scheduler counts them (to the nanosecond)."""
     found: dict[str, float] = Counter()
     for task in Path("/proc/self/task").iterdir():
         try:
-            name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
-        except FileNotFoundError:
-            continue
-        fields = rest.split()
-        found[name] += (int(fields[11]) + int(fields[12])) / tick
+            name = (task / "comm").read_text().strip()
+            found[name] += int((task / "schedstat").read_text().split()[0]) / 1e9
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the thread has just ended
     return found
 
 
@@ -127,11 +126,14 @@ def front(model_dir: Path, count: int, callers: int) -> dict[str, Any]:
             load(server.grpc_port, "model", max(200, count // 10), callers)  # warm
             before, threads = sums(server._metrics.page().decode()), thread_seconds()
             result = load(server.grpc_port, "model", count, callers)
+            spent = {name: seconds - threads.get(name, 0) for name, seconds in thread_seconds().items()}
             after = sums(server._metrics.page().decode())
             used = {name: after[name] - before.get(name, 0) for name in after}
-            spent = {name: seconds - threads.get(name, 0) for name, seconds in thread_seconds().items()}
-    graph = sum(seconds for name, seconds in spent.items() if name.startswith("tf_"))
+    graph = sum(seconds for name, seconds in spent.items() if name.startswith(GRAPH_THREADS))
+    if not graph:
+        raise SystemExit(f"no thread of the graph among {sorted(spent)}: known are {', '.join(GRAPH_THREADS)}")
     total = sum(spent.values())
+    share = (total - graph) / total
     batches = used["sentence_serving_batch_rows_count"]
     return {
         **result,
@@ -140,8 +142,9 @@ def front(model_dir: Path, count: int, callers: int) -> dict[str, Any]:
         "mean_queue_ms": 1e3 * used["sentence_serving_queue_seconds_sum"] / count,
         "mean_graph_ms_per_batch": 1e3 * used["sentence_serving_graph_seconds_sum"] / batches,
         "cpu_us_per_request": {"graph": 1e6 * graph / count, "front": 1e6 * (total - graph) / count},
-        "cpu_us_per_request_by_thread": {k: round(1e6 * v / count, 1) for k, v in spent.items() if v},
-        "front_share_of_cpu": (total - graph) / total,
+        "cpu_us_per_request_by_thread": {k: round(1e6 * v / count, 1) for k, v in spent.items() if v > 1e-6 * count},
+        "front_share_of_cpu": share,
+        "verdict": f"front {share:.1%} of the CPU, {'within' if share <= MOST else 'above'} {MOST:.0%}",
     }
 
 
