@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def sums(page: str) -> dict[str, float]:
 
 def thread_seconds() -> dict[str, float]:
     """CPU seconds of this process by name of thread, as the kernel's scheduler counts them (to the nanosecond)."""
-    found: dict[str, float] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for task in Path("/proc/self/task").iterdir():
         try:
             name = (task / "comm").read_text().strip()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import ArtifactError
-from toolkit.server.modelfolders import version_folders
+from toolkit.server.modelfolders import aspired_versions, stamp
 from toolkit.server.status import Code, ServingError, invalid
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class ModelManager:
                 models = {name: model.config for name, model in self._models.items()}
             if due:
                 looked = time.monotonic()
-                found = {name: _look(name, config) for name, config in models.items()}
+                found = {name: aspired_versions(name, config) for name, config in models.items()}
                 with self._changed:
                     for name, versions in found.items():
                         if versions is not None and self._models[name].config is models[name]:
@@ -295,11 +295,11 @@ class ModelManager:
         model.aspired = set(versions)
         for version, path in versions.items():
             known = model.versions.get(version)
-            stamp = _stamp(path)
-            gone_bad = known is not None and known.state is State.END and known.code and known.stamp != stamp
+            changed = stamp(path)
+            gone_bad = known is not None and known.state is State.END and known.code and known.stamp != changed
             if known is None or gone_bad or (known.state is State.END and not known.code):
                 # New, wanted again, or changed on disk since it failed.
-                model.versions[version] = _Version(version, path, stamp=stamp)
+                model.versions[version] = _Version(version, path, stamp=changed)
 
     def _reconcile(self, name: str, model: _Model) -> None:
         now = time.monotonic()
@@ -374,43 +374,3 @@ class ModelManager:
         if available:
             latest[name] = available[max(available)]
         self._latest = latest
-
-
-def _stamp(path: Path) -> float:
-    """Changes when the version's graph is written anew."""
-    try:
-        return max(file.stat().st_mtime for file in (path, path / "saved_model.pb") if file.exists())
-    except (OSError, ValueError):
-        return 0.0
-
-
-def _look(name: str, config: ModelConfig | None) -> dict[int, Path] | None:
-    """The versions of a model that its policy wants now; None if the folder cannot be read."""
-    if config is None:
-        return {}
-    base = Path(config.base_path)
-    try:
-        found = version_folders(base)
-    except OSError as error:
-        log.warning("Could not find base path %s for servable %s: %s", base, name, error.strerror)
-        return None
-    if not found:
-        log.warning(
-            "No versions of servable %s found under base path %s. Did you forget to name your leaf directory as a "
-            "number (eg. '/1/')?",
-            name,
-            base,
-        )
-        return found
-    policy = config.model_version_policy
-    match policy.WhichOneof("policy_choice"):
-        case "all":
-            return found
-        case "specific":
-            for version in policy.specific.versions:
-                if version not in found:
-                    log.warning("version %d of model %s was requested, but is not under %s", version, name, base)
-            return {version: found[version] for version in policy.specific.versions if version in found}
-        case _:
-            count = policy.latest.num_versions or 1
-            return {version: found[version] for version in sorted(found)[-count:]}

@@ -1,12 +1,19 @@
-"""Folders of models: which models a folder holds, and which versions of each."""
+"""Folders of models: which models a folder holds, which versions of each, and which of those are to be served."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.errors import ServerError
 
-__all__ = ["model_folders", "version_folders"]
+if TYPE_CHECKING:
+    from tensorflow_serving.config.model_server_config_pb2 import ModelConfig
+
+__all__ = ["aspired_versions", "model_folders", "stamp", "version_folders"]
+
+log = logging.getLogger("sentence_serving.models")
 
 
 def version_folders(path: Path) -> dict[int, Path]:
@@ -25,3 +32,43 @@ def model_folders(path: Path) -> dict[str, Path]:
         return {child.name: child for child in children if version_folders(child)}
     except OSError as error:
         raise ServerError(f"{path}: {error.strerror}") from None
+
+
+def stamp(path: Path) -> float:
+    """Changes when the version's graph is written anew."""
+    try:
+        return max(file.stat().st_mtime for file in (path, path / "saved_model.pb") if file.exists())
+    except (OSError, ValueError):
+        return 0.0
+
+
+def aspired_versions(name: str, config: ModelConfig | None) -> dict[int, Path] | None:
+    """The versions of a model that its policy wants now; None if the folder cannot be read."""
+    if config is None:
+        return {}
+    base = Path(config.base_path)
+    try:
+        found = version_folders(base)
+    except OSError as error:
+        log.warning("Could not find base path %s for servable %s: %s", base, name, error.strerror)
+        return None
+    if not found:
+        log.warning(
+            "No versions of servable %s found under base path %s. Did you forget to name your leaf directory as a "
+            "number (eg. '/1/')?",
+            name,
+            base,
+        )
+        return found
+    policy = config.model_version_policy
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return found
+        case "specific":
+            for version in policy.specific.versions:
+                if version not in found:
+                    log.warning("version %d of model %s was requested, but is not under %s", version, name, base)
+            return {version: found[version] for version in policy.specific.versions if version in found}
+        case _:
+            count = policy.latest.num_versions or 1
+            return {version: found[version] for version in sorted(found)[-count:]}
