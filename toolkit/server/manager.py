@@ -241,16 +241,23 @@ class ModelManager:
         return {name: dict(model.version_labels) for name, model in models.items() if model.version_labels}
 
     def _await_new(self, names: set[str]) -> None:
-        """Waits until each model has a version, or nothing more can be expected of one."""
+        """Waits until each model has a version and each of its versions was tried, or nothing can be expected of one.
+
+        TF Serving goes on at a model's first version; then a request right after the start may meet an older one.
+        """
 
         def failed(name: str) -> bool:
             model = self._models[name]
             settled = [item for item in model.versions.values() if item.version in model.aspired]
             return bool(settled) and all(item.state is State.END and item.code for item in settled)
 
+        def settled(name: str) -> bool:
+            model = self._models[name]
+            return name in self._latest and all(model.versions[version].attempts for version in model.aspired)
+
         with self._changed:
             self._changed.wait_for(
-                lambda: self._stop or any(failed(name) for name in names) or names <= self._latest.keys()
+                lambda: self._stop or any(failed(name) for name in names) or all(settled(name) for name in names)
             )
             missing = [name for name in sorted(names) if name not in self._latest]
             if missing and not self._stop:

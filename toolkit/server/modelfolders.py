@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,11 @@ log = logging.getLogger("sentence_serving.models")
 def version_folders(path: Path) -> dict[int, Path]:
     """A model's version folders by number. Raises ``OSError`` if ``path`` cannot be read."""
     found: dict[int, Path] = {}
-    for child in sorted(path.iterdir()):
-        if child.name.isascii() and child.name.isdigit() and child.is_dir():
-            found.setdefault(int(child.name), child)
+    # scandir knows what is a folder from the one reading: a folder renamed meanwhile is not taken for an empty one
+    with os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.isascii() and entry.name.isdigit() and entry.is_dir():
+                found.setdefault(int(entry.name), path / entry.name)
     return found
 
 
