@@ -14,7 +14,15 @@ from typing import Any
 
 from toolkit.errors import ArtifactError
 
-__all__ = ["RELEASES", "ServingReleases", "drop_new_attributes", "graph_ops", "serving_releases"]
+__all__ = [
+    "RELEASES",
+    "ServingReleases",
+    "drop_new_attributes",
+    "graph_ops",
+    "model_ops",
+    "read_saved_model",
+    "serving_releases",
+]
 
 RELEASES: tuple[str, ...] = (*(f"2.{minor}" for minor in range(6, 21)),)
 """TF Serving releases the table below covers."""
@@ -83,41 +91,48 @@ def _nodes(model: Any) -> Iterator[Any]:
             yield from function.node_def
 
 
-def drop_new_attributes(version_folder: Path) -> None:
-    """Rewrite ``saved_model.pb`` without attributes that only describe and that older releases complain of."""
-    from tensorflow.core.protobuf import saved_model_pb2
-    from tensorflow.python.saved_model import fingerprinting_utils
-
-    path = version_folder / "saved_model.pb"
-    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    for node in _nodes(model):
-        for name in _DESCRIPTIVE.get(node.op, ()):
-            node.attr.pop(name, None)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    fingerprinting_utils.write_fingerprint(str(version_folder))
-
-
-def graph_ops(version_folder: Path) -> frozenset[str]:
-    """Names of all ops in an artifact's graphs and functions, and ``op.attribute`` for attributes that matter.
-
-    Raises ``ArtifactError`` if it cannot be read.
-    """
+def read_saved_model(version_folder: Path) -> Any:
+    """The parsed ``saved_model.pb`` of a version directory. Raises ``ArtifactError`` if it cannot be read."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     path = version_folder / "saved_model.pb"
     try:
-        model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+        return saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: is missing; expected a version directory <models>/<name>/<version>") from error
     except (OSError, DecodeError) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error
+
+
+def drop_new_attributes(version_folder: Path) -> None:
+    """Rewrite ``saved_model.pb`` without attributes that only describe and that older releases complain of."""
+    from tensorflow.python.saved_model import fingerprinting_utils
+
+    model = read_saved_model(version_folder)
+    for node in _nodes(model):
+        for name in _DESCRIPTIVE.get(node.op, ()):
+            node.attr.pop(name, None)
+    (version_folder / "saved_model.pb").write_bytes(model.SerializeToString(deterministic=True))
+    fingerprinting_utils.write_fingerprint(str(version_folder))
+
+
+def graph_ops(version_folder: Path) -> frozenset[str]:
+    """`model_ops` of a version directory. Raises ``ArtifactError`` if it cannot be read."""
+    return model_ops(read_saved_model(version_folder), version_folder)
+
+
+def model_ops(model: Any, version_folder: Path) -> frozenset[str]:
+    """Names of all ops in a SavedModel's graphs and functions, and ``op.attribute`` for attributes that matter.
+
+    Raises ``ArtifactError``, naming ``version_folder``, if there are none.
+    """
     ops: set[str] = set()
     for node in _nodes(model):
         ops.add(node.op)
         ops.update(name for name in (f"{node.op}.{attribute}" for attribute in node.attr) if name in _SINCE)
     if not ops:
-        raise ArtifactError(f"{path}: holds no graph")
+        raise ArtifactError(f"{version_folder / 'saved_model.pb'}: holds no graph")
     return frozenset(ops)
 
 

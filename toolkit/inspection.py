@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.compatibility import ServingReleases, graph_ops, serving_releases
+from toolkit.compatibility import ServingReleases, model_ops, read_saved_model, serving_releases
 from toolkit.errors import ArtifactError
 from toolkit.savedmodel import WARMUP, read_provenance
 from toolkit.signatures import Signature, Tensor
@@ -35,15 +35,14 @@ class Inspection:
 
 def inspect(saved_model: str | Path) -> Inspection:
     """Read a version directory without loading the model. Raises ``ArtifactError`` if it is none or damaged."""
-    from tensorflow.core.framework import types_pb2
-    from tensorflow.core.protobuf import saved_model_pb2
-
     folder = Path(saved_model)
-    ops = graph_ops(folder)
-    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    model = read_saved_model(folder)
+    ops = model_ops(model, folder)
     serving = [graph for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags]
     if not serving:
         raise ArtifactError(f"{folder}: has no graph tagged 'serve'; TF Serving would not load it")
+
+    from tensorflow.core.framework import types_pb2
 
     def tensors(infos: Any) -> tuple[Tensor, ...]:
         def dtype(info: Any) -> str:

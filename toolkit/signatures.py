@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_SIGNATURE", "SIGNATURES", "Signature", "Tensor", "signature"]
+__all__ = ["DEFAULT_SIGNATURE", "SIGNATURES", "Signature", "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,3 @@ SIGNATURES: tuple[Signature, ...] = (
         ),
     ),
 )
-
-
-def signature(name: str) -> Signature:
-    """The signature called ``name``. Raises ``KeyError`` for a name outside the contract."""
-    return {item.name: item for item in SIGNATURES}[name]

@@ -19,7 +19,6 @@ from toolkit.errors import SourceError, UnsupportedError
 from toolkit.tokenizer import TokenizerSource, TokenizerSpec, read_tokenizer
 
 __all__ = [
-    "ACTIVATIONS",
     "POOLING_MODES",
     "DenseSpec",
     "EncoderSpec",
@@ -68,7 +67,6 @@ DENSE_ACTIVATIONS = {
     "torch.nn.modules.activation.Softsign": "softsign",
     "torch.nn.modules.activation.Hardtanh": "hardtanh",
 }
-ACTIVATIONS = tuple(sorted({*HIDDEN_ACTIVATIONS.values(), *DENSE_ACTIVATIONS.values()}))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import tensorflow as tf
 __all__ = ["TOKEN_BUDGET", "Chunk", "Tokens", "in_chunks", "make_chunk", "pack", "padded_index", "row_of_token"]
 
 TOKEN_BUDGET = 512
-"""Padded tokens in a chunk. 256 to 1024 measured within a few percent of each other; see benchmarks/."""
+"""Padded tokens in a chunk: few enough for its activations to stay in the second-level cache."""
 
 ROUND_TO = 8
 """Lengths and token counts are rounded up to this: fewer distinct shapes, of which oneDNN keeps compiled kernels."""
