@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolkit.tokenizer import build_tokenizer, compiled, read_tokenizer, wordpiece
+from toolkit.tokenizer import build_tokenizer, read_tokenizer
 from toolkit.tokenizer.cache import cache_folder, cached
+from toolkit.tokenizer.wordpiece import compiled, compiler
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def test_a_relative_cache_home_is_ignored_as_its_standard_says(monkeypatch, tmp_
 def test_tables_from_the_cache_are_the_same_tables(plain, source, monkeypatch):
     spec = read_tokenizer(source(plain))
     fresh = compiled.compiled_wordpiece(spec)
-    monkeypatch.setattr(wordpiece, "compile_wordpiece", lambda spec: pytest.fail("compiled again"))
+    monkeypatch.setattr(compiler, "compile_wordpiece", lambda spec: pytest.fail("compiled again"))
     again = compiled.compiled_wordpiece(spec)
     assert again.ids.tolist() == fresh.ids.tolist()
     assert repr(again) == repr(fresh)

@@ -15,11 +15,11 @@ from toolkit.tokenizer.spec import (
     Template,
     TokenizerSource,
     TokenizerSpec,
-    WordPieceModel,
     read_tokenizer,
     reference_tokenizer,
 )
 from toolkit.tokenizer.steps import PackedTokens, Step
+from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 if TYPE_CHECKING:
     from toolkit.tokenizer.graph import TokenizerGraph

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import tensorflow as tf
 
-from toolkit.tokenizer.compiled import compiled_wordpiece
 from toolkit.tokenizer.spec import TokenizerSpec
-from toolkit.tokenizer.steps import (
-    AddSpecialTokens,
-    LimitWords,
-    NormalizeCharacters,
-    PackedTokens,
-    RegexStep,
-    Step,
-    WordPiece,
-)
+from toolkit.tokenizer.steps import PackedTokens, Step
+from toolkit.tokenizer.wordpiece.spec import WordPieceModel
+from toolkit.tokenizer.wordpiece.steps import wordpiece_steps
 
 __all__ = ["TokenizerGraph"]
+
+_STEPS: Mapping[type, Callable[[TokenizerSpec], tuple[Step, ...]]] = {WordPieceModel: wordpiece_steps}
 
 
 class TokenizerGraph(tf.Module):  # type: ignore[misc]
@@ -50,26 +45,4 @@ class TokenizerGraph(tf.Module):  # type: ignore[misc]
 
 def build(spec: TokenizerSpec) -> TokenizerGraph:
     """See :func:`toolkit.tokenizer.build_tokenizer`."""
-    return TokenizerGraph(_steps(spec), spec.pad_id)
-
-
-def _steps(spec: TokenizerSpec) -> tuple[Step, ...]:
-    compiled = compiled_wordpiece(spec)
-    model = spec.model
-    raw = [token.content for token in spec.added_tokens if not token.normalized]
-    late = [token.content for token in spec.added_tokens if token.normalized]
-    steps: list[Step] = []
-    if raw:
-        steps.append(RegexStep(f"find in the text: {_listed(raw)}", compiled.raw_passes))
-    steps.append(NormalizeCharacters(compiled.charmap, compiled.changed))
-    if late:
-        steps.append(RegexStep(f"find in the normalized text: {_listed(late)}", compiled.mapped_passes))
-    steps.append(LimitWords(f"words of more than {model.max_chars} characters are unknown", compiled.limit_passes))
-    steps.append(WordPiece(compiled.pieces, compiled.ids, model.unk_token, model.prefix))
-    steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
-    return tuple(steps)
-
-
-def _listed(contents: list[str]) -> str:
-    shown = ", ".join(repr(content) for content in contents[:8])
-    return f"{shown} and {len(contents) - 8} more" if len(contents) > 8 else shown
+    return TokenizerGraph(_STEPS[type(spec.model)](spec), spec.pad_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,9 @@ import tensorflow as tf
 from toolkit.errors import CheckError
 from toolkit.tokenizer import texts
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
+from toolkit.tokenizer.steps import Step
+from toolkit.tokenizer.wordpiece.divergence import diverging_step
+from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 if TYPE_CHECKING:
     from toolkit.tokenizer.graph import TokenizerGraph
@@ -28,6 +31,8 @@ Text = str | bytes
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
 
+# Which step is to blame, where the added tokens found are the same and the tokens are not.
+_DIVERGING_STEP: Mapping[type, Callable[[Comparison, str, Any], Step]] = {WordPieceModel: diverging_step}
 _JOINED = 64  # code points in one text, where the context separates them
 _BATCH = 4096
 _RANDOM, _BROKEN = 50_000, 20_000
@@ -113,10 +118,10 @@ class Comparison:
     """Compares a graph with the ``tokenizers`` package, text by text."""
 
     def __init__(self, spec: TokenizerSpec, graph: TokenizerGraph) -> None:
-        self.graph = graph
+        self.spec, self.graph = spec, graph
         self.cut = reference_tokenizer(spec)
         self.full = reference_tokenizer(spec, max_length=None)
-        self.added = {token.id for token in spec.added_tokens} - {spec.model.vocab[spec.model.unk_token]}
+        self.added = {token.id for token in spec.added_tokens} - {spec.model.unk_id}
         self.special = spec.template.size
 
         def run(text: tf.Tensor) -> Any:
@@ -169,37 +174,15 @@ class Comparison:
 
     def _diverging_step(self, text: Text) -> str:
         """The step whose result is the first to disagree with the original's corresponding stage."""
-        *before, (pieces, tokens), (last, _) = self.graph.trace(tf.constant([text], tf.string))
-        ids, expected = tokens.ids.numpy().tolist(), self.full.encode(_decoded(text), add_special_tokens=False)
-        if ids == expected.ids:
-            return str(last)
-        if not before:
-            return str(pieces)
-        if [i for i in ids if i in self.added] != [i for i in expected.ids if i in self.added]:
-            return str(before[0][0])
-        *_, (split, whole), (limit, limited) = before
-        if self._words(text) != [word for part in self._original_words(text, expected) for word in self._words(part)]:
-            return str(split)
-        return str(pieces) if whole.numpy() == limited.numpy() else str(limit)
-
-    def _words(self, text: Text) -> list[bytes]:
-        """The words that reach the step which makes tokens."""
-        *before, _, _ = self.graph.trace(tf.constant([text], tf.string))
-        return list(before[-1][1].numpy()[0].split())
-
-    def _original_words(self, text: Text, encoding: Any) -> Iterator[str]:
-        """The original's words, normalized; tokens found in the text as they stand there."""
-        normalizer, pre_tokenizer = self.full.normalizer, self.full.pre_tokenizer
-        spans: dict[int | None, tuple[int, int, bool]] = {}
-        for word, token, (start, end) in zip(encoding.word_ids, encoding.ids, encoding.offsets, strict=True):
-            spans[word] = (spans.get(word, (start,))[0], end, token in self.added)
-        for start, end, added in spans.values():
-            span = _decoded(text)[start:end]
-            if added:
-                yield span
-            else:
-                normal = span if normalizer is None else normalizer.normalize_str(span)
-                yield from (part for part, _ in pre_tokenizer.pre_tokenize_str(normal))
+        trace = list(self.graph.trace(tf.constant([text], tf.string)))
+        expected = self.full.encode(_decoded(text), add_special_tokens=False)
+        tokens = trace[-2][1].ids.numpy().tolist()
+        if tokens == expected.ids:
+            return str(trace[-1][0])
+        found = [token for token in tokens if token in self.added]
+        if len(trace) > 2 and found != [token for token in expected.ids if token in self.added]:
+            return str(trace[0][0])
+        return str(_DIVERGING_STEP[type(self.spec.model)](self, _decoded(text), expected))
 
 
 def _decoded(text: Text) -> str:

@@ -8,11 +8,13 @@ itself (see :mod:`toolkit.tokenizer.characters`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
+from toolkit.tokenizer.parts import parts
+from toolkit.tokenizer.wordpiece.spec import WordPieceModel, read_wordpiece
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 Side = Literal["left", "right"]
+Model = WordPieceModel
 
 
 @dataclass(frozen=True)
@@ -79,22 +82,12 @@ class Template:
 
 
 @dataclass(frozen=True)
-class WordPieceModel:
-    """Greedy longest match inside words: ``vocab`` maps token to id."""
-
-    vocab: Mapping[str, int] = field(repr=False)
-    unk_token: str
-    prefix: str
-    max_chars: int
-
-
-@dataclass(frozen=True)
 class TokenizerSpec:
     """Everything a tokenizer graph is built from. ``json`` is the tokenizer that the graph equals on every text."""
 
     json: str = field(repr=False)
     file: str
-    model: WordPieceModel = field(repr=False)
+    model: Model = field(repr=False)
     added_tokens: tuple[AddedToken, ...]
     template: Template
     max_length: int | None
@@ -102,15 +95,9 @@ class TokenizerSpec:
     pad_id: int
 
 
-# Normalizers that treat each character by itself, so that asking for every code point's normal form tells everything.
-# NFD and NFKD (and BertNormalizer's strip_accents) also put combining marks into canonical order; whether that can be
-# seen depends on the vocabulary and is settled when the tables are compiled.
-_NORMALIZERS = ("BertNormalizer", "Lowercase", "NFD", "NFKD", "Nmt", "StripAccents", "Sequence of these")
-_PRE_TOKENIZERS = ("BertPreTokenizer", "WhitespaceSplit", "Punctuation (Isolated)", "Digits", "Sequence of these")
+# What reads each kind's model, and refuses the normalizers and pre-tokenizers that this kind does not take.
+_MODELS: Mapping[str, Callable[[str, Mapping[str, Any]], Model]] = {"WordPiece": read_wordpiece}
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel", "Sequence of these")
-_MODELS = ("WordPiece",)
-# RE2 counts no further in one go, and beyond it exceeds its memory budget and becomes slow.
-_MAX_WORD_CHARS = 1000
 
 
 def read_tokenizer(source: TokenizerSource) -> TokenizerSpec:
@@ -120,13 +107,12 @@ def read_tokenizer(source: TokenizerSource) -> TokenizerSpec:
     :class:`~toolkit.errors.UnsupportedError`, naming file, field and value, for a part that cannot be made exact.
     """
     root, tokenizer, own_pad_id = _load(source)
-    _check_normalizer(source.file, "normalizer", root["normalizer"])
-    _check_pre_tokenizer(source.file, "pre_tokenizer", root["pre_tokenizer"])
+    model = _model(source.file, root)
     template = _template(source.file, "post_processor", root["post_processor"])
     return TokenizerSpec(
         json=json.dumps(root, ensure_ascii=False),
         file=source.file,
-        model=_model(source.file, root["model"]),
+        model=model,
         added_tokens=_added_tokens(source.file, root["added_tokens"], tokenizer),
         template=template,
         max_length=_max_length(source, template),
@@ -173,49 +159,15 @@ def _load(source: TokenizerSource) -> tuple[dict[str, Any], Tokenizer, int | Non
 
 
 def _with_lowercase(normalizer: Any) -> Any:
-    parts = _parts(normalizer, "normalizers")
-    if any(part.get("type") == "Lowercase" for part in parts):
+    found = parts(normalizer, "normalizers")
+    if any(part.get("type") == "Lowercase" for part in found):
         return normalizer
-    return {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *parts]}
-
-
-def _parts(node: Any, key: str) -> list[dict[str, Any]]:
-    """The members of a ``Sequence``, one component as a list of itself, none as an empty list."""
-    if node is None:
-        return []
-    if node.get("type") == "Sequence":
-        return [part for member in node[key] for part in _parts(member, key)]
-    return [node]
-
-
-def _check_normalizer(file: str, name: str, node: Any) -> None:
-    for part in _parts(node, "normalizers"):
-        if part["type"] not in _NORMALIZERS:
-            raise UnsupportedError(file, f"{name}.type", part["type"], _NORMALIZERS)
-
-
-def _check_pre_tokenizer(file: str, name: str, node: Any) -> None:
-    parts = _parts(node, "pretokenizers")
-    for part in parts:
-        kind = part["type"]
-        if kind in ("BertPreTokenizer", "WhitespaceSplit", "Digits"):
-            continue
-        if kind == "Punctuation":
-            if part["behavior"] != "Isolated":
-                raise UnsupportedError(file, f"{name}.behavior", part["behavior"], ["Isolated"])
-            continue
-        raise UnsupportedError(file, f"{name}.type", kind, _PRE_TOKENIZERS)
-    # Runs of digits stay together only if nothing else can glue or cut them, which depends on their neighbours.
-    for part in parts:
-        if part["type"] == "Digits" and not part["individual_digits"]:
-            raise UnsupportedError(file, f"{name}.individual_digits", False, [True])
-    if not any(part["type"] in ("BertPreTokenizer", "WhitespaceSplit") for part in parts):
-        raise UnsupportedError(file, f"{name}.type", node and node["type"], "a pre-tokenizer that splits at whitespace")
+    return {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *found]}
 
 
 def _template(file: str, name: str, node: Any) -> Template:
     template = Template()
-    for part in _parts(node, "processors"):
+    for part in parts(node, "processors"):
         kind = part["type"]
         if kind == "TemplateProcessing":
             template = _template_processing(file, name, part).around(template)
@@ -244,16 +196,11 @@ def _template_processing(file: str, name: str, node: dict[str, Any]) -> Template
     return Template(tuple(before), tuple(after))
 
 
-def _model(file: str, node: dict[str, Any]) -> WordPieceModel:
-    if node["type"] not in _MODELS:
-        raise UnsupportedError(file, "model.type", node["type"], _MODELS)
-    vocab, unk = node["vocab"], node["unk_token"]
-    if unk not in vocab:
-        raise UnsupportedError(file, "model.unk_token", unk, "a token of model.vocab")
-    limit = node["max_input_chars_per_word"]
-    if not 1 <= limit <= _MAX_WORD_CHARS:
-        raise UnsupportedError(file, "model.max_input_chars_per_word", limit, f"1 to {_MAX_WORD_CHARS}")
-    return WordPieceModel(vocab, unk, node["continuing_subword_prefix"], limit)
+def _model(file: str, root: Mapping[str, Any]) -> Model:
+    kind = root["model"]["type"]
+    if kind not in _MODELS:
+        raise UnsupportedError(file, "model.type", kind, tuple(_MODELS))
+    return _MODELS[kind](file, root)
 
 
 def _added_tokens(file: str, nodes: list[dict[str, Any]], tokenizer: Tokenizer) -> tuple[AddedToken, ...]:

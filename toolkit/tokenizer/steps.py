@@ -1,8 +1,8 @@
 """The steps of a tokenizer graph: small dataclasses that print themselves on one line and add their ops.
 
-Steps before :class:`WordPiece` map a string tensor [batch] to another; :class:`WordPiece` makes :class:`Tokens` of it
-and :class:`AddSpecialTokens` the final :class:`PackedTokens`. Only ops are used that the stock TF Serving binary links
-from version 2.12 on.
+Those that every kind of tokenizer shares are here. The first ones map a string tensor [batch] to another, the last but
+one makes :class:`Tokens`, and :class:`AddSpecialTokens` the final :class:`PackedTokens`. Only ops are used that the
+stock TF Serving binary links from version 2.12 on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
@@ -19,13 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddSpecialTokens",
-    "LimitWords",
-    "NormalizeCharacters",
     "PackedTokens",
     "RegexStep",
     "Step",
     "Tokens",
-    "WordPiece",
 ]
 
 Buffer = npt.NDArray[Any]
@@ -78,59 +74,6 @@ class RegexStep(Step):
 
     def __str__(self) -> str:
         return self.title
-
-
-@dataclass(frozen=True)
-class NormalizeCharacters(Step):
-    """Replace each character by its string of the character map; broken UTF-8 counts as U+FFFD."""
-
-    model: bytes = field(repr=False)
-    changed: int
-
-    def buffers(self) -> tuple[Buffer, ...]:
-        return (np.frombuffer(self.model, np.uint8),)
-
-    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
-        from tensorflow_text.python.ops.fast_bert_normalizer import gen_fast_bert_normalizer
-
-        text, _, _ = gen_fast_bert_normalizer.fast_bert_normalize(
-            input_values=value, fast_bert_normalizer_model=buffers[0], get_offsets=False
-        )
-        return text
-
-    def __str__(self) -> str:
-        return f"normalize and split at single characters: {self.changed:,} code points change"
-
-
-@dataclass(frozen=True)
-class LimitWords(RegexStep):
-    """Make words of too many characters unknown."""
-
-
-@dataclass(frozen=True)
-class WordPiece(Step):
-    """Greedy longest match of the vocabulary's pieces inside each word."""
-
-    model: bytes = field(repr=False)
-    ids: npt.NDArray[np.int32] = field(repr=False)
-    unk_token: str
-    prefix: str
-
-    def buffers(self) -> tuple[Buffer, ...]:
-        return np.frombuffer(self.model, np.uint8), self.ids
-
-    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> Tokens:
-        import tensorflow as tf
-        from tensorflow_text.python.ops.fast_wordpiece_tokenizer import gen_fast_wordpiece_tokenizer
-
-        model, ids = buffers
-        _, pieces, row_splits, _, _ = gen_fast_wordpiece_tokenizer.fast_wordpiece_tokenize_with_offsets(
-            input_values=value, wp_model=model
-        )
-        return Tokens(tf.gather(ids, pieces), row_splits)
-
-    def __str__(self) -> str:
-        return f"WordPiece: {len(self.ids):,} pieces, continuing {self.prefix!r}, unknown {self.unk_token!r}"
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from toolkit.tokenizer import characters
 from toolkit.tokenizer.added import MARKS, Codes, Passes, Pattern, match_passes
 from toolkit.tokenizer.characters import CODE_POINTS, DELETED, ISOLATED, SPACE, WORD, Characters
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
-from toolkit.tokenizer.compiled import CompiledWordPiece
 from toolkit.tokenizer.patterns import character_class
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
+from toolkit.tokenizer.wordpiece.compiled import CompiledWordPiece
 
 __all__ = ["compile_wordpiece"]
 
@@ -330,7 +330,7 @@ class _Compiler:
         ids.update((prefix + token.translate(table), token_id) for token, token_id in self.continuing.items())
         ids.update(words)
         unknown = next(self.private)
-        ids[unknown] = self.spec.model.vocab[self.spec.model.unk_token]
+        ids[unknown] = self.spec.model.unk_id
         longest = max(ids, key=len)
         if any(len(piece.encode()) > _MAX_PIECE_BYTES for piece in ids):
             raise UnsupportedError(self.spec.file, "model.vocab", longest, f"pieces of {_MAX_PIECE_BYTES} bytes")

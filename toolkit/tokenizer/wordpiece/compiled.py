@@ -50,7 +50,7 @@ def compiled_wordpiece(spec: TokenizerSpec) -> CompiledWordPiece:
     import tensorflow_text
     import tokenizers
 
-    from toolkit.tokenizer.wordpiece import compile_wordpiece
+    from toolkit.tokenizer.wordpiece.compiler import compile_wordpiece
 
     parts = {
         "tokenizer": spec.json,
@@ -58,7 +58,7 @@ def compiled_wordpiece(spec: TokenizerSpec) -> CompiledWordPiece:
         "tensorflow_text": tensorflow_text.__version__,
         "unicodedata": unicodedata.unidata_version,
         "toolkit": __version__,
-        **{path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")},
+        **{path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("*.py")},
     }
     return cached(parts, lambda: compile_wordpiece(spec), CompiledWordPiece.to_arrays, CompiledWordPiece.from_arrays)
 

@@ -1,0 +1,94 @@
+"""The steps of a WordPiece tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.tokenizer.spec import TokenizerSpec
+from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, RegexStep, Step, Tokens
+from toolkit.tokenizer.wordpiece.compiled import compiled_wordpiece
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+__all__ = ["LimitWords", "NormalizeCharacters", "WordPiece", "wordpiece_steps"]
+
+
+@dataclass(frozen=True)
+class NormalizeCharacters(Step):
+    """Replace each character by its string of the character map; broken UTF-8 counts as U+FFFD."""
+
+    model: bytes = field(repr=False)
+    changed: int
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        return (np.frombuffer(self.model, np.uint8),)
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
+        from tensorflow_text.python.ops.fast_bert_normalizer import gen_fast_bert_normalizer
+
+        text, _, _ = gen_fast_bert_normalizer.fast_bert_normalize(
+            input_values=value, fast_bert_normalizer_model=buffers[0], get_offsets=False
+        )
+        return text
+
+    def __str__(self) -> str:
+        return f"normalize and split at single characters: {self.changed:,} code points change"
+
+
+@dataclass(frozen=True)
+class LimitWords(RegexStep):
+    """Make words of too many characters unknown."""
+
+
+@dataclass(frozen=True)
+class WordPiece(Step):
+    """Greedy longest match of the vocabulary's pieces inside each word."""
+
+    model: bytes = field(repr=False)
+    ids: npt.NDArray[np.int32] = field(repr=False)
+    unk_token: str
+    prefix: str
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        return np.frombuffer(self.model, np.uint8), self.ids
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> Tokens:
+        import tensorflow as tf
+        from tensorflow_text.python.ops.fast_wordpiece_tokenizer import gen_fast_wordpiece_tokenizer
+
+        model, ids = buffers
+        _, pieces, row_splits, _, _ = gen_fast_wordpiece_tokenizer.fast_wordpiece_tokenize_with_offsets(
+            input_values=value, wp_model=model
+        )
+        return Tokens(tf.gather(ids, pieces), row_splits)
+
+    def __str__(self) -> str:
+        return f"WordPiece: {len(self.ids):,} pieces, continuing {self.prefix!r}, unknown {self.unk_token!r}"
+
+
+def wordpiece_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
+    """The whole chain. Raises :class:`~toolkit.errors.UnsupportedError` for what only the tables show to be inexact."""
+    compiled = compiled_wordpiece(spec)
+    model = spec.model
+    raw = [token.content for token in spec.added_tokens if not token.normalized]
+    late = [token.content for token in spec.added_tokens if token.normalized]
+    steps: list[Step] = []
+    if raw:
+        steps.append(RegexStep(f"find in the text: {_listed(raw)}", compiled.raw_passes))
+    steps.append(NormalizeCharacters(compiled.charmap, compiled.changed))
+    if late:
+        steps.append(RegexStep(f"find in the normalized text: {_listed(late)}", compiled.mapped_passes))
+    steps.append(LimitWords(f"words of more than {model.max_chars} characters are unknown", compiled.limit_passes))
+    steps.append(WordPiece(compiled.pieces, compiled.ids, model.unk_token, model.prefix))
+    steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
+    return tuple(steps)
+
+
+def _listed(contents: list[str]) -> str:
+    shown = ", ".join(repr(content) for content in contents[:8])
+    return f"{shown} and {len(contents) - 8} more" if len(contents) > 8 else shown
