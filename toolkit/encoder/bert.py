@@ -82,8 +82,9 @@ def hidden_states(
 
     activation = ACTIVATION_FUNCTIONS[spec.activation]
     ids, type_ids, positions, _ = chunk.tokens
-    # 0 where a token may be looked at, a number that leaves nothing of exp() where not
-    look = (1.0 - tf.cast(chunk.mask, tf.float32)[:, None, None, :]) * -1e9
+    # 0 where a token may be looked at, a number that leaves nothing of exp() where not; chosen, not multiplied: the
+    # optimizer looks for scale and mask behind the product, and would take this product for that one
+    look = tf.where(chunk.mask, 0.0, -1e9)[:, None, None, :]
     head_size = spec.hidden_size // spec.num_heads
 
     def linear(x: tf.Tensor, name: str) -> tf.Tensor:
@@ -95,13 +96,12 @@ def hidden_states(
     def attention(qkv: tf.Tensor) -> tf.Tensor:
         # packed [tokens, 3 * hidden] -> padded [3, rows, heads, length, head size] -> packed [tokens, hidden]
         shape = tf.stack([chunk.rows, chunk.length, 3, spec.num_heads, head_size])
-        query, key, value = tf.unstack(
-            tf.transpose(tf.reshape(tf.gather(qkv, chunk.token), shape), [2, 0, 3, 1, 4]), num=3
-        )
+        query, key, value = tf.unstack(tf.transpose(tf.reshape(chunk.to_padded(qkv), shape), [2, 0, 3, 1, 4]), num=3)
         scores = tf.linalg.matmul(query, key, transpose_b=True) * (head_size**-0.5) + look
         context = tf.linalg.matmul(dropout(tf.nn.softmax(scores), spec.attention_dropout), value)
         context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, spec.hidden_size])
-        return tf.gather(context, chunk.slot)
+        # Of x's shape, as the optimizer must know to add the residual inside the product.
+        return tf.reshape(chunk.to_packed(context), tf.shape(x))
 
     x = (
         tf.gather(params["embeddings/word"], ids)

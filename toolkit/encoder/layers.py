@@ -50,8 +50,20 @@ def dense(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
 
 
 def layer_norm(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """LayerNorm over the last axis with the biased variance, like ``torch.nn.LayerNorm``."""
-    mean = tf.reduce_mean(x, -1, keepdims=True)
-    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), -1, keepdims=True)
-    scale = tf.math.rsqrt(variance + epsilon) * weight
-    return x * scale + (bias - mean * scale)
+    """LayerNorm over the last axis of ``[n, size]`` with the biased variance, like ``torch.nn.LayerNorm``.
+
+    The form is the one that Keras writes: a batch normalization over rows, which the optimizer recognises.
+    """
+    rows, size = tf.shape(x)[0], x.shape[-1]
+    empty = tf.constant([], tf.float32)
+    normal = tf.raw_ops.FusedBatchNormV3(
+        x=tf.reshape(x, tf.stack([1, rows, size, 1])),
+        scale=tf.fill([rows], 1.0),
+        offset=tf.fill([rows], 0.0),
+        mean=empty,
+        variance=empty,
+        epsilon=epsilon,
+        data_format="NCHW",
+        is_training=True,
+    ).y
+    return bias + tf.reshape(normal, tf.shape(x)) * weight

@@ -12,13 +12,26 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["TOKEN_BUDGET", "Chunk", "Tokens", "in_chunks", "make_chunk", "pack", "padded_index", "row_of_token"]
+__all__ = [
+    "TOKEN_BUDGET",
+    "Chunk",
+    "Tokens",
+    "in_chunks",
+    "make_chunk",
+    "make_single_chunk",
+    "pack",
+    "padded_index",
+    "row_of_token",
+]
 
 TOKEN_BUDGET = 512
 """Padded tokens in a chunk: few enough for its activations to stay in the second-level cache."""
 
 ROUND_TO = 8
 """Lengths and token counts are rounded up to this: fewer distinct shapes, of which oneDNN keeps compiled kernels."""
+
+ROUND_SINGLE_TO = 4
+"""The same for a row on its own, where each token that is filled in counts for more."""
 
 
 class Tokens(NamedTuple):
@@ -37,23 +50,31 @@ class Tokens(NamedTuple):
 class Chunk(NamedTuple):
     """Some rows, ready for the encoder, plus what leads from the packed to the padded view and back.
 
-    ``tokens``'s three per-token tensors are filled up to ``padded_total``, a multiple of ``ROUND_TO``, with tokens that
-    belong to no row; ``total`` is the number of real ones. ``slot`` int32 ``[padded_total]`` is each token's place in
-    the flattened padded view, ``token`` int32 ``[rows * length]`` the token at each place (0 at padding), and ``mask``
-    bool ``[rows, length]`` is true at tokens.
+    ``tokens``'s three per-token tensors are filled up to ``padded_total`` with tokens that belong to no row; ``total``
+    is the number of real ones. ``mask``, bool ``[rows, length]``, is true at tokens. ``slot`` int32 ``[padded_total]``
+    is each token's place in the flattened padded view, ``token`` int32 ``[rows * length]`` the token at each place (0
+    at padding); both are ``None`` for a single row, whose two views are the same.
     """
 
     tokens: Tokens
     total: tf.Tensor
     rows: tf.Tensor
     length: tf.Tensor
-    slot: tf.Tensor
-    token: tf.Tensor
     mask: tf.Tensor
+    slot: tf.Tensor | None
+    token: tf.Tensor | None
+
+    def to_padded(self, values: tf.Tensor) -> tf.Tensor:
+        """Packed ``[padded_total, ...]`` to ``[rows * length, ...]``."""
+        return values if self.token is None else tf.gather(values, self.token)
+
+    def to_packed(self, values: tf.Tensor) -> tf.Tensor:
+        """Padded ``[rows * length, ...]`` to ``[padded_total, ...]``."""
+        return values if self.slot is None else tf.gather(values, self.slot)
 
 
-def _round_up(x: tf.Tensor) -> tf.Tensor:
-    return (x + (ROUND_TO - 1)) // ROUND_TO * ROUND_TO
+def _round_up(x: tf.Tensor, multiple: int = ROUND_TO) -> tf.Tensor:
+    return (x + (multiple - 1)) // multiple * multiple
 
 
 def row_of_token(row_splits: tf.Tensor) -> tf.Tensor:
@@ -85,6 +106,16 @@ def pack(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Ten
     )
 
 
+def _filled(size: tf.Tensor, *columns: tf.Tensor) -> list[tf.Tensor]:
+    """Int32 tensors of one length, filled up with zeros to ``size``.
+
+    They are filled together, so that the optimizer can tell that they are of one length: only then does it add a
+    residual inside a product.
+    """
+    stacked = tf.stack(columns)
+    return list(tf.unstack(tf.pad(stacked, [[0, 0], [0, size - tf.shape(stacked)[1]]]), num=len(columns)))
+
+
 def make_chunk(tokens: Tokens) -> Chunk:
     """Prepare all rows of ``tokens`` as one chunk."""
     lengths = tokens.row_splits[1:] - tokens.row_splits[:-1]
@@ -92,19 +123,38 @@ def make_chunk(tokens: Tokens) -> Chunk:
     length = tf.maximum(_round_up(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
     token, mask = padded_index(tokens.row_splits, length)
     slot = tf.cast(tf.where(tf.reshape(mask, [-1]))[:, 0], tf.int32)
-    fill = [[0, tf.maximum(_round_up(total), ROUND_TO) - total]]
-    filled = Tokens(
-        tf.pad(tokens.ids, fill), tf.pad(tokens.type_ids, fill), tf.pad(tokens.positions, fill), tokens.row_splits
-    )
-    return Chunk(filled, total, rows, length, tf.pad(slot, fill), tf.reshape(token, [-1]), mask)
+    *filled, slot = _filled(tf.maximum(_round_up(total), ROUND_TO), *tokens[:3], slot)
+    return Chunk(Tokens(*filled, tokens.row_splits), total, rows, length, mask, slot, tf.reshape(token, [-1]))
+
+
+def make_single_chunk(tokens: Tokens) -> Chunk:
+    """Prepare the one row of ``tokens``: nothing is moved between views."""
+    total = tf.size(tokens.ids)
+    size = tf.maximum(_round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
+    filled = Tokens(*_filled(size, *tokens[:3]), tokens.row_splits)
+    return Chunk(filled, total, tf.constant(1), size, (tf.range(size) < total)[None, :], None, None)
 
 
 def in_chunks(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool) -> tf.Tensor:
     """Run ``encode`` over chunks of rows and put its results back in the rows' order.
 
     ``encode`` maps a chunk to float32 ``[rows, width]``, or with ``per_token`` to ``[padded_total, width]``. The result
-    is ``[batch, width]``, or packed ``[total, width]``. An empty batch gives an empty result.
+    is ``[batch, width]``, or packed ``[total, width]``. An empty batch gives an empty result. A batch of one row does
+    without the loop.
     """
+
+    def single() -> tf.Tensor:
+        chunk = make_single_chunk(tokens)
+        result = encode(chunk)
+        return result[: chunk.total] if per_token else result
+
+    result = tf.cond(
+        tf.equal(tf.size(tokens.row_splits), 2), single, lambda: _loop(tokens, encode, width, per_token=per_token)
+    )
+    return tf.ensure_shape(result, [None, width])
+
+
+def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool) -> tf.Tensor:
     starts = tokens.row_splits[:-1]
     lengths = tokens.row_splits[1:] - starts
     batch = tf.size(lengths)
@@ -143,4 +193,4 @@ def in_chunks(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, 
         joined = tf.gather(joined, tf.repeat(place - starts, lengths) + tf.range(tf.size(tokens.ids)))
     else:
         joined = tf.gather(joined, tf.math.invert_permutation(order))
-    return tf.ensure_shape(joined, [None, width])
+    return joined
