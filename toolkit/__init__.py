@@ -11,15 +11,28 @@ from typing import TYPE_CHECKING
 from toolkit._version import __version__
 
 if TYPE_CHECKING:
+    from toolkit.batching import Batching, tune_artifact
     from toolkit.client import Client
     from toolkit.comparison import Bounds, CheckReport
     from toolkit.convert import Export, export
     from toolkit.exactness import check
     from toolkit.keras_door import to_keras
 
-__all__ = ["Bounds", "CheckReport", "Client", "Export", "__version__", "check", "export", "to_keras"]
+__all__ = [
+    "Batching",
+    "Bounds",
+    "CheckReport",
+    "Client",
+    "Export",
+    "__version__",
+    "check",
+    "export",
+    "to_keras",
+    "tune_artifact",
+]
 
 _HOME = {
+    "Batching": "toolkit.batching",
     "Client": "toolkit.client",
     "Bounds": "toolkit.comparison",
     "CheckReport": "toolkit.comparison",
@@ -27,6 +40,7 @@ _HOME = {
     "check": "toolkit.exactness",
     "export": "toolkit.convert",
     "to_keras": "toolkit.keras_door",
+    "tune_artifact": "toolkit.batching",
 }
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "graph_ops",
     "model_ops",
     "read_saved_model",
+    "saved_model_nodes",
     "serving_releases",
 ]
 
@@ -83,8 +84,8 @@ def _key(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split("."))
 
 
-def _nodes(model: Any) -> Iterator[Any]:
-    """All nodes of a SavedModel's graphs and functions."""
+def saved_model_nodes(model: Any) -> Iterator[Any]:
+    """All nodes of a parsed SavedModel's graphs and functions."""
     for meta_graph in model.meta_graphs:
         yield from meta_graph.graph_def.node
         for function in meta_graph.graph_def.library.function:
@@ -110,7 +111,7 @@ def drop_new_attributes(version_folder: Path) -> None:
     from tensorflow.python.saved_model import fingerprinting_utils
 
     model = read_saved_model(version_folder)
-    for node in _nodes(model):
+    for node in saved_model_nodes(model):
         for name in _DESCRIPTIVE.get(node.op, ()):
             node.attr.pop(name, None)
     (version_folder / "saved_model.pb").write_bytes(model.SerializeToString(deterministic=True))
@@ -128,7 +129,7 @@ def model_ops(model: Any, version_folder: Path) -> frozenset[str]:
     Raises ``ArtifactError``, naming ``version_folder``, if there are none.
     """
     ops: set[str] = set()
-    for node in _nodes(model):
+    for node in saved_model_nodes(model):
         ops.add(node.op)
         ops.update(name for name in (f"{node.op}.{attribute}" for attribute in node.attr) if name in _SINCE)
     if not ops:

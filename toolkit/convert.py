@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit._version import __version__
+from toolkit.batching import Batching
 from toolkit.checkpoint import Checkpoint, open_checkpoint
 from toolkit.comparison import Bounds, CheckReport
 from toolkit.compatibility import graph_ops, serving_releases
@@ -65,6 +66,7 @@ def export(
     verify: bool = True,
     tokenizer_sample: float = 1.0,
     bounds: Bounds = Bounds(),
+    batching: Batching | None = Batching(),
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -74,8 +76,9 @@ def export(
     ``source`` is a folder, a hub id or a live ``SentenceTransformer``; ``version`` defaults to the next free number.
     The proof is in two parts: the tokenizer's tables against the tokenizers package on over a million texts (every code
     point among them; ``tokenizer_sample`` takes a share of them), then the written artifact, reloaded, against the
-    original. With ``verify=False`` there is none, and the provenance says so. ``progress`` is called with (what is done
-    at present, steps done, steps in all).
+    original. With ``verify=False`` there is none, and the provenance says so. ``batching`` is how requests are batched
+    inside the graph (``None``: not at all). ``progress`` is called with (what is done at present, steps done, steps in
+    all).
 
     Raises ``SourceError`` or ``UnsupportedError`` for the source, ``ArtifactError`` for the target,
     ``CheckError`` if the artifact differs from the original: then nothing is left in ``models_dir``.
@@ -88,7 +91,7 @@ def export(
         spec = read_spec(checkpoint)
         require_space(staged.folder, _size_estimate(checkpoint))
         say("building the graph", 0, 0)
-        model = _build(spec)
+        model = _build(spec, batching)
         tokenizer_report = None
         if verify:
             tokenizer_report = self_check(
@@ -111,12 +114,12 @@ def export(
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report)
 
 
-def _build(spec: ModelSpec) -> ServingModel:
+def _build(spec: ModelSpec, batching: Batching | None) -> ServingModel:
     try:
         from toolkit.model import ServingModel
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
-    return ServingModel(spec)
+    return ServingModel(spec, batching)
 
 
 def _size_estimate(checkpoint: Checkpoint) -> int:

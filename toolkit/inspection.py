@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.batching import Batching, read_batching
 from toolkit.compatibility import ServingReleases, model_ops, read_saved_model, serving_releases
 from toolkit.errors import ArtifactError
 from toolkit.savedmodel import WARMUP, read_provenance
@@ -16,7 +17,8 @@ __all__ = ["Inspection", "inspect"]
 
 @dataclass(frozen=True)
 class Inspection:
-    """What ``inspect`` finds. Sizes are in bytes; ``provenance`` is ``None`` for models exported by other means."""
+    """What ``inspect`` finds. Sizes are in bytes; ``provenance`` is ``None`` for models exported by other means,
+    ``batching`` for those that do not batch by tokens inside the graph."""
 
     path: Path
     signatures: tuple[Signature, ...]
@@ -26,6 +28,7 @@ class Inspection:
     ops: tuple[str, ...]
     releases: ServingReleases
     warmup: bool
+    batching: Batching | None
     provenance: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -71,5 +74,6 @@ def inspect(saved_model: str | Path) -> Inspection:
         ops=tuple(sorted(ops)),
         releases=serving_releases(ops),
         warmup=(folder / WARMUP).is_file(),
+        batching=read_batching(model),
         provenance=read_provenance(folder),
     )

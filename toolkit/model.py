@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
+from toolkit.batching import Batching
 from toolkit.encoder import bert
+from toolkit.encoder.batching import batched
 from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
 from toolkit.heads import apply_head, head_parameters, pool, stage_names
 from toolkit.signatures import SIGNATURES, Tensor
@@ -26,10 +29,10 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     """A ``ModelSpec`` as TensorFlow functions, one for each signature (``signature_functions``).
 
     ``stages`` is not served: it yields the embedding after every module and lets ``check`` name the first that
-    diverges.
+    diverges. With ``batching``, requests for embeddings that arrive together are encoded together.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, batching: Batching | None = None) -> None:
         super().__init__()
         pooling = spec.heads[0]
         assert isinstance(pooling, PoolingSpec)
@@ -44,7 +47,10 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         }
         # Shared by the signatures, so that the artifact holds each part of the graph once.
         self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
-        self._pool = tf.function(self._pool_tokens, input_signature=PACKED, autograph=False)
+        pool = self._pool_tokens
+        if batching is not None:
+            pool = batched(pool, partial(self._pool_tokens, inlined=False), pooling.dim, batching)
+        self._pool = tf.function(pool, input_signature=PACKED, autograph=False)
         self._hidden = tf.function(self._hidden_tokens, input_signature=PACKED, autograph=False)
         self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
 
@@ -60,12 +66,12 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         packed = self.tokenizer(text)
         return packed.ids, tf.cast(packed.row_splits, tf.int32), packed.num_tokens
 
-    def _encode(self, chunk: Chunk) -> tf.Tensor:
-        return bert.hidden_states(self._parameters(), self._spec.encoder, chunk)
+    def _encode(self, chunk: Chunk, *, inlined: bool = True) -> tf.Tensor:
+        return bert.hidden_states(self._parameters(), self._spec.encoder, chunk, inlined=inlined)
 
-    def _pool_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
+    def _pool_tokens(self, *packed: tf.Tensor, inlined: bool = True) -> tf.Tensor:
         def encode(chunk: Chunk) -> tf.Tensor:
-            return pool(self._pooling, self._encode(chunk), chunk)
+            return pool(self._pooling, self._encode(chunk, inlined=inlined), chunk)
 
         return in_chunks(Tokens(*packed), encode, self._pooling.dim, per_token=False)
 

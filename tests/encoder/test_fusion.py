@@ -10,6 +10,8 @@ import tensorflow as tf
 from support import TEXTS
 from tensorflow.python.util import _pywrap_util_port
 
+from toolkit.convert import export
+
 LAYERS = 2
 PATHS = 2  # one for a single row, one for the loop over chunks
 
@@ -36,9 +38,14 @@ def optimized_ops(saved_model: Path) -> collections.Counter[str]:
     return ops
 
 
+@pytest.fixture(scope="module")
+def unbatched(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tiny_source, tmp_path_factory.mktemp("models"), "tiny", verify=False, batching=None).path
+
+
 @pytest.mark.skipif(not _pywrap_util_port.IsMklEnabled(), reason="this TensorFlow has no oneDNN kernels")
-def test_each_layer_is_ten_fused_kernels(tiny_export: Path) -> None:
-    ops = optimized_ops(tiny_export)
+def test_each_layer_is_ten_fused_kernels(unbatched: Path) -> None:
+    ops = optimized_ops(unbatched)
     layers = PATHS * LAYERS
     # query, key and value in one product; attention's and the feed-forward's output add the residual at once
     assert ops["_MklNativeFusedMatMul[BiasAdd]"] == layers

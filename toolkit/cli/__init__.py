@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("toolkit.cli.export", "Convert a SentenceTransformer to a SavedModel and prove it equal."),
     "check": ("toolkit.cli.check", "Compare a SavedModel with its original model."),
     "inspect": ("toolkit.cli.inspect", "Print an artifact's signatures, provenance and compatible servers."),
+    "tune-artifact": ("toolkit.cli.tune_artifact", "Change an artifact's batching without the original model."),
     "serve": ("toolkit.cli.serve", "Serve models over TF Serving's gRPC and REST APIs."),
     "render": ("toolkit.cli.render", "Write the server's configuration and deployment for exported models."),
     "embed": ("toolkit.cli.embed", "Embed texts through a running server."),

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from toolkit.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from toolkit.batching import Batching
     from toolkit.comparison import CheckReport
 
-__all__ = ["check_table", "quiet_tensorflow", "stage_progress"]
+__all__ = ["batching_words", "check_table", "quiet_tensorflow", "stage_progress"]
 
 
 def quiet_tensorflow(extra: str = "convert") -> None:
@@ -84,4 +85,15 @@ def check_table(report: CheckReport) -> None:
         f"cosine distance {report.max_cosine_distance:.2e} (bound {bounds.max_cosine_distance:.0e})",
         soft_wrap=True,
         highlight=False,
+    )
+
+
+def batching_words(batching: Batching | None) -> str:
+    """Batching inside the graph in one line."""
+    if batching is None:
+        return "none inside the graph"
+    wait = f"waiting at most {batching.timeout_micros} µs" if batching.timeout_micros else "waiting for nobody"
+    return (
+        f"inside the graph: at most {batching.max_tokens} tokens at a time, {wait}, {batching.threads} at once, "
+        f"{batching.max_queued_batches} more in the queue"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from toolkit.cli.display import check_table, quiet_tensorflow, stage_progress
+from toolkit.cli.tune_artifact import batching_changes, batching_options
 
 __all__ = ["command"]
 
@@ -28,6 +29,8 @@ __all__ = ["command"]
     show_default=True,
     help="Share of the tokenizer's proof to run; all of it takes under a minute.",
 )
+@click.option("--no-batching", is_flag=True, help="Do not batch requests inside the graph.")
+@batching_options
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings along.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 def command(
@@ -38,8 +41,10 @@ def command(
     revision: str | None,
     no_check: bool,
     tokenizer_sample: float,
+    no_batching: bool,
     trust_remote_code: bool,
     as_json: bool,
+    **batching: int | None,
 ) -> None:
     """Convert SOURCE to MODELS_DIR/NAME/VERSION and prove it equal to the original.
 
@@ -50,7 +55,11 @@ def command(
     token ids must be identical, vectors within 1e-5 (largest absolute difference) and 1e-6 (cosine distance). Where
     they are not, nothing is left in MODELS_DIR, the first diverging stage is named and the exit code is 1.
     """
+    changes = batching_changes(batching)
+    if no_batching and changes:
+        raise click.UsageError(f"--no-batching and --batch-{next(iter(changes)).replace('_', '-')} exclude each other")
     quiet_tensorflow()
+    from toolkit.batching import Batching
     from toolkit.convert import export
 
     if no_check:
@@ -63,6 +72,7 @@ def command(
             version=version,
             verify=not no_check,
             tokenizer_sample=tokenizer_sample,
+            batching=None if no_batching else Batching(**changes),
             revision=revision,
             trust_remote_code=trust_remote_code,
             progress=progress,

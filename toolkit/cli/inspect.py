@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.display import quiet_tensorflow
+from toolkit.cli.display import batching_words, quiet_tensorflow
 
 if TYPE_CHECKING:
     from toolkit.inspection import Inspection
@@ -53,6 +53,7 @@ def _print(found: Inspection) -> None:
         f"{found.total_bytes / mega:.1f} MB (graph {found.graph_bytes / mega:.1f}, "
         f"variables {found.variables_bytes / mega:.1f})",
     )
+    facts.add_row("batching", batching_words(found.batching))
     facts.add_row("warm-up", "yes" if found.warmup else "none")
     for label, value in _provenance_rows(found.provenance):
         facts.add_row(label, value)

@@ -71,14 +71,17 @@ def hidden_states(
     spec: EncoderSpec,
     chunk: Chunk,
     dropout: Callable[[tf.Tensor, float], tf.Tensor] = lambda x, rate: x,
+    *,
+    inlined: bool = False,
 ) -> tf.Tensor:
     """The last hidden state of a chunk's packed tokens: float32 ``[padded_total, hidden]``.
 
     ``params`` holds what ``parameters`` names. ``dropout`` (values, rate) stands where BertModel has it in training.
+    ``inlined`` says that the optimizer will see this in the main graph, not in a function that is called.
     """
     import tensorflow as tf
 
-    from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, dense, layer_norm
+    from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, dense, fused_layer_norm, layer_norm
 
     activation = ACTIVATION_FUNCTIONS[spec.activation]
     ids, type_ids, positions, _ = chunk.tokens
@@ -91,7 +94,8 @@ def hidden_states(
         return dense(x, params[f"{name}/kernel"], params[f"{name}/bias"])
 
     def norm(x: tf.Tensor, name: str) -> tf.Tensor:
-        return layer_norm(x, params[f"{name}/gamma"], params[f"{name}/beta"], spec.layer_norm_eps)
+        form = fused_layer_norm if inlined else layer_norm
+        return form(x, params[f"{name}/gamma"], params[f"{name}/beta"], spec.layer_norm_eps)
 
     def attention(qkv: tf.Tensor) -> tf.Tensor:
         # packed [tokens, 3 * hidden] -> padded [3, rows, heads, length, head size] -> packed [tokens, hidden]

@@ -123,15 +123,17 @@ def make_chunk(tokens: Tokens) -> Chunk:
     length = tf.maximum(_round_up(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
     token, mask = padded_index(tokens.row_splits, length)
     slot = tf.cast(tf.where(tf.reshape(mask, [-1]))[:, 0], tf.int32)
-    *filled, slot = _filled(tf.maximum(_round_up(total), ROUND_TO), *tokens[:3], slot)
-    return Chunk(Tokens(*filled, tokens.row_splits), total, rows, length, mask, slot, tf.reshape(token, [-1]))
+    ids, types, positions, slot = _filled(tf.maximum(_round_up(total), ROUND_TO), *tokens[:3], slot)
+    filled = Tokens(ids, types, positions, tokens.row_splits)
+    return Chunk(filled, total, rows, length, mask, slot, tf.reshape(token, [-1]))
 
 
 def make_single_chunk(tokens: Tokens) -> Chunk:
     """Prepare the one row of ``tokens``: nothing is moved between views."""
     total = tf.size(tokens.ids)
     size = tf.maximum(_round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
-    filled = Tokens(*_filled(size, *tokens[:3]), tokens.row_splits)
+    ids, types, positions = _filled(size, *tokens[:3])
+    filled = Tokens(ids, types, positions, tokens.row_splits)
     return Chunk(filled, total, tf.constant(1), size, (tf.range(size) < total)[None, :], None, None)
 
 

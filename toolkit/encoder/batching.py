@@ -1,0 +1,81 @@
+"""Batching inside the graph: requests that arrive together are encoded together.
+
+Each request is tokenized by itself. What is batched are its tokens, not its rows: ``BatchFunction`` joins and splits
+tensors along their first dimension, so a request enters as one tensor ``[units, 3]``, in which each row is a header and
+its tokens, and gets back ``[units, dim]`` with each row's vector at its header. A request's units are never cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from tensorflow.python.ops import gen_batch_ops
+
+from toolkit.batching import MAX_TOKENS_NODE, Batching, queue_name
+from toolkit.encoder.packing import Tokens, row_of_token
+
+__all__ = ["batched"]
+
+_HEADER = -1  # in the place of a token id
+
+Encode = Callable[..., tf.Tensor]
+
+
+def batched(alone: Encode, together: Encode, dim: int, options: Batching) -> Encode:
+    """A function of packed tokens that encodes small requests ``together`` and large ones ``alone``.
+
+    All three take ids, type ids, positions and row splits, int32, and return float32 ``[batch, dim]``.
+    """
+
+    def encode_units(units: tf.Tensor) -> tf.Tensor:
+        header = tf.equal(units[:, 0], _HEADER)
+        place = tf.cast(tf.where(header)[:, 0], tf.int32)
+        rows, size = tf.size(place), tf.shape(units)[0]
+        tokens = tf.boolean_mask(units, tf.logical_not(header))
+        splits = tf.concat([place - tf.range(rows), [size - rows]], 0)
+        vectors = together(*tf.unstack(tokens, num=3, axis=1), splits)
+        return tf.scatter_nd(place[:, None], vectors, tf.stack([size, dim]))
+
+    # The body of a batch function is not optimized; a function that it calls is, unless it is inlined.
+    signature = [tf.TensorSpec([None, 3], tf.int32)]
+    optimized = tf.function(
+        encode_units, input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
+    )
+
+    body = tf.function(
+        lambda units: tf.ensure_shape(optimized(units), [None, dim]), input_signature=signature, autograph=False
+    ).get_concrete_function()
+
+    def batch_function(units: tf.Tensor) -> tf.Tensor:
+        (vectors,) = gen_batch_ops.batch_function(
+            in_tensors=[units],
+            captured_tensors=body.captured_inputs,
+            f=body,
+            Tout=[tf.float32],
+            num_batch_threads=options.threads,
+            max_batch_size=options.max_tokens,
+            batch_timeout_micros=options.timeout_micros,
+            max_enqueued_batches=options.max_queued_batches,
+            enable_large_batch_splitting=False,
+            shared_name=queue_name(),
+        )
+        return tf.ensure_shape(vectors, [None, dim])
+
+    def run(*packed: tf.Tensor) -> tf.Tensor:
+        tokens = Tokens(*packed)
+        splits, total = tokens.row_splits, tf.size(tokens.ids)
+        rows = tf.size(splits) - 1
+
+        def in_batch() -> tf.Tensor:
+            headers = splits[:-1] + tf.range(rows)
+            place = tf.concat([headers, tf.range(total) + row_of_token(splits) + 1], 0)
+            header = tf.tile([[_HEADER, 0, 0]], tf.stack([rows, 1]))
+            values = tf.concat([header, tf.stack(tokens[:3], axis=1)], 0)
+            units = tf.scatter_nd(place[:, None], values, tf.stack([total + rows, 3]))
+            return tf.gather(batch_function(units), headers)
+
+        fits = tf.logical_and(rows > 0, total + rows <= tf.constant(options.max_tokens, name=MAX_TOKENS_NODE))
+        return tf.ensure_shape(tf.cond(fits, in_batch, lambda: alone(*packed)), [None, dim])
+
+    return run
