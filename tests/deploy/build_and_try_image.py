@@ -2,9 +2,11 @@
 
 Needs buildah and debootstrap (``apt-get install buildah debootstrap``) and the package registries of Debian and Python,
 but no container engine and no image registry: the base image is made here, with ``debootstrap``, and stands in for
-``python:slim``. The image serves a model made on the spot with the embedded server; both APIs are asked, the health
-check is run, and SIGTERM is sent under load. The variant for the stock server starts a stand-in for it. Takes several
-minutes and about 10 GB of disk, most of it TensorFlow.
+``python:slim``. The image serves a model made on the spot with the embedded server, in a sandbox where no shell can be
+started; both APIs are asked, the health check is run, and SIGTERM is sent under load. The variant for the stock server
+starts a stand-in for it. With ``--export`` another image exports a SentenceTransformer in its build and gets its labels
+from there, which takes PyTorch: ``--wheels`` names a folder with a build for CPUs where its own index is out of reach.
+Takes several minutes and about 10 GB of disk, most of it TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,15 +17,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from deploy.sandbox import USER, Sandbox
+from deploy.sandbox import USER, Process, Sandbox, shells
 from deploy.trial import (
     MODEL,
     Address,
@@ -49,7 +53,7 @@ def run(*command: str | Path, **options: object) -> str:
     return str(result.stdout).strip()
 
 
-def make_base(work: Path, suite: str) -> None:
+def make_base(work: Path, suite: str, wheels: Path | None) -> None:
     """An image with Python and nothing else, trusting what this machine trusts so that pip reaches its registry."""
     root = work / "base"
     if not (root / "usr/bin/python3").exists():
@@ -59,6 +63,13 @@ def make_base(work: Path, suite: str) -> None:
     for name in ("etc/pip.conf", "etc/ssl/certs/ca-certificates.crt"):
         if Path("/", name).exists():
             shutil.copyfile(Path("/", name), root / name)
+    if wheels:
+        shutil.rmtree(root / "wheels", ignore_errors=True)
+        (root / "wheels").mkdir()
+        for wheel in wheels.glob("torch-*.whl"):
+            shutil.copy(wheel, root / "wheels")
+        with (root / "etc/pip.conf").open("a") as file:
+            file.write("[install]\nfind-links = /wheels\n")
     recipe = work / "Dockerfile.base"
     recipe.write_text("FROM scratch\nCOPY . /\n")
     run("buildah", "bud", "--layers=false", "--pull-never", "-f", recipe, "-t", BASE, root)
@@ -81,11 +92,19 @@ def make_context(work: Path) -> Path:
     return context
 
 
-def build(context: Path, image: str, *options: str, **arguments: str) -> None:
+def make_checkpoint(folder: Path) -> None:
+    """A SentenceTransformer of a few thousand parameters, in the build context."""
+    from support import save_bert, sentence_transformer
+
+    with tempfile.TemporaryDirectory() as bert:
+        sentence_transformer(save_bert(Path(bert))).save(str(folder))
+
+
+def build(context: Path, image: str, *options: str, labelled: bool = True, **arguments: str) -> None:
     # All arguments, defaults too: older buildah skips stages that only a default leads to.
     arguments = {"SERVER": "embedded", "MODELS_FROM": "copy", "PYTHON_IMAGE": BASE, "SERVING_IMAGE": BASE} | arguments
     given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-    labels = (context / "serving/image.labels").read_text().split()
+    labels = (context / "serving/image.labels").read_text().split() if labelled else []
     fixed = ("--layers=false", "--pull-never", "--format=docker", "-f", context / "Dockerfile.serving", "-t", image)
     started = time.monotonic()
     run("buildah", "bud", *fixed, *options, *given, *labels, context)
@@ -113,12 +132,15 @@ def try_stock_variant(context: Path, work: Path) -> None:
     stock = f"{BASE}-stock"
     run("buildah", "bud", "--layers=false", "--pull-never", "-t", stock, folder)
     build(context, f"{IMAGE}-stock", SERVER="tensorflow", MODELS_FROM="none", SERVING_IMAGE=stock)
-    variables = dict(item.split("=", 1) for item in check_configuration(f"{IMAGE}-stock"))
-    assert variables["SERVING_ENGINE"] == "tensorflow"
+    configuration = check_configuration(f"{IMAGE}-stock")
+    check_labels(configuration["Labels"])
+    assert configuration["Entrypoint"] == ["/etc/serving/entrypoint"]
+    assert configuration["Healthcheck"]["Test"] == ["CMD", "/etc/serving/healthcheck"]
+    variables = dict(item.split("=", 1) for item in configuration["Env"])
     with mounted(f"{IMAGE}-stock") as root:
         assert list((root / "models").iterdir()) == []
         sandbox = Sandbox(root, {"/models": context / "models"}, cpus=1)
-        with sandbox.run(["/etc/serving/entrypoint"], variables, work / "log") as process:
+        with sandbox.run(configuration["Entrypoint"], variables, work / "log") as process:
             assert process.outer.wait(30) == 0, (work / "log").read_text()
     said = (work / "log").read_text()
     assert "\n1  --enable_profiler=false --port=8500 --rest_api_port=8501" in said, said
@@ -132,62 +154,115 @@ def try_model_image(context: Path) -> None:
         assert (root / MODEL / "1/saved_model.pb").is_file()
 
 
-def check_configuration(image: str) -> list[str]:
-    """User, command, ports, health check and labels of the image; returns its environment."""
-    inspected = json.loads(run("buildah", "inspect", "--type=image", image))["Docker"]["config"]
+def check_configuration(image: str) -> dict[str, Any]:
+    """The image's configuration, of which user, ports, signal and licence are checked."""
+    inspected: dict[str, Any] = json.loads(run("buildah", "inspect", "--type=image", image))["Docker"]["config"]
     assert inspected["User"] == f"{USER}:{USER}", inspected["User"]
-    assert inspected["Entrypoint"] == ["/etc/serving/entrypoint"]
     assert set(inspected["ExposedPorts"]) == {"8500/tcp", "8501/tcp"}
-    assert inspected["Healthcheck"]["Test"] == ["CMD", "/etc/serving/healthcheck"]
     assert inspected["StopSignal"] == "SIGTERM"
-    labels = inspected["Labels"]
+    assert inspected["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    return inspected
+
+
+def check_labels(labels: dict[str, str]) -> None:
     assert labels["org.opencontainers.image.title"] == MODEL
     assert labels["org.opencontainers.image.version"] == "1"
     assert labels[f"sentence-serving.{MODEL}.source"] == "made_on_the_spot"
-    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
-    environment: list[str] = inspected["Env"]
-    return environment
 
 
-def try_out(root: Path, environment: list[str], work: Path) -> None:
+def check_embedded(configuration: dict[str, Any]) -> None:
+    assert configuration["Entrypoint"] == ["sentence-serving", "container", "start"]
+    assert configuration["Healthcheck"]["Test"] == ["CMD", "sentence-serving", "container", "check"]
+
+
+def try_export(context: Path, work: Path) -> None:
+    """A model exported in the build: checked, configured, and the image labelled with its provenance afterwards."""
+    make_checkpoint(context / "checkpoint")
+    image = f"{IMAGE}-export"
+    source = {"MODELS_FROM": "export", "MODEL_SOURCE": "checkpoint", "MODEL_NAME": "tiny", "CPUS": "1"}
+    build(context, image, labelled=False, TORCH_INDEX="https://pypi.org/simple", **source)
+    configuration = check_configuration(image)
+    assert not any(name.startswith("sentence-serving.") for name in configuration["Labels"])
+    container = run("buildah", "from", "--pull-never", image)
+    labels = run("buildah", "run", container, "--", "cat", "/etc/serving/image.labels").split()
+    run("buildah", "rm", container)
+    (work / "Dockerfile.labels").write_text(f"FROM {image}\n")
+    again = ("--layers=false", "--pull-never", "--format=docker", "-f", work / "Dockerfile.labels", "-t", image)
+    run("buildah", "bud", *again, *labels, work / "stock")
+    configuration = check_configuration(image)
+    check_embedded(configuration)
+    found = configuration["Labels"]
+    print("labels:", json.dumps({name: found[name] for name in sorted(found)}, indent=1))
+    assert found["org.opencontainers.image.title"] == "tiny"
+    assert found["org.opencontainers.image.created"]
+    with mounted(image) as root:
+        (provenance,) = root.glob("models/tiny/*/assets.extra/provenance.json")
+        stamped = json.loads(provenance.read_text())
+        assert found["org.opencontainers.image.version"] == provenance.parts[-3]
+        assert found["org.opencontainers.image.created"] == stamped["created"]
+        started(root, configuration, work, lambda address, process: print(address.get("/v1/models/tiny")), "tiny")
+
+
+def started(
+    root: Path, configuration: dict[str, Any], work: Path, use: Callable[[Address, Process], None], model: str = MODEL
+) -> None:
+    """Starts the image's own entry point as a restricted container without a shell, and uses it."""
     address = Address(*free_ports())
-    variables = dict(item.split("=", 1) for item in environment)
+    variables = dict(item.split("=", 1) for item in configuration["Env"])
     variables |= {"SERVING_GRPC_PORT": str(address.grpc), "SERVING_REST_PORT": str(address.rest)}
+    found = shells(root)
+    print("out of reach:", *found)
+    assert Path("/usr/bin/dash") in found
     log = work / "log"
-    with Sandbox(root, cpus=1, memory=2 << 30).run(["/etc/serving/entrypoint"], variables, log) as process:
+    sandbox = Sandbox(root, cpus=1, memory=2 << 30, shell=False)
+    with sandbox.run([*configuration["Entrypoint"], *(configuration["Cmd"] or ())], variables, log) as process:
         started = time.monotonic()
-        address.wait_until_ready(process)
+        address.wait_until_ready(process, model=model)
         print(f"ready after {time.monotonic() - started:.1f} s")
-        check_restrictions(process)
-        assert "libjemalloc" in Path(f"/proc/{process.pid}/maps").read_text(), "jemalloc is not in use"
-        check_answers(address)
-        # the image's own health check, in the server's own mounts and as its user
         inside = ["nsenter", f"--target={process.pid}", "--mount", "--root", f"--setuid={USER}", f"--setgid={USER}"]
+        for shell in found:
+            refused = subprocess.run([*inside, str(shell), "-c", "exit 0"], capture_output=True, cwd="/")
+            assert refused.returncode != 0, f"{shell} can be started"
+        # the image's own health check, in the server's own mounts and as its user
+        check = configuration["Healthcheck"]["Test"][1:]
         variables_list = [f"{name}={value}" for name, value in variables.items()]
-        subprocess.run([*inside, "env", "-i", *variables_list, "/etc/serving/healthcheck"], check=True, cwd="/")
+        subprocess.run([*inside, "env", "-i", *variables_list, *check], check=True, cwd="/")
         refused = subprocess.run(
             [*inside, "touch", "/etc/serving/x", "/models/x", "/x"], capture_output=True, text=True
         )
         assert refused.stderr.count("Read-only file system") == 3, refused.stderr
-        print(check_sigterm_under_load(address, process))
+        use(address, process)
     print(log.read_text())
+
+
+def try_out(address: Address, process: Process) -> None:
+    check_restrictions(process)
+    assert "libjemalloc" in Path(f"/proc/{process.pid}/maps").read_text(), "jemalloc is not in use"
+    check_answers(address)
+    print(check_sigterm_under_load(address, process))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "build/image-test")
     parser.add_argument("--suite", default="bookworm", help="Debian release of the base image")
+    parser.add_argument("--export", action="store_true", help="also build an image that exports its model")
+    parser.add_argument("--wheels", type=Path, help="folder with a wheel of PyTorch for CPUs")
     options = parser.parse_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    make_base(work, options.suite)
+    make_base(work, options.suite, options.wheels)
     context = make_context(work)
     try_model_image(context)
     try_stock_variant(context, work)
     build(context, IMAGE, JEMALLOC="on")
-    environment = check_configuration(IMAGE)
+    configuration = check_configuration(IMAGE)
+    check_labels(configuration["Labels"])
+    check_embedded(configuration)
     with mounted(IMAGE) as root:
-        try_out(root, environment, work)
+        started(root, configuration, work, try_out)
+    if options.export:
+        try_export(context, work)
     run("buildah", "rmi", BASE)
     print("the image is good")
 

@@ -26,7 +26,8 @@ OLDEST_WITH_IMAGE_VOLUMES = "1.33"  # the first where image volumes can be used 
 AUTOSCALING = (None, "hpa", "hpa-queue-latency", "keda")
 MODEL_SOURCES = (None, "model-from-pvc", "model-from-object-store", "model-from-image")
 EDGES: tuple[tuple[str, ...], ...] = ((), ("tls",), ("gateway",), ("tls", "gateway", "gateway-backend-tls"))
-INDEPENDENT = ("monitoring", "network-policy", "gpu")
+ENGINES = (None, "embedded-server", "gpu")  # the embedded server's image has no CUDA
+INDEPENDENT = ("monitoring", "network-policy")
 _GROUP = 16
 
 Object = dict[str, Any]
@@ -64,12 +65,14 @@ class Bundle:
 
 
 def legal_combinations() -> Iterator[tuple[str, ...]]:
-    """At most one autoscaler and one source of models; a gateway before TLS needs a policy; the others are free."""
+    """At most one autoscaler, source of models and engine; a gateway before TLS needs a policy; the others are free."""
     chosen = [
         tuple(itertools.compress(INDEPENDENT, bits)) for bits in itertools.product((0, 1), repeat=len(INDEPENDENT))
     ]
-    for autoscaler, source, edge, others in itertools.product(AUTOSCALING, MODEL_SOURCES, EDGES, chosen):
-        yield tuple(name for name in (autoscaler, source, *edge, *others) if name)
+    for autoscaler, source, edge, engine, others in itertools.product(
+        AUTOSCALING, MODEL_SOURCES, EDGES, ENGINES, chosen
+    ):
+        yield tuple(name for name in (autoscaler, source, *edge, engine, *others) if name)
 
 
 def build(kustomize: str, folder: Path) -> str:

@@ -275,9 +275,13 @@ def references_resolve(bundle: Bundle) -> Iterator[str]:
 
 
 @policy
-def the_entry_point_comes_from_the_configuration(bundle: Bundle) -> Iterator[str]:
+def the_entry_point_is_the_configurations_or_the_images(bundle: Bundle) -> Iterator[str]:
     command = bundle.server["command"]
     volume = next(item for item in bundle.pod["volumes"] if item["name"] == "config")["configMap"]
+    if "embedded-server" in bundle.components:
+        if command != ["sentence-serving", "container", "start"]:
+            yield f"command {command} is not the entry point of the embedded server's image"
+        return
     if command != ["/etc/serving/entrypoint"] or not volume["defaultMode"] & 0o111:
         yield f"command {command} is not an executable file of the configuration"
     if not config(bundle).get("entrypoint", "").startswith("#!/bin/sh\n"):

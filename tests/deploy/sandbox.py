@@ -7,6 +7,7 @@ capabilities that cannot gain any; CPU and memory limits by cgroup. The network 
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import signal
 import subprocess
@@ -24,12 +25,13 @@ MOUNTS = Path("/mnt")  # where a sandbox over this machine's own root shows its 
 @dataclass(frozen=True)
 class Sandbox:
     """``root`` becomes ``/``, read-only; ``folders`` (inside, outside) are mounted read-only, ``cpus`` and ``memory``
-    (bytes) are limits where the cgroup file system may be written."""
+    (bytes) are limits where the cgroup file system may be written. Without ``shell`` nothing in it can start one."""
 
     root: Path
     folders: Mapping[str, Path] = field(default_factory=dict)
     cpus: int = 1
     memory: int = 4 << 30
+    shell: bool = True
 
     def script(self, command: Sequence[str], environment: Mapping[str, str], groups: Sequence[Path]) -> str:
         root = "/run/sandbox-root"
@@ -51,6 +53,8 @@ class Sandbox:
         for inside, outside in self.folders.items():
             target = f"{root}{inside}"
             lines += [f"mkdir -p {target}", f"mount --bind {outside} {target}", f"mount -o remount,bind,ro {target}"]
+        if not self.shell:  # a device in its place cannot be executed, whoever asks
+            lines += [f"mount --bind /dev/null {root}{path}" for path in shells(self.root)]
         lines += [f"mount -o remount,bind,ro {root}"]
         if self.root == Path("/"):
             lines += [f"mount -o remount,bind,ro {root}{MOUNTS}"]
@@ -106,6 +110,21 @@ class Process:
                 continue
 
 
+def shells(root: Path) -> list[Path]:
+    """Every shell below ``root``, by the place of its file: links are followed, within ``root``."""
+    folders = [root / "bin", root / "usr/bin", root / "usr/local/bin"]
+    names = ("sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "rbash", "tcsh", "zsh")
+    found = set()
+    for path in (folder / name for folder in folders for name in names):
+        for _ in range(10):
+            if path.is_symlink():
+                target = path.readlink()
+                path = root / target.relative_to("/") if target.is_absolute() else path.parent / target
+        if path.is_file():
+            found.add(Path("/") / path.resolve().relative_to(root.resolve()))
+    return sorted(found)
+
+
 def _exposed(path: Path, root: str) -> list[str]:
     """Makes ``path`` reachable for the sandbox's user below a closed folder such as /root, or its own empty /tmp."""
     hidden = (folder for folder in reversed(path.parents) if folder == Path("/tmp") or not folder.stat().st_mode & 1)
@@ -123,7 +142,7 @@ def _exposed(path: Path, root: str) -> list[str]:
 def _cgroups(cpus: int, memory: int) -> Iterator[list[Path]]:
     """A group with both limits (cgroup 2), a group for each (cgroup 1), or none where groups cannot be made."""
     base = Path("/sys/fs/cgroup")
-    name = f"sentence-serving-test-{os.getpid()}"
+    name = f"sentence-serving-test-{os.getpid()}-{secrets.token_hex(4)}"
     if (base / "cgroup.controllers").exists():
         wanted = {base / name: {"cpu.max": f"{cpus * 100000} 100000", "memory.max": str(memory)}}
     else:

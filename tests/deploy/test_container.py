@@ -1,4 +1,4 @@
-"""The entry point and the embedded server as a restricted container runs them.
+"""The entry points and the embedded server as a restricted container runs them, without a shell.
 
 `build_and_try_image.py` does the same with a built image; here this machine's own files stand in for the image's.
 """
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,8 @@ from toolkit.render import RuntimeOptions, find_models, render
 
 pytestmark = pytest.mark.slow
 
+START = ["sentence-serving", "container", "start"]
+
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
@@ -49,16 +51,18 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
         (config / name).write_text(text)
     for name in ("entrypoint", "healthcheck"):
         shutil.copy(ROOT / "serving" / name, config)
-    command = path / "bin/sentence-serving"
-    command.parent.mkdir()
-    command.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from toolkit.cli import main; main()' \"$@\"\n")
-    command.chmod(0o755)
+    commands = path / "bin"
+    commands.mkdir()
+    (commands / "sentence-serving").write_text(f"#!{sys.executable}\nfrom toolkit.cli import main\nmain()\n")
+    (commands / "tensorflow_model_server").write_text('#!/bin/sh\necho "process $$ serve $*"\n')
+    for command in commands.iterdir():
+        command.chmod(0o755)
     tls = path / "tls"
     tls.mkdir()
     make_certificate(tls)
-    folders = {"/mnt/tls": tls, "/mnt/models": path / "models", "/mnt/serving": config, "/mnt/bin": command.parent}
+    folders = {"/mnt/tls": tls, "/mnt/models": path / "models", "/mnt/serving": config, "/mnt/bin": commands}
     folders["/mnt/lib/toolkit"] = Path(toolkit.__file__).parent
-    return Sandbox(Path("/"), folders, cpus=1)
+    return Sandbox(Path("/"), folders, cpus=1, shell=False)
 
 
 def make_certificate(folder: Path) -> None:
@@ -83,7 +87,6 @@ def environment(address: Address) -> dict[str, str]:
         "PATH": "/mnt/bin:/usr/bin:/bin",
         "PYTHONPATH": "/mnt/lib",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "SERVING_ENGINE": "embedded",
         "SERVING_TLS_DIR": "/mnt/tls",
         "SERVING_CLIENT_CERTIFICATES": "required",
         "SERVING_CONFIG_DIR": "/mnt/serving",
@@ -96,7 +99,7 @@ def environment(address: Address) -> dict[str, str]:
 def running(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     address = Address(*free_ports(), sandbox.folders["/mnt/tls"])
     log = tmp_path_factory.mktemp("log") / "server"
-    with sandbox.run(["/mnt/serving/entrypoint"], environment(address), log) as process:
+    with sandbox.run(START, environment(address), log) as process:
         address.wait_until_ready(process)
         yield Running(address, process)
 
@@ -106,13 +109,22 @@ def test_the_sandbox_is_as_tight_as_the_manifests_ask(sandbox: Sandbox, tmp_path
         "touch /probe; touch /usr/probe; touch /mnt/models/probe; touch /mnt/probe; chmod 777 /mnt/models;"
         "mount -t tmpfs tmpfs /srv; kill -9 2; cat /etc/shadow; touch /tmp/allowed; echo done $(id -u) $$"
     )
-    with sandbox.run(["sh", "-c", attempts], {"PATH": "/usr/bin:/bin"}, tmp_path / "log") as process:
+    with replace(sandbox, shell=True).run(
+        ["sh", "-c", attempts], {"PATH": "/usr/bin:/bin"}, tmp_path / "log"
+    ) as process:
         process.outer.wait(30)
     said = (tmp_path / "log").read_text()
     assert said.count("Read-only file system") == 5, said
     for refusal in ("/srv: must be superuser", "No such process", "/etc/shadow: Permission denied"):
         assert refusal in said
     assert said.endswith("\ndone 65532 1\n")
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "/bin/sh", "/usr/bin/dash"])
+def test_no_shell_can_be_started_in_the_sandbox(sandbox: Sandbox, tmp_path: Path, shell: str) -> None:
+    with sandbox.run([shell, "-c", "echo started"], {"PATH": "/usr/bin:/bin"}, tmp_path / "log") as process:
+        assert process.outer.wait(30) != 0
+    assert "started" not in (tmp_path / "log").read_text()
 
 
 def test_the_server_is_process_1_without_any_privilege(running: Running) -> None:
@@ -139,16 +151,26 @@ def test_grpc_takes_only_callers_with_a_certificate_while_rest_stays_plain_for_p
     assert running.address.get(f"/v1/models/{MODEL}")[0] == 200
 
 
-def test_the_health_check_tells_a_loaded_model_from_a_missing_server(running: Running) -> None:
+@pytest.mark.parametrize("kind", ["shell", "python"])
+def test_the_health_check_tells_a_loaded_model_from_a_missing_server(running: Running, kind: str) -> None:
+    package = str(Path(toolkit.__file__).parents[1])
+    commands = {
+        "shell": [str(ROOT / "serving/healthcheck")],
+        "python": [sys.executable, "-c", "from toolkit.cli import main; main()", "container", "check"],
+    }
+
     def check(port: int, folder: Path) -> int:
         variables = {"PATH": os.environ["PATH"], "SERVING_REST_PORT": str(port), "SERVING_CONFIG_DIR": str(folder)}
-        return subprocess.run([ROOT / "serving/healthcheck"], env=variables, capture_output=True, timeout=30).returncode
+        variables["PYTHONPATH"] = package
+        return subprocess.run(commands[kind], env=variables, capture_output=True, timeout=30).returncode
 
     folder = running.process.log.parent
     (folder / "models.config").write_text(f'model_config_list {{\n config {{\n  name: "{MODEL}"\n }}\n}}\n')
     assert check(running.address.rest, folder) == 0
     assert check(free_ports()[0], folder) != 0
     (folder / "models.config").write_text('model_config_list { config { name: "other" } }')
+    assert check(running.address.rest, folder) != 0
+    (folder / "models.config").unlink()
     assert check(running.address.rest, folder) != 0
 
 
@@ -169,11 +191,23 @@ def test_everything_that_is_asked_of_prometheus_is_on_the_servers_page(running: 
             assert asked <= samples[selector.name], f"{where}: {selector.name} has {samples[selector.name]}"
 
 
-def test_a_refusal_of_the_entry_point_ends_the_container(sandbox: Sandbox, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["/mnt/serving/entrypoint"], START], ids=["shell", "python"])
+def test_a_refusal_of_the_entry_point_ends_the_container(sandbox: Sandbox, tmp_path: Path, command: list[str]) -> None:
     variables = environment(Address(1, 2)) | {"SERVING_THREADS": "none"}
-    with sandbox.run(["/mnt/serving/entrypoint"], variables, tmp_path / "log") as process:
+    with replace(sandbox, shell=command != START).run(command, variables, tmp_path / "log") as process:
         assert process.outer.wait(30) == 64
     assert "SERVING_THREADS is 'none'" in (tmp_path / "log").read_text()
+
+
+def test_the_shell_entry_point_makes_the_server_process_1(sandbox: Sandbox, tmp_path: Path) -> None:
+    with replace(sandbox, shell=True).run(
+        ["/mnt/serving/entrypoint"], environment(Address(1, 2)), tmp_path / "log"
+    ) as process:
+        assert process.outer.wait(30) == 0
+    said = (tmp_path / "log").read_text()
+    assert "1 threads (limit 1000m), batching on, metrics on, TLS on" in said
+    assert "\nprocess 1 serve --enable_profiler=false --port=1 --rest_api_port=2 " in said
+    assert "--ssl_config_file=/tmp/ssl.config" in said
 
 
 def test_sigterm_under_load_fails_no_request_and_ends_with_0(running: Running) -> None:

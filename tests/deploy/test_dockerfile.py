@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
 
 import pytest
-from deploy.bundles import ROOT, Bundle
+from deploy.bundles import ROOT, Bundle, Renderer, combination
 
 DOCKERFILE = (ROOT / "Dockerfile.serving").read_text()
 FINAL = DOCKERFILE[DOCKERFILE.index("AS runtime") :]
+
+
+def instructions(stage: str) -> str:
+    text = DOCKERFILE[DOCKERFILE.index(f" AS {stage}\n") :]
+    return text[: text.index("\nFROM ")]
 
 
 def test_hadolint_has_nothing_to_say(tool: Callable[[str], str]) -> None:
@@ -25,10 +31,24 @@ def test_every_hadolint_exception_has_its_reason() -> None:
 def test_the_image_runs_as_the_user_and_command_of_the_deployment(overlays: list[Bundle]) -> None:
     context = overlays[0].pod["securityContext"]
     assert re.findall(r"^USER (\S+)$", FINAL, re.MULTILINE)[-1] == f"{context['runAsUser']}:{context['runAsGroup']}"
-    assert f'ENTRYPOINT ["{overlays[0].server["command"][0]}"]' in FINAL
     ports = " ".join(str(port["containerPort"]) for port in overlays[0].server["ports"])
     assert f"EXPOSE {ports}\n" in FINAL
     assert "STOPSIGNAL SIGTERM\n" in FINAL
+
+
+def test_each_server_is_started_as_the_deployment_starts_it(
+    overlays: list[Bundle], new_renderer: Callable[..., Renderer]
+) -> None:
+    renderer = new_renderer()
+    renderer.kustomization("embedded", combination(("embedded-server",)))
+    bundles = {"tensorflow": overlays[0], "embedded": renderer.folder("k8s/embedded", ("embedded-server",))}
+    for name, bundle in bundles.items():
+        assert f"ENTRYPOINT {json.dumps(bundle.server['command'])}\n" in instructions(f"server-{name}")
+
+
+def test_what_runs_beside_the_embedded_server_is_no_shell() -> None:
+    started = re.findall(r"(?:ENTRYPOINT|CMD) (.*)", instructions("server-embedded") + FINAL)
+    assert [json.loads(command)[:1] for command in started] == [["sentence-serving"], ["sentence-serving"], []]
 
 
 @pytest.mark.parametrize("argument", ["SERVER", "MODELS_FROM"])

@@ -1,12 +1,18 @@
-"""The container's entry point: the right flags for its folder and variables, a refusal by name otherwise."""
+"""The containers' entry points: the right flags for their folder and variables, a refusal by name otherwise.
+
+There are two, because the stock server's image has no Python and the embedded server's is to need no shell. Every test
+runs both.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,11 @@ import pytest
 from deploy.bundles import ROOT
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-ENTRYPOINT = ROOT / "serving/entrypoint"
+import toolkit
+from toolkit.server.container import VARIABLES
+
+SHELL = ROOT / "serving/entrypoint"
+PYTHON = (sys.executable, "-c", "from toolkit.cli import main; main()", "container", "start")
 FILES = ("models.config", "batching.config", "monitoring.config")
 
 # Stands in for the server: says which process it is, what it was given, and how it allocates.
@@ -34,16 +44,28 @@ class Result:
     error: str
 
     @property
+    def server(self) -> str:
+        return self.lines[2].removeprefix("name=")
+
+    @property
     def flags(self) -> list[str]:
-        return self.lines[3:]
+        """What the server was given, without what only one of the two needs."""
+        return self.lines[3 + len(EXPECTED_HEAD[self.server]) :]
 
 
-@dataclass
+EXPECTED_HEAD = {
+    "tensorflow_model_server": ["--enable_profiler=false"],
+    "sentence-serving": ["serve", "--wait_for_models=true", "--rest_tls=false"],
+}
+
+
+@dataclass(frozen=True)
 class Container:
-    """A folder of configuration, models and a stub server; ``run`` starts the entry point in it."""
+    """A folder of configuration, models and stub servers; ``run`` starts the entry point in it."""
 
     path: Path
-    variables: dict[str, str] = field(default_factory=dict)
+    entrypoint: tuple[str, ...]
+    server: str
 
     @property
     def config(self) -> Path:
@@ -51,9 +73,10 @@ class Container:
 
     def run(self, *arguments: str, prefix: tuple[str, ...] = (), **variables: str) -> Result:
         environment = {"PATH": f"{self.path / 'bin'}:{os.environ['PATH']}", "SERVING_CONFIG_DIR": str(self.config)}
+        environment |= {"TMPDIR": str(self.path), "PYTHONPATH": str(Path(toolkit.__file__).parents[1])}
         process = subprocess.Popen(
-            [*prefix, str(ENTRYPOINT), *arguments],
-            env=environment | {"TMPDIR": str(self.path)} | variables,
+            [*prefix, *self.entrypoint, *arguments],
+            env=environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -62,8 +85,8 @@ class Container:
         return Result(process.returncode, process.pid, output.splitlines(), error)
 
 
-@pytest.fixture
-def container(tmp_path: Path) -> Container:
+@pytest.fixture(params=["shell", "python"])
+def container(request: pytest.FixtureRequest, tmp_path: Path) -> Container:
     config = tmp_path / "config"
     config.mkdir()
     (tmp_path / "models/minilm/1").mkdir(parents=True)
@@ -74,15 +97,22 @@ def container(tmp_path: Path) -> Container:
     for name in ("tensorflow_model_server", "sentence-serving"):
         (tmp_path / "bin" / name).write_text(STUB)
         (tmp_path / "bin" / name).chmod(0o755)
-    return Container(tmp_path)
+    if request.param == "shell":
+        return Container(tmp_path, (str(SHELL),), "tensorflow_model_server")
+    return Container(tmp_path, PYTHON, "sentence-serving")
+
+
+@pytest.fixture
+def both(container: Container) -> tuple[Container, Container]:
+    return replace(container, entrypoint=(str(SHELL),)), replace(container, entrypoint=PYTHON)
 
 
 def test_the_default_is_the_whole_folder_served_with_metrics_and_batching(container: Container) -> None:
     result = container.run(SERVING_THREADS="2")
-    assert (result.code, result.lines[2]) == (0, "name=tensorflow_model_server")
+    assert (result.code, result.server) == (0, container.server)
     config = container.config
-    assert result.flags == [
-        "--enable_profiler=false",
+    assert result.lines[3:] == [
+        *EXPECTED_HEAD[container.server],
         "--port=8500",
         "--rest_api_port=8501",
         "--rest_api_timeout_in_ms=30000",
@@ -98,7 +128,8 @@ def test_the_default_is_the_whole_folder_served_with_metrics_and_batching(contai
         f"--monitoring_config_file={config}/monitoring.config",
         "--grpc_channel_arguments=grpc.max_connection_age_ms=300000",
     ]
-    assert "tensorflow server, 2 threads" in result.error
+    engine = {"tensorflow_model_server": "tensorflow", "sentence-serving": "embedded"}[container.server]
+    assert result.error.startswith(f"entrypoint: {engine} server, 2 threads (")
     assert "warning" not in result.error
 
 
@@ -110,7 +141,6 @@ def test_the_server_takes_the_entry_points_place_as_the_same_process(container: 
 def test_variables_and_arguments_reach_the_server(container: Container) -> None:
     result = container.run(
         "--file_system_poll_wait_seconds=5",
-        SERVING_ENGINE="embedded",
         SERVING_GRPC_PORT="9000",
         SERVING_REST_PORT="9001",
         SERVING_THREADS="16",
@@ -118,7 +148,6 @@ def test_variables_and_arguments_reach_the_server(container: Container) -> None:
         SERVING_MAX_CONNECTION_AGE_MS="0",
         SERVING_CONFIG_POLL_SECONDS="10",
     )
-    assert result.lines[2:6] == ["name=sentence-serving", "serve", "--wait_for_models=true", "--rest_tls=false"]
     assert {
         "--port=9000",
         "--rest_api_port=9001",
@@ -147,6 +176,7 @@ def test_batching_and_metrics_are_off_without_their_files(container: Container) 
 
 REFUSED: list[tuple[dict[str, str], tuple[str, ...], str]] = [
     ({"SERVING_GRPC_PRT": "1"}, (), "SERVING_GRPC_PRT is not a variable of this entry point"),
+    ({"SERVING_": "1"}, (), "SERVING_ is not a variable of this entry point"),
     ({"SERVING_GRPC_PORT": "grpc"}, (), "SERVING_GRPC_PORT is 'grpc'; a whole number from 1 to 65535"),
     ({"SERVING_GRPC_PORT": "70000"}, (), "SERVING_GRPC_PORT is '70000'"),
     ({"SERVING_GRPC_PORT": ""}, (), "SERVING_GRPC_PORT is ''"),
@@ -161,10 +191,19 @@ REFUSED: list[tuple[dict[str, str], tuple[str, ...], str]] = [
     ({"SERVING_REST_TIMEOUT_MS": "30s"}, (), "SERVING_REST_TIMEOUT_MS is '30s'"),
     ({"SERVING_MAX_CONNECTION_AGE_MS": "5m"}, (), "SERVING_MAX_CONNECTION_AGE_MS is '5m'"),
     ({"SERVING_CONFIG_POLL_SECONDS": "08"}, (), "SERVING_CONFIG_POLL_SECONDS is '08'"),
-    ({"SERVING_ENGINE": "torch"}, (), "SERVING_ENGINE is 'torch'; supported: tensorflow embedded"),
     ({"SERVING_CLIENT_CERTIFICATES": "on"}, (), "SERVING_CLIENT_CERTIFICATES is 'on'; supported: off required"),
     ({"SERVING_CLIENT_CERTIFICATES": "required"}, (), "SERVING_TLS_DIR is not set"),
     ({"SERVING_TLS_DIR": "/nowhere"}, (), "/nowhere/tls.key is missing or not readable"),
+    (
+        {"SERVING_TLS_DIR": "TLS", "TMPDIR": "/proc"},
+        (),
+        "/proc/ssl.config cannot be written; TLS needs a writable /proc",
+    ),
+    (
+        {"SERVING_TLS_DIR": "TLS", "SERVING_CLIENT_CERTIFICATES": "required"},
+        (),
+        "tls/ca.crt is missing or not readable",
+    ),
     ({"SERVING_JEMALLOC": "yes"}, (), "SERVING_JEMALLOC is 'yes'; supported: off on"),
     ({"SERVING_CONFIG_DIR": "/nowhere"}, (), "/nowhere/models.config is missing or not readable"),
     ({}, ("--port=1",), "argument '--port=1' is decided by a SERVING_ variable"),
@@ -177,6 +216,11 @@ REFUSED: list[tuple[dict[str, str], tuple[str, ...], str]] = [
 def test_nonsense_is_refused_by_name(
     container: Container, variables: dict[str, str], arguments: tuple[str, ...], message: str
 ) -> None:
+    (container.path / "tls").mkdir()
+    for name in ("tls.key", "tls.crt"):
+        (container.path / "tls" / name).write_text("pem\n")
+    if variables.get("SERVING_TLS_DIR") == "TLS":
+        variables = variables | {"SERVING_TLS_DIR": str(container.path / "tls")}
     result = container.run(*arguments, **variables)
     assert result.code == 64
     assert result.lines == []
@@ -197,16 +241,46 @@ def test_a_configuration_without_models_is_refused(container: Container) -> None
     assert "no base_path in it" in container.run().error
 
 
+def test_every_model_of_a_line_needs_its_folder(container: Container) -> None:
+    one, two = (f'config {{ name: "{name}" base_path: "{container.path}/{name}" }}' for name in ("models", "gone"))
+    (container.config / "models.config").write_text(f"model_config_list {{ {two} {one} }}  # base_path: 'no'\n")
+    assert f"base_path is not a folder: {container.path}/gone\n" in container.run().error
+
+
 def test_a_model_in_an_object_store_is_left_to_the_server(container: Container) -> None:
     (container.config / "models.config").write_text('model_config_list { config { name: "m" base_path: "gs://b/m" } }')
     assert container.run().code == 0
 
 
 def test_a_server_that_is_not_installed_is_refused(container: Container) -> None:
-    (container.path / "bin/sentence-serving").unlink()
-    result = container.run(SERVING_ENGINE="embedded", PATH=f"{container.path}/bin:/usr/bin:/bin")
+    (container.path / "bin" / container.server).unlink()
+    result = container.run(PATH=f"{container.path}/bin:/usr/bin:/bin")
     assert result.code == 64
-    assert "SERVING_ENGINE is 'embedded' but sentence-serving is not installed" in result.error
+    assert f"{container.server} is not installed in this image" in result.error
+
+
+ALIKE: list[dict[str, str]] = [
+    {},
+    {"SERVING_THREADS": "3", "SERVING_CONCURRENCY": "auto", "OMP_NUM_THREADS": "1"},
+    {"SERVING_THREADS": "1024", "SERVING_GRPC_PORT": "65535", "SERVING_REST_PORT": "1"},
+    {"SERVING_MAX_CONNECTION_AGE_MS": "86400000", "SERVING_CONFIG_POLL_SECONDS": "86400"},
+    {"SERVING_TLS_DIR": "", "SERVING_REST_TIMEOUT_MS": "1", "SERVING_CONCURRENCY": "65536"},
+    {"serving_threads": "7", "XSERVING_THREADS": "7"},
+    *(variables for variables, arguments, _ in REFUSED if not arguments and "TLS" not in variables.values()),
+]
+
+
+@pytest.mark.parametrize("container", ["shell"], indirect=True)
+@pytest.mark.parametrize("variables", ALIKE, ids=str)
+def test_both_entry_points_decide_alike_word_for_word(
+    both: tuple[Container, Container], variables: dict[str, str]
+) -> None:
+    shell, python = (container.run("--max_num_load_retries=1", **variables) for container in both)
+    assert shell.code == python.code
+    assert shell.flags == python.flags if shell.code == 0 else shell.lines == python.lines == []
+    # They differ in the name of their server, and in where they list their variables.
+    said = [re.sub("they are listed.*|`sentence-serving.*lists them", "", text) for text in (shell.error, python.error)]
+    assert said[0].replace("entrypoint: tensorflow", "entrypoint: embedded") == said[1]
 
 
 def ssl_config(text: str) -> Any:
@@ -304,15 +378,19 @@ def test_threads_are_the_whole_cpus_of_the_cgroups_limit(
     assert said in result.error
 
 
-def test_every_variable_is_documented_where_people_look() -> None:
-    script = ENTRYPOINT.read_text()
+def test_every_variable_is_documented_where_people_look_with_its_default() -> None:
+    script = SHELL.read_text()
     head = script[: script.index("set -eu")]
     accepted = script[script.index("case $name in") : script.index("esac", script.index("case $name in"))]
-    documents = [head, (ROOT / "serving/README.md").read_text()]
-    names = {word.strip(")") for word in accepted.split() if word.startswith("SERVING_")}
-    assert len(names) == 12
-    for document in documents:
-        assert all(name in document for name in names)
+    assert set(re.findall(r"SERVING_\w+", accepted)) == set(VARIABLES)
+    defaults = {name: variable.default for name, variable in VARIABLES.items()}
+    in_head = re.findall(r"^#   (SERVING_\w+) +(\S+)", head, re.MULTILINE)
+    in_readme = re.findall(
+        r"^\| `(SERVING_\w+)` \| `?([^|` ]*)`? ?\|", (ROOT / "serving/README.md").read_text(), re.MULTILINE
+    )
+    assert {name: default.replace("(unset)", "") for name, default in in_head} == defaults
+    assert dict(in_readme) == defaults
+    assert dict(re.findall(r'"\$\{(SERVING_\w+)=([^}]*)\}"', script)) == defaults
 
 
 @pytest.mark.parametrize("name", ["entrypoint", "healthcheck"])

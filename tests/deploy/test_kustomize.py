@@ -41,8 +41,8 @@ def distinct(bundles: list[Bundle]) -> Iterator[tuple[Bundle, dict[str, Any]]]:
 
 def test_every_legal_combination_is_rendered_and_no_component_is_left_out(bundles: list[Bundle]) -> None:
     combinations = list(legal_combinations())
-    assert len(set(combinations)) == 512
-    assert len(bundles) == 512 + 3
+    assert len(set(combinations)) == 768
+    assert len(bundles) == 768 + 3
     components = {path.name for path in (ROOT / "k8s/components").iterdir() if path.is_dir()}
     assert components == {name for names in combinations for name in names}
     assert all(bundle.objects for bundle in bundles)
@@ -156,7 +156,11 @@ SPOILED: list[tuple[str, str, Callable[[Object], Any]]] = [
     ("replicas_have_one_owner", "HorizontalPodAutoscaler", lambda item: item["spec"].update(minReplicas=1)),
     ("references_resolve", "Deployment", lambda item: pod(item).update(volumes=[])),
     ("references_resolve", "HTTPRoute", lambda item: item["spec"]["rules"][0]["backendRefs"][0].update(port=80)),
-    ("the_entry_point_comes_from_the_configuration", "Deployment", lambda item: server(item).update(command=["sh"])),
+    (
+        "the_entry_point_is_the_configurations_or_the_images",
+        "Deployment",
+        lambda item: server(item).update(command=["sh"]),
+    ),
     (
         "metrics_are_scraped_once_where_the_server_offers_them",
         "ServiceMonitor",
@@ -220,7 +224,7 @@ def test_a_model_that_batches_in_its_graph_is_deployed_without_server_side_batch
 
 def test_every_part_has_a_readme_and_the_overview_names_it() -> None:
     parts = [path.parent for path in ROOT.glob("k8s/**/kustomization.yaml")]
-    assert len(parts) == 15
+    assert len(parts) == 16
     overview = (ROOT / "k8s/README.md").read_text()
     for part in (*parts, ROOT / "serving"):
         assert (part / "README.md").is_file(), part

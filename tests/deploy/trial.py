@@ -99,13 +99,13 @@ class Address:
         credentials = grpc.ssl_channel_credentials(certificate, *own)
         return grpc.secure_channel(target, credentials, [("grpc.ssl_target_name_override", "sentence-serving-grpc")])
 
-    def wait_until_ready(self, process: Process, seconds: float = 120) -> None:
+    def wait_until_ready(self, process: Process, seconds: float = 120, model: str = MODEL) -> None:
         """Waits as the startup probe does. Raises ``AssertionError`` with the server's words if it ends or never is."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert process.outer.poll() is None, f"ended with {process.outer.returncode}:\n{process.log.read_text()}"
             try:
-                if self.get(f"/v1/models/{MODEL}/metadata")[0] == 200:
+                if self.get(f"/v1/models/{model}/metadata")[0] == 200:
                     return
             except OSError:
                 pass

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("toolkit.cli.serve", "Serve models over TF Serving's gRPC and REST APIs."),
     "render": ("toolkit.cli.render", "Write the server's configuration and deployment for exported models."),
     "embed": ("toolkit.cli.embed", "Embed texts through a running server."),
+    "container": ("toolkit.cli.container", "Be the embedded server's container: its entry point, its health check."),
 }
 
 
