@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from fake_serving import FakeServing, RefusedError
 from fault_proxy import FaultProxy
 from text_vectors import vectors
 
-from toolkit.client import TLS, Client, Hedge, Retry, Split, messages
+from toolkit.client import TLS, AsyncClient, Client, Hedge, Retry, Split, grpc_transport, messages
 from toolkit.client.address import parse_address
 from toolkit.client.failures import Failure
+from toolkit.client.transport import void
 from toolkit.client.types import Request
 from toolkit.client.wire import encode_tensor
 from toolkit.errors import (
@@ -360,6 +362,98 @@ def test_a_headless_service_is_balanced_and_resolved_again_when_its_pods_move(
         second.stop()
         assert np.array_equal(client.embed(TEXTS), vectors(TEXTS))
         assert third.calls >= 10
+
+
+@pytest.fixture
+def growing(
+    serve: Callable[..., FakeServing], name_server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> tuple[FakeServing, FakeServing, str]:
+    """Two servers behind a name that at first has the first one's address only; names are looked up all the time."""
+    monkeypatch.setattr(grpc_transport, "RENEW_SECONDS", 0.2)
+    name_server.addresses = ("127.0.0.1",)
+    first = serve(host="127.0.0.1")
+    second = serve(host="127.0.0.2", grpc_port=first.grpc_port)
+    return first, second, f"dns://127.0.0.1:{name_server.port}/headless.test:{first.grpc_port}"
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+def test_new_pods_are_found_while_the_old_ones_stay(
+    growing: tuple[FakeServing, FakeServing, str], name_server: NameServer
+) -> None:
+    first, second, url = growing
+    with Client(url, "fake", round_robin=True, split=Split(rows=10), retry=Retry(attempts=1)) as client:
+        assert np.array_equal(client.embed(TEXTS), vectors(TEXTS))
+        assert second.calls == 0
+        name_server.addresses = ("127.0.0.1", "127.0.0.2")
+        until(lambda: len(client.embed(TEXTS)) and second.calls >= 10)  # no attempt fails, or this would
+        before = first.calls, second.calls
+        assert np.array_equal(client.embed(TEXTS * 3), vectors(TEXTS * 3))
+        assert min(first.calls - before[0], second.calls - before[1]) >= 20
+    assert not [thread for thread in threading.enumerate() if thread.name == "sentence-serving-renew"]
+
+
+def test_async_clients_find_new_pods_too(
+    growing: tuple[FakeServing, FakeServing, str], name_server: NameServer
+) -> None:
+    _, second, url = growing
+
+    async def go() -> None:
+        async with AsyncClient(url, "fake", round_robin=True, split=Split(rows=10), retry=Retry(attempts=1)) as client:
+            await client.embed(TEXTS)
+            assert second.calls == 0
+            name_server.addresses = ("127.0.0.1", "127.0.0.2")
+            while second.calls < 10:
+                assert np.array_equal(await client.embed(TEXTS), vectors(TEXTS))
+
+    asyncio.run(asyncio.wait_for(go(), 20))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_request_under_way_ends_on_the_connection_it_began_on(
+    growing: tuple[FakeServing, FakeServing, str], name_server: NameServer, asynchronous: bool
+) -> None:
+    first, second, url = growing
+    released = threading.Event()
+    first.before = lambda call, rows: void(released.wait(20)) if rows == 2 else None
+    pair = ["slow", "pair"]
+
+    async def slow_and_quick() -> None:
+        async with AsyncClient(url, "fake", round_robin=True, retry=Retry(attempts=1)) as client:
+            slow = asyncio.create_task(client.embed(pair))
+            while not second.calls:
+                await client.embed(["quick"])
+            released.set()
+            assert np.array_equal(await slow, vectors(pair))
+
+    threading.Timer(0.5, lambda: setattr(name_server, "addresses", ("127.0.0.2",))).start()
+    if asynchronous:
+        asyncio.run(asyncio.wait_for(slow_and_quick(), 20))
+    else:
+        with Client(url, "fake", round_robin=True, retry=Retry(attempts=1)) as client, ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(client.embed, pair)
+            until(lambda: len(client.embed(["quick"])) and second.calls > 0)
+            released.set()
+            assert np.array_equal(slow.result(20), vectors(pair))
+
+
+def test_connections_that_work_are_not_given_up_for_addresses_that_do_not_answer(
+    growing: tuple[FakeServing, FakeServing, str], name_server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = growing[2]
+    monkeypatch.setattr(grpc_transport, "_CONNECT_SECONDS", 0.3)
+    with Client(url, "fake", round_robin=True, retry=Retry(attempts=1)) as client:
+        client.embed(TEXTS)
+        for addresses in (("127.0.0.9",), ()):
+            name_server.addresses = addresses
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                assert np.array_equal(client.embed(TEXTS[:5]), vectors(TEXTS[:5]))
 
 
 def test_rest_requests_take_turns_over_all_addresses(

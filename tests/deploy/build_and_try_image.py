@@ -5,7 +5,7 @@ but no container engine and no image registry: the base image is made here, with
 ``python:slim``. The image serves a model made on the spot with the embedded server, in a sandbox where no shell can be
 started; both APIs are asked, the health check is run, and SIGTERM is sent under load. The variant for the stock server
 starts a stand-in for it. With ``--export`` another image exports a SentenceTransformer in its build and gets its labels
-from there, which takes PyTorch: ``--wheels`` names a folder with a build for CPUs where its own index is out of reach.
+from there, which takes PyTorch: ``--wheels`` names a folder with one of its wheels for CPUs, where its own index is out of reach.
 Takes several minutes and about 10 GB of disk, most of it TensorFlow.
 """
 
@@ -66,10 +66,11 @@ def make_base(work: Path, suite: str, wheels: Path | None) -> None:
     if wheels:
         shutil.rmtree(root / "wheels", ignore_errors=True)
         (root / "wheels").mkdir()
-        for wheel in wheels.glob("torch-*.whl"):
-            shutil.copy(wheel, root / "wheels")
+        (wheel,) = wheels.glob("torch-*.whl")
+        shutil.copy(wheel, root / "wheels")
+        (root / "wheels/constraints.txt").write_text(f"torch=={wheel.name.split('-')[1]}\n")
         with (root / "etc/pip.conf").open("a") as file:
-            file.write("[install]\nfind-links = /wheels\n")
+            file.write("[install]\nfind-links = /wheels\nconstraint = /wheels/constraints.txt\n")
     recipe = work / "Dockerfile.base"
     recipe.write_text("FROM scratch\nCOPY . /\n")
     run("buildah", "bud", "--layers=false", "--pull-never", "-f", recipe, "-t", BASE, root)
@@ -200,6 +201,7 @@ def try_export(context: Path, work: Path) -> None:
         stamped = json.loads(provenance.read_text())
         assert found["org.opencontainers.image.version"] == provenance.parts[-3]
         assert found["org.opencontainers.image.created"] == stamped["created"]
+        assert found["sentence-serving.tiny.source.digest"] == stamped["source"]["digest"]
         started(root, configuration, work, lambda address, process: print(address.get("/v1/models/tiny")), "tiny")
 
 

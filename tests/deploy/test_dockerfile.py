@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from deploy.bundles import ROOT, Bundle, Renderer, combination
+
+from toolkit.cli import cli
 
 DOCKERFILE = (ROOT / "Dockerfile.serving").read_text()
 FINAL = DOCKERFILE[DOCKERFILE.index("AS runtime") :]
@@ -49,6 +54,17 @@ def test_each_server_is_started_as_the_deployment_starts_it(
 def test_what_runs_beside_the_embedded_server_is_no_shell() -> None:
     started = re.findall(r"(?:ENTRYPOINT|CMD) (.*)", instructions("server-embedded") + FINAL)
     assert [json.loads(command)[:1] for command in started] == [["sentence-serving"], ["sentence-serving"], []]
+
+
+def test_a_model_exported_in_the_build_gets_its_configuration_and_labels_from_there(tmp_path: Path) -> None:
+    (tmp_path / "models/m/3").mkdir(parents=True)
+    (tmp_path / "models/m/3/saved_model.pb").write_bytes(b"graph")
+    command = re.findall(r"bin/sentence-serving (render .*)", instructions("models-export"))[0]
+    command = command.replace("/models", f"{tmp_path}/models").replace("--output /", f"--output {tmp_path}/")
+    assert CliRunner().invoke(cli, shlex.split(command.replace("${CPUS}", "2"))).exit_code == 0
+    assert "COPY --from=models --chmod=0555 /serving /etc/serving\n" in FINAL
+    assert {"image.labels", "models.config", "entrypoint"} <= {path.name for path in (tmp_path / "serving").iterdir()}
+    assert "image.version=3\n" in (tmp_path / "serving/image.labels").read_text()
 
 
 @pytest.mark.parametrize("argument", ["SERVER", "MODELS_FROM"])
