@@ -1,12 +1,16 @@
 """What a client costs: CPU per row, rows per second, import time and memory, on a server that answers at once.
 
-    python benchmarks/client.py [--rows 256 512 2048] [--dim 384] [--rounds 9] [--markdown docs/client-benchmark.md]
+    python benchmarks/client.py [--rows 256 1000 2048] [--dim 384] [--rounds 9] [--markdown docs/client-benchmark.md]
 
 Compared, each in a process of its own and with the same texts and answers:
 
 - `sentence-serving` over gRPC (sync and async) and over REST;
 - the usual recipe: tensorflow-serving-api's stub with `tf.make_tensor_proto` and `tf.make_ndarray`;
-- REST by hand: httpx, `json`, `numpy.array`.
+- its other form, as in TensorFlow Serving's own examples: `np.array(output.float_val)`;
+- REST as in TensorFlow's tutorials: requests, `json`, `np.array`.
+
+A stock TensorFlow Serving answers with `float_val`; `tensor_content` takes the server's flag
+`--enable_serialization_as_tensor_content` (2.19 and later), and leaves `tf.make_ndarray` little more than a copy to do.
 
 CPU is that of the client's process, all threads, user and system; the server runs in another one. The clients take
 turns, a round each, so that what else the machine does falls on all of them.
@@ -28,7 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TURN = 0.5  # seconds, at the least
-DEFAULT_ROWS = 512  # of toolkit.client.Split
+DEFAULT_ROWS = 1000  # of toolkit.client.Split
 ALL_ROWS = 2048  # with 384 floats 3.1 MB; gRPC takes no more than 4 MB by default
 
 
@@ -59,6 +63,22 @@ def ours_async(url: str, rows: int) -> Callable[[list[str]], Any]:
 
 
 def serving_api(url: str, rows: int) -> Callable[[list[str]], Any]:
+    import tensorflow as tf
+
+    return _by_stub(url, rows, tf.make_ndarray)
+
+
+def serving_api_list(url: str, rows: int) -> Callable[[list[str]], Any]:
+    import numpy as np
+
+    def array(tensor: Any) -> Any:
+        shape = [dim.size for dim in tensor.tensor_shape.dim]
+        return np.array(tensor.float_val, dtype=np.float32).reshape(shape)
+
+    return _by_stub(url, rows, array)
+
+
+def _by_stub(url: str, rows: int, array: Callable[[Any], Any]) -> Callable[[list[str]], Any]:
     import grpc
     import numpy as np
     import tensorflow as tf
@@ -74,7 +94,7 @@ def serving_api(url: str, rows: int) -> Callable[[list[str]], Any]:
             request.model_spec.name = "m"
             request.model_spec.signature_name = "serving_default"
             request.inputs["text"].CopyFrom(tf.make_tensor_proto(texts[start : start + rows]))
-            parts.append(tf.make_ndarray(stub.Predict(request, 60).outputs["embedding"]))
+            parts.append(array(stub.Predict(request, 60).outputs["embedding"]))
         return np.concatenate(parts)
 
     return embed
@@ -101,34 +121,41 @@ def grpc_alone(url: str, rows: int) -> Callable[[list[str]], Any]:
 
 
 def rest_by_hand(url: str, rows: int) -> Callable[[list[str]], Any]:
-    import httpx
     import numpy as np
+    import requests
 
-    client = httpx.Client()
+    session = requests.Session()
 
     def embed(texts: list[str]) -> Any:
         parts = []
         for start in range(0, len(texts), rows):
-            body = {"inputs": {"text": texts[start : start + rows]}}
-            answer = client.post(f"{url}/v1/models/m:predict", json=body, timeout=60)
-            parts.append(np.array(answer.json()["outputs"], np.float32))
+            body = json.dumps({"inputs": {"text": texts[start : start + rows]}})
+            answer = session.post(f"{url}/v1/models/m:predict", data=body, timeout=60)
+            parts.append(np.array(json.loads(answer.text)["outputs"], dtype=np.float32))
         return np.concatenate(parts)
 
     return embed
 
 
+OURS, OURS_ASYNC, OURS_REST = "sentence-serving, gRPC", "sentence-serving, gRPC, async", "sentence-serving, REST"
+USUAL, USUAL_LIST = "tensorflow-serving-api, `tf.make_ndarray`", "tensorflow-serving-api, `np.array(float_val)`"
+USUAL_REST = "requests, `json`, `np.array`, REST"
+
 RECIPES = {
-    "sentence-serving, gRPC": ("grpc", ours_sync),
-    "sentence-serving, gRPC, async": ("grpc", ours_async),
-    "tensorflow-serving-api, gRPC": ("grpc", serving_api),
+    OURS: ("grpc", ours_sync),
+    OURS_ASYNC: ("grpc", ours_async),
+    USUAL: ("grpc", serving_api),
+    USUAL_LIST: ("grpc", serving_api_list),
     "grpcio alone, answer not decoded": ("grpc", grpc_alone),
-    "sentence-serving, REST": ("http", ours_sync),
-    "httpx and JSON by hand, REST": ("http", rest_by_hand),
+    OURS_REST: ("http", ours_sync),
+    USUAL_REST: ("http", rest_by_hand),
 }
 
 
-USUAL = "tensorflow-serving-api, gRPC"
-OURS = ("sentence-serving, gRPC", "sentence-serving, gRPC, async")
+def takes_part(name: str, field: str, rows: int) -> bool:
+    if RECIPES[name][0] == "http":  # its answers are the same for both fields, and take a hundred times as long
+        return (field, rows) == ("float_val", DEFAULT_ROWS)
+    return name != USUAL_LIST or field == "float_val"
 
 
 def work(name: str, url: str, rows: int, dim: int, total: int) -> None:
@@ -170,7 +197,7 @@ def rounds(field: str, rows: int, options: argparse.Namespace) -> dict[str, list
     try:
         grpc_port, rest_port = line_of(server).split()
         for name, (scheme, _) in RECIPES.items():
-            if scheme == "http" and (field, rows) != ("float_val", options.rows[0]):
+            if not takes_part(name, field, rows):
                 continue
             url = f"{scheme}://127.0.0.1:{grpc_port if scheme == 'grpc' else rest_port}"
             # REST takes a hundred times as long: fewer rows will do.
@@ -191,6 +218,24 @@ def rounds(field: str, rows: int, options: argparse.Namespace) -> dict[str, list
             process.kill()
             process.wait()
     return found
+
+
+def ratios(cpu: dict[tuple[str, str, int], float]) -> list[str]:
+    """How many times the CPU per row of ours the other recipes take: at our default, and at their best."""
+    lines = [
+        "| the others' CPU per row, in that of ours at the default | answer | gRPC, sync | async |",
+        "|---|---|---|---|",
+    ]
+    for (name, field, rows), figure in cpu.items():
+        if name in (USUAL, USUAL_LIST, USUAL_REST) and rows in (DEFAULT_ROWS, ALL_ROWS):
+            own = [cpu.get((ours, field, DEFAULT_ROWS)) for ours in (OURS, OURS_ASYNC)]
+            if None not in own:
+                times = " | ".join(f"{figure / ours:.1f} x" for ours in own if ours)
+                lines.append(f"| {name}, {rows} rows a request | {'JSON' if name == USUAL_REST else field} | {times} |")
+    rest = [cpu.get((name, "float_val", DEFAULT_ROWS)) for name in (USUAL_REST, OURS_REST)]
+    if rest[0] and rest[1]:
+        lines.append(f"\nOver REST, the recipe by hand takes {rest[0] / rest[1]:.2f} times the CPU of ours.")
+    return lines
 
 
 def imports(module: str) -> tuple[float, float]:
@@ -221,30 +266,21 @@ def main() -> None:
         f"Calls of {options.total} rows of {options.dim} floats, median (least) of {options.rounds} rounds in turn; "
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs.",
         "",
-        "| client | answer | rows a request | CPU per row, µs | rows/s | the usual recipe takes |",
-        "|---|---|---|---|---|---|",
+        "| client | answer | rows a request | CPU per row, µs | rows/s |",
+        "|---|---|---|---|---|",
     ]
-    usual: dict[tuple[str, int], float] = {}
-    own: dict[tuple[str, str, int], float] = {}
+    cpu: dict[tuple[str, str, int], float] = {}
     for field in ("float_val", "tensor_content"):
         for rows in options.rows:
-            found = rounds(field, rows, options)
-            usual[field, rows] = median(figure["cpu"] for figure in found[USUAL])
-            for name, figures in found.items():
-                cpu = median(figure["cpu"] for figure in figures)
-                own[name, field, rows] = cpu
+            for name, figures in rounds(field, rows, options).items():
+                cpu[name, field, rows] = median(figure["cpu"] for figure in figures)
                 least = min(figure["cpu"] for figure in figures)
                 speed = 1 / median(figure["wall"] for figure in figures)
                 kind = field if RECIPES[name][0] == "grpc" else "JSON"
-                times = f"{usual[field, rows] / cpu:.1f} x" if name.startswith("sentence") and kind != "JSON" else ""
-                lines.append(f"| {name} | {kind} | {rows} | {cpu:.2f} ({least:.2f}) | {speed:,.0f} | {times} |")
-    for field in ("float_val", "tensor_content"):
-        if {DEFAULT_ROWS, ALL_ROWS} <= set(options.rows):
-            ratios = [f"{usual[field, ALL_ROWS] / own[name, field, DEFAULT_ROWS]:.1f}" for name in OURS]
-            lines.append(
-                f"\n{field}: sent in requests as large as gRPC's limit of 4 MB lets through ({ALL_ROWS} rows), the "
-                f"usual recipe takes {ratios[0]} times the CPU per row of our default ({ratios[1]} times, async)."
-            )
+                lines.append(
+                    f"| {name} | {kind} | {rows} | {cpu[name, field, rows]:.2f} ({least:.2f}) | {speed:,.0f} |"
+                )
+    lines += ["", *ratios(cpu)]
     lines += ["", "| import | seconds | peak memory, MB |", "|---|---|---|"]
     for module in ("toolkit.client", "tensorflow_serving.apis.prediction_service_pb2_grpc", "httpx", "numpy"):
         seconds, megabytes = imports(module)

@@ -11,6 +11,7 @@ import toolkit.errors
 from toolkit.client import AsyncClient, Client, Split
 from toolkit.client.bulk.rows import FORMATS
 from toolkit.client.bulk.sinks import SINKS
+from toolkit.client.grpc_transport import RENEW_SECONDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 
@@ -36,6 +37,7 @@ def test_every_method_error_and_format_is_in_the_page() -> None:
             assert f"`{name}`" in PAGE, name
     for suffix in {*FORMATS, *SINKS}:
         assert f"`.{suffix}`" in PAGE, suffix
-    assert f"`Split(rows={Split.rows}, bytes=1 MiB)`" in PAGE
+    assert f"`Split(rows={Split.rows}, bytes=256 KiB)`" in PAGE
     assert f"`Split(in_flight={Split.in_flight})`" in PAGE
-    assert Split.bytes == 1 << 20
+    assert Split.bytes == 256 << 10
+    assert f"every {RENEW_SECONDS:.0f} s while it is used" in PAGE

@@ -5,7 +5,9 @@ but no container engine and no image registry: the base image is made here, with
 ``python:slim``. The image serves a model made on the spot with the embedded server, in a sandbox where no shell can be
 started; both APIs are asked, the health check is run, and SIGTERM is sent under load. The variant for the stock server
 starts a stand-in for it. With ``--export`` another image exports a SentenceTransformer in its build and gets its labels
-from there, which takes PyTorch: ``--wheels`` names a folder with one of its wheels for CPUs, where its own index is out of reach.
+from there, which takes PyTorch: ``--wheels`` names a folder with one of its wheels for CPUs, where its own index is out
+of reach.
+
 Takes several minutes and about 10 GB of disk, most of it TensorFlow.
 """
 

@@ -105,17 +105,17 @@ class GrpcTransport:
 
     def __init__(self, address: Address, connection: Connection) -> None:
         self._connection = connection
-        self._open = lambda: _Channels(_channels(grpc, address, connection))
+        self._open: Callable[[], _Channels] = lambda: _Channels(_channels(grpc, address, connection))
         self._age = _Age(address, connection)
         self._current = self._open()
         self._all = {self._current}
         self._change = threading.Condition()
 
     def start(self, request: Request, timeout: float, done: Callable[[Outcome], None]) -> Callable[[], None]:
-        if self._age.is_over():
-            threading.Thread(target=self._renew, name="sentence-serving-renew", daemon=True).start()
         metadata = self._connection.headers() or None
         with self._change:
+            if self._age.is_over():
+                threading.Thread(target=self._renew, name="sentence-serving-renew", daemon=True).start()
             channels = self._current
             # Under the lock: channels without calls may be closed at any time once they have been replaced.
             call = channels.method(request.path).future(request.body, timeout=timeout, metadata=metadata)
@@ -175,7 +175,7 @@ class AsyncGrpcTransport:
         import grpc.aio
 
         self._connection = connection
-        self._open = lambda: _Channels(_channels(grpc.aio, address, connection))
+        self._open: Callable[[], _Channels] = lambda: _Channels(_channels(grpc.aio, address, connection))
         self._age = _Age(address, connection)
         self._current = self._open()
         self._all = {self._current}
