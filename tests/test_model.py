@@ -104,7 +104,7 @@ def test_embed_tokens_follows_positions_types_and_holes_in_the_mask(served: Any,
 def test_embed_tokens_refuses_ids_outside_the_vocabulary(served: Any, name: str, value: int) -> None:
     features = {key: tf.ones([1, 3], tf.int32) for key in ("input_ids", "attention_mask", "token_type_ids")}
     features[name] = tf.constant([[1, value, 1]])
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{name} must be from 0 to"):
         served.signatures["embed_tokens"](**features)
 
 

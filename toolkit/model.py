@@ -130,8 +130,25 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
             tf.debugging.assert_equal(shape, tf.shape(other), message) for other in (attention_mask, token_type_ids)
         ]
         with tf.control_dependencies(same):
-            tokens = pack(input_ids, attention_mask, token_type_ids)
+            tokens = self._checked(pack(input_ids, attention_mask, token_type_ids))
         return {"embedding": self._embedding(tokens)[0]}
+
+    def _checked(self, tokens: Tokens) -> Tokens:
+        """``tokens`` that a caller chose, once each is known to have an embedding.
+
+        The lookups would notice as well, but only in a batch, where they fail for the other callers too.
+        """
+        encoder = self._spec.encoder
+        limits = (encoder.vocab_size, encoder.type_vocab_size, encoder.max_positions)
+        names = ("input_ids", "token_type_ids", "positions")
+        checks = [
+            tf.debugging.Assert(
+                tf.reduce_all((values >= 0) & (values < limit)), [f"{name} must be from 0 to {limit - 1}"]
+            )
+            for name, values, limit in zip(names, tokens[:3], limits, strict=True)
+        ]
+        with tf.control_dependencies(checks):
+            return Tokens(*map(tf.identity, tokens))
 
     def _token_embeddings(self, text: tf.Tensor) -> Outputs:
         tokens, _ = self._text_tokens(text)

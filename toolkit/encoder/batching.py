@@ -17,7 +17,7 @@ from toolkit.encoder.packing import Tokens, row_of_token
 
 __all__ = ["batched"]
 
-_HEADER = -1  # in the place of a token id
+_HEADER = -1  # in the place of a position, which no caller chooses
 
 Encode = Callable[..., tf.Tensor]
 
@@ -29,7 +29,7 @@ def batched(alone: Encode, together: Encode, dim: int, options: Batching) -> Enc
     """
 
     def encode_units(units: tf.Tensor) -> tf.Tensor:
-        header = tf.equal(units[:, 0], _HEADER)
+        header = tf.equal(units[:, 2], _HEADER)
         place = tf.cast(tf.where(header)[:, 0], tf.int32)
         rows, size = tf.size(place), tf.shape(units)[0]
         tokens = tf.boolean_mask(units, tf.logical_not(header))
@@ -70,7 +70,7 @@ def batched(alone: Encode, together: Encode, dim: int, options: Batching) -> Enc
         def in_batch() -> tf.Tensor:
             headers = splits[:-1] + tf.range(rows)
             place = tf.concat([headers, tf.range(total) + row_of_token(splits) + 1], 0)
-            header = tf.tile([[_HEADER, 0, 0]], tf.stack([rows, 1]))
+            header = tf.tile([[0, 0, _HEADER]], tf.stack([rows, 1]))
             values = tf.concat([header, tf.stack(tokens[:3], axis=1)], 0)
             units = tf.scatter_nd(place[:, None], values, tf.stack([total + rows, 3]))
             return tf.gather(batch_function(units), headers)
