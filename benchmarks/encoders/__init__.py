@@ -1,0 +1,1 @@
+"""What `benchmarks.encoder` needs: text sets, worker processes, one file for each library, the report."""
