@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,16 @@ class Plan:
 
 
 class Workplace:
-    """The folder of prepared files; ``peers_python`` is the interpreter that has the peers."""
+    """The folder of prepared files; ``peers_python`` has the peers, ``keras_python`` the Keras recipe's libraries."""
 
-    def __init__(self, folder: Path, peers_python: str, affinity: Sequence[int], say: Say) -> None:
+    def __init__(
+        self, folder: Path, peers_python: str, keras_python: str | None, affinity: Sequence[int], say: Say
+    ) -> None:
         self.folder = folder.resolve()
+        self._keras_python = keras_python
         self._peers_python = peers_python
         self._affinity = affinity
-        self._say = say
+        self.say = say
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sets = self.folder / "sets.json"
         if not self._sets.exists():
@@ -67,7 +71,7 @@ class Workplace:
         return models.source(model, self.model_folder(model))
 
     def _run(self, what: str, python: str, *arguments: str) -> str:
-        self._say(what)
+        self.say(what)
         done = subprocess.run(
             [python, "-m", *arguments], cwd=ROOT, env=environment(len(self._affinity)), capture_output=True, text=True
         )
@@ -77,7 +81,12 @@ class Workplace:
 
     def prepare(self, model: str, step: str) -> None:
         folder = self.model_folder(model)
-        if not (folder / f"{step}.done").exists():
+        if step == "keras":
+            if not (folder / "keras" / "saved_model.pb").exists():
+                assert self._keras_python is not None
+                recipe = ("benchmarks.encoders.keras_recipe", str(self.source(model)), str(folder / "keras"))
+                self._run(f"{model}: making the Keras recipe's", self._keras_python, *recipe)
+        elif not (folder / f"{step}.done").exists():
             arguments = (str(self.source(model)), str(folder), str(self._sets), step)
             self._run(f"{model}: making {step}", self._peers_python, "benchmarks.encoders.prepare", *arguments)
 
@@ -100,11 +109,16 @@ class Workplace:
         kind, _, precision = variant.model.partition(":")
         return self.exported(model, precision) if kind == "export" else self.model_folder(model) / variant.model
 
-    def start(self, model: str, variant: Variant, cores: int) -> Process:
-        """The variant's worker, loaded and asleep."""
+    def _make(self, model: str, variant: Variant) -> None:
+        """The files that the variant needs."""
         if variant.step:
             self.prepare(model, variant.step)
-        python = self._peers_python if variant.needs_peers else sys.executable
+        self._path(model, variant)
+
+    def start(self, model: str, variant: Variant, cores: int) -> Process:
+        """The variant's worker, loaded and asleep."""
+        self._make(model, variant)
+        python = self._peers_python if variant.peers else sys.executable
         path = str(self._path(model, variant))
         spec = Spec(variant.engine, path, tuple(self._affinity[-cores:]), str(self._sets), variant.options)
         return Process(variant.name, python, spec)
@@ -117,8 +131,12 @@ class Workplace:
         processes: dict[str, Process] = {}
         try:
             for variant in variants:
-                processes[variant.name] = self.start(plan.model, variant, plan.cores)
-                self._say(f"  {variant.name}: loaded in {processes[variant.name].ready['load_seconds']:.1f} s")
+                self._make(plan.model, variant)
+            with ThreadPoolExecutor(len(self._affinity)) as pool:
+                started = pool.map(lambda variant: self.start(plan.model, variant, plan.cores), variants)
+                for variant, process in zip(variants, started, strict=True):
+                    processes[variant.name] = process
+            self.say("  all loaded")
             results = {v.name: self._warm(plan, v, processes[v.name]) for v in variants}
             self._rounds(plan, variants, processes, results)
             for variant in variants:
@@ -144,7 +162,7 @@ class Workplace:
             ways[str(batch)] = known[key] = answer["way"]
         if variant.kind == "peer":
             file.write_text(json.dumps(known, indent=1))
-        self._say(f"  {variant.name}: warm" + (f" ({ways})" if variant.kind == "peer" else ""))
+        self.say(f"  {variant.name}: warm" + (f" ({ways})" if variant.kind == "peer" else ""))
         return {**asdict(variant), "versions": process.ready["versions"], "ways": ways, "rounds": {}}
 
     def _rounds(
@@ -165,7 +183,7 @@ class Workplace:
                     )
                     measured = {**spent, "sentences": count, "flops": gemm.FLOPS if product else needed}
                     results[variant.name]["rounds"].setdefault(str(batch), []).append(measured)
-            self._say(f"  round {number + 1} of {plan.rounds}")
+            self.say(f"  round {number + 1} of {plan.rounds}")
 
     def _error(self, plan: Plan, process: Process) -> dict[str, float]:
         """Against the float64 reference: the largest difference of a component, mean and smallest cosine."""

@@ -1,4 +1,7 @@
-"""An exported artifact, loaded by TensorFlow; ``input`` is ``ids`` (``embed_tokens``) or ``text``."""
+"""An exported artifact, loaded by TensorFlow; ``input`` is ``ids`` (``embed_tokens``), ``text`` or ``nothing``.
+
+With ``warm_up`` its own warm-up requests are played first. ``nothing`` is the bare runtime with a trivial graph.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,8 @@ def load(spec: Spec) -> Engine:
         text = tf.constant([texts.texts[number] for number in numbers])
         return np.asarray(functions["serving_default"](text=text)["embedding"])
 
+    if spec.options.get("warm_up"):
+        _play_warm_up(spec, functions)
     way = {"ids": from_ids, "text": from_text}[spec.options["input"]]
     return Engine(lambda batch: {"one call": way} if loaded else {}, versions)
 
@@ -48,3 +53,14 @@ def _signatures(spec: Spec) -> tuple[Any, Any]:
 
     loaded = tf.saved_model.load(spec.model)
     return loaded, loaded.signatures
+
+
+def _play_warm_up(spec: Spec, functions: Any) -> None:
+    """The requests that a server plays before it calls the artifact ready."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    for record in tf.data.TFRecordDataset(str(spec.path / "assets.extra" / "tf_serving_warmup_requests")):
+        request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        functions[request.model_spec.signature_name or "serving_default"](**inputs)

@@ -19,7 +19,8 @@ class Variant:
 
     ``model`` is a file or folder: ``source``, ``export:<precision>``, an absolute path, or one in the folder of the
     model's prepared files. ``step`` is what `benchmarks.encoders.prepare` has to make first. ``kind`` is ``ours``,
-    ``peer`` (length-sorted, from token ids), ``shipped`` or ``gemm``.
+    ``peer`` (length-sorted, from token ids), ``shipped``, ``recipe`` or ``gemm``. With ``peers`` it runs by the
+    interpreter that has the peers.
     """
 
     name: str
@@ -30,11 +31,7 @@ class Variant:
     model: str = ""
     step: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def needs_peers(self) -> bool:
-        """Whether it runs with the interpreter that has the peers."""
-        return self.step is not None
+    peers: bool = False
 
 
 def _ours(short: str) -> list[Variant]:
@@ -49,20 +46,20 @@ def of_artifact(name: str, model: str, precision: str) -> list[Variant]:
     ]
 
 
-def _peer(name: str, engine: str, precision: str, model: str, step: str, **options: str) -> Variant:
-    return Variant(name, f"{name}, sorted", "peer", engine, precision, model, step, options)
+def _peer(name: str, engine: str, precision: str, model: str, step: str | None, **options: str) -> Variant:
+    return Variant(name, f"{name}, sorted", "peer", engine, precision, model, step, options, peers=True)
 
 
 def _shipped(name: str, title: str, given: str) -> Variant:
     options = {"input": given}
-    return Variant(name, title, "shipped", "sentence_transformer", "fp32", "source", "reference", options)
+    return Variant(name, title, "shipped", "sentence_transformer", "fp32", "source", options=options, peers=True)
 
 
 def _gemm(library: str, precision: str) -> Variant:
-    name = f"gemm-{precision}-{library}"
-    step = "reference" if library == "torch" else None
     options = {"library": library, "dtype": PRECISIONS[precision]}
-    return Variant(name, f"matrix product {precision}, {library}", "gemm", "gemm", precision, step=step, options=options)
+    title = f"matrix product {precision}, {library}"
+    peers = library == "torch"
+    return Variant(f"gemm-{precision}-{library}", title, "gemm", "gemm", precision, options=options, peers=peers)
 
 
 VARIANTS: Sequence[Variant] = (
@@ -71,12 +68,13 @@ VARIANTS: Sequence[Variant] = (
     *_ours("int8"),
     _shipped("sentence-transformers", "sentence-transformers as shipped, a call for each request", "requests"),
     _shipped("sentence-transformers-all", "sentence-transformers as shipped, all texts in one call", "all"),
-    _peer("torch-fp32", "sentence_transformer", "fp32", "source", "reference", input="ids"),
+    _peer("torch-fp32", "sentence_transformer", "fp32", "source", None, input="ids"),
     _peer("onnxruntime-fp32", "onnx_runtime", "fp32", ".", "onnx", graphs="exported,bert_optimized"),
     _peer("onnxruntime-int8", "onnx_runtime", "int8", ".", "onnx", graphs="exported_int8,bert_optimized_int8"),
     _peer("openvino-fp32", "openvino", "fp32", ".", "openvino", graph="float32", hint="f32"),
     _peer("openvino-bf16", "openvino", "bf16", ".", "openvino", graph="float32", hint="bf16"),
     _peer("openvino-int8", "openvino", "int8", ".", "openvino", graph="int8", hint="f32"),
+    Variant("keras-recipe", "the Keras recipe, padded", "recipe", "ours", "fp32", "keras", "keras", {"input": "ids"}),
     _gemm("tensorflow", "fp32"),
     _gemm("tensorflow", "bf16"),
     _gemm("torch", "fp32"),

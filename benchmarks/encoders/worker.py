@@ -1,13 +1,15 @@
 """One variant in a process of its own: loads, then answers commands, one JSON object a line.
 
 ``python -m benchmarks.encoders.worker SPEC.json``. Commands (``do``): ``warm``, ``run``, ``vectors``, ``shapes``,
-``memory``. The first line is the answer to the loading.
+``first``. The first line is the answer to the loading.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -41,9 +43,9 @@ class Worker:
         ways = dict(self._engine.ways(batch))
         tried: dict[str, float] = {}
         if way is None and len(ways) > 1:
-            tried = self._compare(ways, warm_up, batch, max(batch, 32), clock)
+            tried = self._compare(ways, warm_up, batch, max(batch, 32), clock, 1)
             finalists = {name: ways[name] for name in sorted(tried, key=lambda name: tried[name])[:FINALISTS]}
-            second = self._compare(finalists, warm_up, batch, max(batch, 64), clock)
+            second = self._compare(finalists, warm_up, batch, max(batch, 64), clock, 2)
             way = min(second, key=lambda name: second[name])
         name = way if way is not None else next(iter(ways))
         self._ways[batch] = (name, ways[name])
@@ -51,11 +53,11 @@ class Worker:
         return {"way": name, "tried": tried}
 
     def _compare(
-        self, ways: dict[str, Way], texts: TextSet, batch: int, sentences: int, clock: str
+        self, ways: dict[str, Way], texts: TextSet, batch: int, sentences: int, clock: str, rounds: int
     ) -> dict[str, float]:
-        """Seconds of each way, the smaller of two rounds."""
+        """Seconds of each way, the smallest of the rounds."""
         seconds: dict[str, float] = {}
-        for _ in range(2):
+        for _ in range(rounds):
             for name, way in ways.items():
                 self._ways[batch] = (name, way)
                 spent = self._encode(texts, batch, 0, sentences)[clock]
@@ -87,6 +89,7 @@ class Worker:
         """``calls`` requests of 1 to ``largest`` texts, drawn at random; resident bytes before and after."""
         chosen = self._sets[texts]
         way = next(iter(self._engine.ways(1).values()))
+        way(chosen, [0])
         random = np.random.default_rng(seed)
         before = resident()
         for _ in range(calls):
@@ -104,10 +107,6 @@ class Worker:
             found.append({"first": seconds[0], "steady": float(np.median(seconds[1:]))})
         return {"requests": found}
 
-    def memory(self) -> dict[str, Any]:
-        """Resident bytes of this process."""
-        return {"resident": resident()}
-
 
 def _wall(way: Way, texts: TextSet, numbers: Sequence[int]) -> float:
     started = time.perf_counter()
@@ -120,15 +119,28 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def pin(cores: Sequence[int]) -> None:
+    """Keep all threads of this process, and those that they will start, on ``cores``."""
+    for task in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(task.name), cores)
+
+
+def die_with_parent() -> None:
+    """A worker that is stopped would outlive a driver that is killed."""
+    set_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+    ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGKILL)
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print does not disturb the answers
     spec = Spec(**json.loads(Path(sys.argv[1]).read_text()))
-    os.sched_setaffinity(0, spec.cores)
+    die_with_parent()
     started = time.perf_counter()
     if spec.engine not in ENGINES:
         raise SystemExit(f"no engine {spec.engine!r}; there are {', '.join(ENGINES)}")
     engine: Engine = import_module(f"benchmarks.encoders.{spec.engine}").load(spec)
+    pin(spec.cores)
     ready = {"versions": engine.versions, "load_seconds": time.perf_counter() - started, "resident": resident()}
     worker = Worker(engine, load_sets(Path(spec.sets)))
     print(json.dumps(ready), file=answers, flush=True)
