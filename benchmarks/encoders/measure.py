@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,7 @@ class Workplace:
         self._path(model, variant)
 
     def start(self, model: str, variant: Variant, cores: int) -> Process:
-        """The variant's worker, loaded and asleep."""
+        """The variant's worker; it is still loading."""
         self._make(model, variant)
         python = self._peers_python if variant.peers else sys.executable
         path = str(self._path(model, variant))
@@ -132,10 +131,12 @@ class Workplace:
         try:
             for variant in variants:
                 self._make(plan.model, variant)
-            with ThreadPoolExecutor(len(self._affinity)) as pool:
-                started = pool.map(lambda variant: self.start(plan.model, variant, plan.cores), variants)
-                for variant, process in zip(variants, started, strict=True):
-                    processes[variant.name] = process
+            at_once = len(self._affinity)
+            for at in range(0, len(variants), at_once):
+                loading = variants[at : at + at_once]
+                processes |= {v.name: self.start(plan.model, v, plan.cores) for v in loading}
+                for variant in loading:
+                    processes[variant.name].wait_until_loaded()
             self.say("  all loaded")
             results = {v.name: self._warm(plan, v, processes[v.name]) for v in variants}
             self._rounds(plan, variants, processes, results)

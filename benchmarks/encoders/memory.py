@@ -26,6 +26,7 @@ def measure_memory(workplace: Workplace, model: str, variants: Sequence[Variant]
     for variant in [BARE, *(replace(v, options={**v.options, "warm_up": "yes"}) for v in artifacts)]:
         process = workplace.start(model, variant, 1)
         try:
+            process.wait_until_loaded()
             first = {} if variant is BARE else {
                 str(batch): process.ask("first", texts="mixed", batch=batch, repeats=10, requests=count)["requests"]
                 for batch, count in FIRST_CALLS.items()

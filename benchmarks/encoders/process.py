@@ -51,6 +51,10 @@ class Process:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, text=True,
                 env=environment(spec.threads),
             )  # fmt: skip
+        self.ready: dict[str, Any] = {}
+
+    def wait_until_loaded(self) -> None:
+        """Sets ``ready``: versions, seconds and resident bytes of the loading."""
         self.ready = self._answer()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
