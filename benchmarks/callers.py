@@ -3,8 +3,9 @@
     python -m benchmarks.callers grpc SETS.json SET               calls a server
     python -m benchmarks.callers direct SETS.json SET ARTIFACT THREADS   calls the artifact, loaded in this process
 
-A command holds ``callers``, ``rows`` (texts in a request), ``seconds``, and for gRPC ``address`` and ``model``. Each
-caller sends its next request when the last is answered. The answer holds texts, seconds, latencies and CPU seconds.
+A command holds ``callers``, ``rows`` (texts in a request), ``seconds``, and for gRPC the server's ``address`` and
+``pid``. Each caller sends its next request when the last is answered. The answer holds texts, seconds, latencies and
+CPU seconds.
 """
 
 from __future__ import annotations
@@ -28,11 +29,18 @@ Command = Mapping[str, Any]
 MODEL = "model"
 
 
-def answer(latencies: list[float], rows: int, seconds: float, cpu: float) -> dict[str, float]:
-    """What the driver is told."""
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used, in user and kernel mode."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def answer(latencies: list[float], rows: int, seconds: float, cpu: tuple[float, float]) -> dict[str, float]:
+    """What the driver is told; ``cpu``: the server's and the callers' seconds."""
     p50, p95, p99 = np.percentile(latencies, [50, 95, 99]).tolist()
     return {
-        "texts": len(latencies) * rows, "seconds": seconds, "cpu": cpu, "p50": p50, "p95": p95, "p99": p99,
+        "texts": len(latencies) * rows, "seconds": seconds, "p50": p50, "p95": p95, "p99": p99,
+        "server_cpu": cpu[0], "client_cpu": cpu[1],
     }  # fmt: skip
 
 
@@ -60,7 +68,7 @@ async def over_grpc(command: Command, texts: TextSet) -> dict[str, float]:
     async with grpc.aio.insecure_channel(command["address"]) as channel:
         call = channel.unary_unary(encoded[0].path)
         await call(next(bodies))
-        started, cpu = time.perf_counter(), time.process_time()
+        started, cpu, server = time.perf_counter(), time.process_time(), cpu_seconds(command["pid"])
         stop = started + command["seconds"]
 
         async def caller() -> None:
@@ -69,7 +77,8 @@ async def over_grpc(command: Command, texts: TextSet) -> dict[str, float]:
                 latencies.append(time.perf_counter() - sent)
 
         await asyncio.gather(*(caller() for _ in range(command["callers"])))
-        return answer(latencies, rows, time.perf_counter() - started, time.process_time() - cpu)
+        seconds, used = time.perf_counter() - started, time.process_time() - cpu
+        return answer(latencies, rows, seconds, (cpu_seconds(command["pid"]) - server, used))
 
 
 def direct(command: Command, texts: TextSet, embed: Callable[[list[bytes]], Any]) -> dict[str, float]:
@@ -100,7 +109,7 @@ def direct(command: Command, texts: TextSet, embed: Callable[[list[bytes]], Any]
         thread.join()
     if errors:
         raise errors[0]
-    return answer(latencies, rows, time.perf_counter() - started, time.process_time() - cpu)
+    return answer(latencies, rows, time.perf_counter() - started, (time.process_time() - cpu, 0.0))
 
 
 def load(artifact: str, threads: int) -> Callable[[list[bytes]], Any]:

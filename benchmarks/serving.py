@@ -77,25 +77,23 @@ class Target:
         self._address = process.answer().get("grpc", "")
         self.sleep()
 
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {TITLES[self.way]}"
+
     def sleep(self) -> None:
         self._process.child.send_signal(signal.SIGSTOP)
 
     def measure(self, callers: int, rows: int, seconds: float) -> Result:
         """Texts, seconds, latencies, and CPU seconds of the server and of the callers."""
         self._process.child.send_signal(signal.SIGCONT)
-        before = self._cpu()
+        command = {"callers": callers, "rows": rows, "seconds": seconds}
         if self.way == "direct":
-            found = self._process.ask(callers=callers, rows=rows, seconds=seconds)
+            found = self._process.ask(**command)
         else:
-            found = self._callers.ask(callers=callers, rows=rows, seconds=seconds, address=self._address)
-        used = self._cpu() - before
+            found = self._callers.ask(**command, address=self._address, pid=self._process.child.pid)
         self.sleep()
-        client = 0.0 if self.way == "direct" else found["cpu"]
-        return {**found, "server_cpu": used, "client_cpu": client}
-
-    def _cpu(self) -> float:
-        fields = Path(f"/proc/{self._process.child.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return found
 
 
 def start(
@@ -139,6 +137,7 @@ def run(given: argparse.Namespace, artifacts: Mapping[str, Path], affinity: Sequ
                 target = start(name, artifact, way, callers, cores, sets, given.set, config)
                 stack.callback(target._process.close)
                 targets.append(target)
+                results[target.title] = {}
                 print(f"{name}, {TITLES[way]}: loaded", file=sys.stderr, flush=True)
         plan = loads(given.callers, cores)
         for number in range(-1, given.rounds):  # the first is the warm-up
@@ -146,9 +145,7 @@ def run(given: argparse.Namespace, artifacts: Mapping[str, Path], affinity: Sequ
                 for target in targets if number % 2 else reversed(targets):
                     found = target.measure(count, rows, given.seconds)
                     if number >= 0:
-                        results.setdefault(f"{target.name}, {TITLES[target.way]}", {}).setdefault(title, []).append(
-                            found
-                        )
+                        results[target.title].setdefault(title, []).append(found)
             print(f"round {number + 1} of {given.rounds}", file=sys.stderr, flush=True)
     about = {"date": datetime.date.today().isoformat(), "cores": cores, "set": given.set, "rounds": given.rounds}
     return {"about": about, "results": results}

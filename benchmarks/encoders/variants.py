@@ -90,12 +90,16 @@ def exportable() -> set[str]:
 
 
 def chosen(globs: Sequence[str], artifacts: Mapping[str, Path]) -> list[Variant]:
-    """The variants whose names match any of ``globs``, and those of further artifacts by name."""
+    """The variants whose names match any of ``globs``, and those of further artifacts by name.
+
+    An artifact named as one of the exports stands in its place.
+    """
     offered = {f"export:{precision}" for precision in exportable()}
     found = [
         variant
         for variant in VARIANTS
         if not (variant.model.startswith("export:") and variant.model not in offered)
+        and variant.name.removesuffix("-strings") not in artifacts
         and any(fnmatch(variant.name, glob) for glob in globs)
     ]
     for name, folder in artifacts.items():
