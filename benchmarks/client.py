@@ -253,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[256, DEFAULT_ROWS, ALL_ROWS], help="rows per request")
     parser.add_argument("--dim", type=int, default=384)
-    parser.add_argument("--total", type=int, default=32768, help="rows per call")
+    parser.add_argument("--total", type=int, default=16384, help="rows per call, at the most")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
     parser.add_argument("--one", nargs=2, metavar=("RECIPE", "URL"), help=argparse.SUPPRESS)
