@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
+from toolkit.tokenizer.steps import NormalizeCharacters
 from toolkit.tokenizer.texts import broken_utf8, code_points
-from toolkit.tokenizer.wordpiece.steps import NormalizeCharacters
 
 
 def _apply(model: bytes, texts: list[str | bytes]) -> list[bytes]:

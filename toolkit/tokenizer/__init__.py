@@ -19,6 +19,7 @@ from toolkit.tokenizer.spec import (
     reference_tokenizer,
 )
 from toolkit.tokenizer.steps import PackedTokens, Step
+from toolkit.tokenizer.unigram.spec import UnigramModel
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "Template",
     "TokenizerSource",
     "TokenizerSpec",
+    "UnigramModel",
     "WordPieceModel",
     "build_tokenizer",
     "read_tokenizer",

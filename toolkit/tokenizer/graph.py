@@ -9,12 +9,17 @@ import tensorflow as tf
 
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import PackedTokens, Step
+from toolkit.tokenizer.unigram.spec import UnigramModel
+from toolkit.tokenizer.unigram.steps import unigram_steps
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 from toolkit.tokenizer.wordpiece.steps import wordpiece_steps
 
 __all__ = ["TokenizerGraph"]
 
-_STEPS: Mapping[type, Callable[[TokenizerSpec], tuple[Step, ...]]] = {WordPieceModel: wordpiece_steps}
+_STEPS: Mapping[type, Callable[[TokenizerSpec], tuple[Step, ...]]] = {
+    WordPieceModel: wordpiece_steps,
+    UnigramModel: unigram_steps,
+}
 
 
 class TokenizerGraph(tf.Module):  # type: ignore[misc]

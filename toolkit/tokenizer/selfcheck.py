@@ -19,7 +19,9 @@ from toolkit.errors import CheckError
 from toolkit.tokenizer import texts
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
 from toolkit.tokenizer.steps import Step
-from toolkit.tokenizer.wordpiece.divergence import diverging_step
+from toolkit.tokenizer.unigram import divergence as unigram
+from toolkit.tokenizer.unigram.spec import UnigramModel
+from toolkit.tokenizer.wordpiece import divergence as wordpiece
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
 
 # Which step is to blame, where the added tokens found are the same and the tokens are not.
-_DIVERGING_STEP: Mapping[type, Callable[[Comparison, str, Any], Step]] = {WordPieceModel: diverging_step}
+_DIVERGING_STEP: Mapping[type, Callable[[Comparison, str, Any], Step]] = {
+    WordPieceModel: wordpiece.diverging_step,
+    UnigramModel: unigram.diverging_step,
+}
 _JOINED = 64  # code points in one text, where the context separates them
 _BATCH = 4096
 _RANDOM, _BROKEN = 50_000, 20_000

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
 from toolkit.tokenizer.parts import parts
+from toolkit.tokenizer.unigram.spec import UnigramModel, read_unigram
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel, read_wordpiece
 
 if TYPE_CHECKING:
@@ -24,13 +25,14 @@ __all__ = [
     "Template",
     "TokenizerSource",
     "TokenizerSpec",
+    "UnigramModel",
     "WordPieceModel",
     "read_tokenizer",
     "reference_tokenizer",
 ]
 
 Side = Literal["left", "right"]
-Model = WordPieceModel
+Model = WordPieceModel | UnigramModel
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,10 @@ class TokenizerSpec:
 
 
 # What reads each kind's model, and refuses the normalizers and pre-tokenizers that this kind does not take.
-_MODELS: Mapping[str, Callable[[str, Mapping[str, Any]], Model]] = {"WordPiece": read_wordpiece}
+_MODELS: Mapping[str, Callable[[str, Mapping[str, Any]], Model]] = {
+    "WordPiece": read_wordpiece,
+    "Unigram": read_unigram,
+}
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel", "Sequence of these")
 
 

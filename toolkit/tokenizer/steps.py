@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddSpecialTokens",
+    "NormalizeCharacters",
     "PackedTokens",
     "RegexStep",
     "Step",
@@ -74,6 +76,28 @@ class RegexStep(Step):
 
     def __str__(self) -> str:
         return self.title
+
+
+@dataclass(frozen=True)
+class NormalizeCharacters(Step):
+    """Replace each character by its string of the character map; broken UTF-8 counts as U+FFFD."""
+
+    model: bytes = field(repr=False)
+    changed: int
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        return (np.frombuffer(self.model, np.uint8),)
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
+        from tensorflow_text.python.ops.fast_bert_normalizer import gen_fast_bert_normalizer
+
+        text, _, _ = gen_fast_bert_normalizer.fast_bert_normalize(
+            input_values=value, fast_bert_normalizer_model=buffers[0], get_offsets=False
+        )
+        return text
+
+    def __str__(self) -> str:
+        return f"normalize and split at single characters: {self.changed:,} code points change"
 
 
 @dataclass(frozen=True)

@@ -9,35 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.tokenizer.spec import TokenizerSpec
-from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, RegexStep, Step, Tokens
+from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens
 from toolkit.tokenizer.wordpiece.compiled import compiled_wordpiece
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["LimitWords", "NormalizeCharacters", "WordPiece", "wordpiece_steps"]
-
-
-@dataclass(frozen=True)
-class NormalizeCharacters(Step):
-    """Replace each character by its string of the character map; broken UTF-8 counts as U+FFFD."""
-
-    model: bytes = field(repr=False)
-    changed: int
-
-    def buffers(self) -> tuple[Buffer, ...]:
-        return (np.frombuffer(self.model, np.uint8),)
-
-    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
-        from tensorflow_text.python.ops.fast_bert_normalizer import gen_fast_bert_normalizer
-
-        text, _, _ = gen_fast_bert_normalizer.fast_bert_normalize(
-            input_values=value, fast_bert_normalizer_model=buffers[0], get_offsets=False
-        )
-        return text
-
-    def __str__(self) -> str:
-        return f"normalize and split at single characters: {self.changed:,} code points change"
+__all__ = ["LimitWords", "WordPiece", "wordpiece_steps"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,237 @@
+"""Grapheme clusters, as far as a precompiled character map sees them.
+
+The ``tokenizers`` package applies such a map to each extended grapheme cluster. One of less than six bytes is looked up
+as a whole: the shortest key that it begins with replaces all of it. Only if there is none, and in longer clusters, each
+character is looked up by itself. So a mark after a character of the map is lost (``ﬁ`` and an accent become ``fi``),
+and a letter and a mark which are a key together are composed, but not if a second mark follows.
+
+What matters is therefore: which characters attach to the one before, and before and after which they do so in another
+way than by being a mark. No table of ours says that, the tokenizer itself is asked.
+
+Regular expressions put ``END`` after each run of attaching characters, ``JOINED`` before the run of a cluster that is
+longer than it looks (it begins with an Arabic number sign, say), and then find the short clusters.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from toolkit.tokenizer.patterns import character_class, literal
+from toolkit.tokenizer.unigram.charsmap import LIMIT
+
+__all__ = ["Clusters", "Signs"]
+
+_ACUTE = "\u0301"  # a mark of two bytes
+_CHUNK = 64
+_ALL = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Characters that the text does not contain. ``apart`` are others, which are no part of it (any mark after one
+    begins a cluster)."""
+
+    end: str
+    joined: str
+    composed: str
+    apart: str
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """``normalize`` applies a precompiled map with these ``rules`` (see ``read_charsmap``)."""
+
+    normalize: Callable[[str], str] = field(repr=False)
+    rules: dict[str, str] = field(repr=False)
+
+    @cached_property
+    def _table(self) -> dict[int, str]:
+        return {ord(key): form for key, form in self.rules.items() if len(key) == 1}
+
+    def _apart(self, text: str) -> str:
+        return text.translate(self._table)
+
+    def _whole(self, cluster: str) -> str:
+        """What becomes of a short cluster."""
+        for size in range(1, len(cluster) + 1):
+            if cluster[:size] in self.rules:
+                return self.rules[cluster[:size]]
+        return self._apart(cluster)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Single characters after which marks are lost."""
+        return [
+            key
+            for key in self.rules
+            if len(key) == 1 and _size(key) <= LIMIT - 2 and self.normalize(key + _ACUTE) == self.rules[key]
+        ]
+
+    @cached_property
+    def pairs(self) -> dict[str, str]:
+        """Keys of several characters that are clusters, with what they become."""
+        return {
+            key: form
+            for key, form in self.rules.items()
+            if len(key) > 1 and key != "\r\n" and form != self._apart(key) and self.normalize(key) == form
+        }
+
+    @cached_property
+    def attaching(self) -> set[str]:
+        """Characters that attach to any one before (marks, joiners)."""
+        probe = next((key for key in (*self.keys, *self.pairs)), None)
+        if probe is None:
+            return set()
+        while _size(probe) < LIMIT - 1:
+            probe += _ACUTE
+        return self._joined(probe, _ALL, "")
+
+    @cached_property
+    def initial(self) -> list[str]:
+        """``keys`` that are no marks themselves."""
+        return [key for key in self.keys if key not in self.attaching]
+
+    @cached_property
+    def _examples(self) -> dict[str, str]:
+        """Short clusters that are not the same as their characters, by their first character."""
+        return {key[0]: key for key in self.pairs} | {key: key + _ACUTE for key in self.initial}
+
+    def _joined(self, first: str, middles: Sequence[str], last: str) -> set[str]:
+        """Which of ``middles`` make one long cluster with what stands around them.
+
+        Otherwise the cluster ends after ``first`` or, if that is empty, begins with ``last``. Texts are asked for many
+        at a time, since most of them are alike.
+        """
+        whole_first, whole_last = self._whole(first), self._whole(last) if not first else self._apart(last)
+        apart_first, apart_last, line = self._apart(first), self._apart(last), self._apart("\n")
+        found: set[str] = set()
+        for start in range(0, len(middles), _CHUNK):
+            chunk = middles[start : start + _CHUNK]
+            forms = [self._apart(middle) for middle in chunk]
+            text = self.normalize("".join([f"{first}{middle}{last}\n" for middle in chunk]))
+            if text == "".join([f"{whole_first}{form}{whole_last}{line}" for form in forms]):
+                continue
+            if text == "".join([f"{apart_first}{form}{apart_last}{line}" for form in forms]):
+                found.update(chunk)
+                continue
+            for middle, form in zip(chunk, forms, strict=True):
+                joined = f"{apart_first}{form}{apart_last}"
+                if self.normalize(first + middle + last) == joined != f"{whole_first}{form}{whole_last}":
+                    found.add(middle)
+        return found
+
+    def _joining(self, before: Iterable[str], middle: str, example: str) -> set[str]:
+        """Which of the characters ``before`` make one cluster with ``middle`` and the cluster ``example``."""
+        return {text[0] for text in self._joined("", [c + middle for c in before], example)}
+
+    def _keeps(self, before: str, example: str) -> bool:
+        """Whether ``example`` is no cluster of its own after ``before``."""
+        return self.normalize(before + example) == self._apart(before + example)
+
+    def unsupported(self) -> str | None:
+        """A key whose clusters the passes would not find, if there is one."""
+        for first, example in self._examples.items():
+            if example in self.pairs and first in self.attaching:
+                return example
+            if any(self._keeps(before, example) for before in ("\u1100", "\uac00", "\uac01", "\U0001f1e6")):
+                return first
+            if _size(first) < 3 and self.normalize(first + "\u200d\u2764") != self._apart(first + "\u200d\u2764"):
+                continue
+            if first in self.rules and _size(first) < 3:
+                return first
+        return None
+
+    def passes(self, signs: Signs) -> tuple[tuple[str, str], tuple[tuple[str, str], ...]]:
+        """The pass that puts ``signs.end`` after runs of marks, and those that are needed where that has happened.
+
+        After them lost marks are gone, and ``signs.composed`` stands before each of ``pairs`` that is to be composed.
+        ``signs.end`` and ``signs.joined`` may still stand in the text.
+        """
+        marks = self.attaching
+        if not marks:
+            return (signs.end, signs.end), ()
+        attach, end = character_class(map(ord, marks)), signs.end
+        passes = [(pattern, rf"\1{signs.joined}\2") for pattern in self._joined_patterns(attach, end)]
+        sizes = {size: [m for m in marks if _size(m) == size] for size in (2, 3, 4)}
+        lost = {room: _runs(sizes, room) for room in (2, 3, 4)}
+        starts = [key for key in self.keys if key in marks]
+        if starts:
+            passes.append(self._at_start(starts, lost, signs))
+        alternatives = [
+            f"({_class(of_size)}){lost[LIMIT - size]}{end}"
+            for size in (1, 2, 3)
+            if (of_size := [key for key in self.initial if _size(key) == size])
+        ]
+        if alternatives:
+            passes.append(("|".join(alternatives), r"\1\2\3"))
+        if self.pairs:
+            passes += self._pair_passes(lost, signs)
+        return (f"{attach}+", rf"\0{end}"), tuple(passes)
+
+    def _at_start(self, starts: list[str], lost: dict[int, str], signs: Signs) -> tuple[str, str]:
+        """Clusters that begin with a mark: at the start of a text and after control characters."""
+        key = max(starts, key=_size)
+        joined = self._joining(_ALL, "", key + _ACUTE)
+        control = character_class([ord(c) for c in (*_ALL, *signs.apart) if c not in joined])
+        alternatives = [
+            f"({_class(of_size)}){lost[LIMIT - size]}"
+            for size in (2, 3)
+            if (of_size := [key for key in starts if _size(key) == size])
+        ]
+        return f"(^|{control})(?:{'|'.join(alternatives)}){signs.end}", r"\1\2\3"
+
+    def _pair_passes(self, lost: dict[int, str], signs: Signs) -> list[tuple[str, str]]:
+        """One pass for each size of keys: a third mark is lost after small ones."""
+        groups: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for key in self.pairs:
+            groups[LIMIT - _size(key)][key[1:]].append(key[0])
+        passes = []
+        for room, tails in sorted(groups.items()):
+            keys = "|".join(f"{_class(heads)}{literal(tail)}" for tail, heads in sorted(tails.items()))
+            extra = f"(?:{lost[room]})?" if room in lost else ""
+            passes.append((f"({keys}){extra}{signs.end}", rf"{signs.composed}\1"))
+        return passes
+
+    def _joined_patterns(self, attach: str, end: str) -> list[str]:
+        """Patterns of clusters that are longer than their last character and its marks."""
+        patterns: list[str] = []
+        if not self._examples:
+            return patterns
+        prepended = self._joining(_ALL, "", next(iter(self._examples.values()))) - self.attaching
+        if prepended:
+            patterns.append(f"({_class(prepended)}{_class(self._examples)})({attach})")
+        pictographic = self._joined_by("\u2764\u200d")
+        if pictographic:
+            before = self._joining(_ALL, "\u200d", self._examples[pictographic[0]]) - self.attaching
+            chain = f"{_class(before)}{attach}*\u200d{end}"
+            patterns.append(f"({chain}(?:{chain})*{_class(pictographic)})({attach})")
+        consonants = self._joined_by("\u0915\u094d")
+        if consonants:
+            example = self._examples[consonants[0]]
+            before = self._joining(_ALL, "\u094d", example) - self.attaching
+            linkers = {m for m in self.attaching if self._keeps("\u0915" + m, example)}
+            inside = {m for m in self.attaching if self._keeps(f"\u0915{m}\u094d", example)}
+            chain = f"{_class(before)}{_class(inside)}*{_class(linkers)}{_class(inside)}*{end}"
+            patterns.append(f"({chain}(?:{chain})*{_class(consonants)})({attach})")
+        return patterns
+
+    def _joined_by(self, before: str) -> list[str]:
+        """First characters of clusters that ``before`` joins to itself."""
+        return [first for first, example in self._examples.items() if self._keeps(before, example)]
+
+
+def _class(characters: Iterable[str]) -> str:
+    return character_class(map(ord, characters))
+
+
+def _runs(sizes: dict[int, list[str]], room: int) -> str:
+    """A pattern of one or more marks of at most ``room`` bytes together."""
+    single = _class([m for size in range(2, room + 1) for m in sizes[size]])
+    return f"(?:{single}|{_class(sizes[2])}{{2}})" if room >= 4 else single
