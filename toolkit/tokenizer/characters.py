@@ -106,7 +106,7 @@ def _normal_forms(normalize: Callable[[str], str], text: str) -> list[str]:
     if len(forms) == len(text):
         return forms
     # A normal form contains the separator itself.
-    return [normalize(f"a{character}b")[1:-1] for character in text]
+    return [normalize(f"{_SEPARATOR}{character}{_SEPARATOR}")[1:-1] for character in text]
 
 
 def _kinds(pre_tokenizer: Any, text: str) -> npt.NDArray[np.uint8]:

@@ -170,7 +170,7 @@ class Clusters:
             if (of_size := [key for key in self.initial if _size(key) == size])
         ]
         if alternatives:
-            passes.append(("|".join(alternatives), r"\1\2\3"))
+            passes.append(("|".join(alternatives), _groups(len(alternatives))))
         if self.pairs:
             passes += self._pair_passes(lost, signs)
         return (f"{attach}+", rf"\0{end}"), tuple(passes)
@@ -185,7 +185,7 @@ class Clusters:
             for size in (2, 3)
             if (of_size := [key for key in starts if _size(key) == size])
         ]
-        return f"(^|{control})(?:{'|'.join(alternatives)}){signs.end}", r"\1\2\3"
+        return f"(^|{control})(?:{'|'.join(alternatives)}){signs.end}", _groups(1 + len(alternatives))
 
     def _pair_passes(self, lost: dict[int, str], signs: Signs) -> list[tuple[str, str]]:
         """One pass for each size of keys: a third mark is lost after small ones."""
@@ -229,6 +229,11 @@ class Clusters:
 
 def _class(characters: Iterable[str]) -> str:
     return character_class(map(ord, characters))
+
+
+def _groups(count: int) -> str:
+    """A rewrite that leaves all captured; a group that does not exist would make the pass do nothing."""
+    return "".join(rf"\{number}" for number in range(1, count + 1))
 
 
 def _runs(sizes: dict[int, list[str]], room: int) -> str:

@@ -68,7 +68,7 @@ class _Compiler:
         ]
         self._check_late_tokens()
         self.vocab = self._reachable_pieces()
-        self.alphabet = sorted(set().union(*self.vocab, *self.late_contents) - {META, " "})
+        self.alphabet = sorted(set().union(*self.vocab, *self.late_contents, *self._composed_from()) - {META, " "})
         self.private = self._private_characters()
         self.remap = {character: next(self.private) for character in self.alphabet if ord(character) < 0x20}
         self.codes: list[str] = []
@@ -183,6 +183,16 @@ class _Compiler:
             for piece, number in self.model.vocab.items()
             if piece and META not in piece[1:] and spaces.isdisjoint(piece)
         }
+
+    def _composed_from(self) -> Iterator[str]:
+        """What the keys of several characters become, one by one: the kernel must tell them apart."""
+        if self.clusters:
+            for key in self.clusters.pairs:
+                yield self._one_by_one(key)
+
+    def _one_by_one(self, key: str) -> str:
+        assert self.clusters is not None
+        return "".join(self.late_normalizer(self.clusters.rules.get(c, c)) for c in key)
 
     def _private_characters(self) -> Iterator[str]:
         taken = set(self.alphabet)
@@ -417,9 +427,7 @@ class _Compiler:
             whole = self._symbol(self.late_normalizer(form))
             if any(character.isspace() or character == WORD for character in whole):
                 raise self._refuse("normalizer.precompiled_charsmap", key, "clusters that become no white space")
-            assert self.clusters is not None
-            alone = "".join(self._symbol(self.late_normalizer(self.clusters.rules.get(c, c))) for c in key)
-            prefixes[COMPOSED + alone] = whole
+            prefixes[COMPOSED + self._symbol(self._one_by_one(key))] = whole
         return prefixes
 
 

@@ -34,7 +34,8 @@ class FindClusters(RegexStep):
         found = tf.where(tf.not_equal(tf.strings.length(marked), tf.strings.length(value)))
 
         def find() -> tf.Tensor:
-            some = tf.gather_nd(marked, found)
+            # What is replaced for broken UTF-8 counts as a character of a cluster.
+            some = tf.strings.unicode_transcode(tf.gather_nd(marked, found), "UTF-8", "UTF-8", errors="replace")
             for pattern, rewrite in self.passes:
                 some = tf.strings.regex_replace(some, pattern, rewrite)
             return tf.tensor_scatter_nd_update(marked, found, some)
