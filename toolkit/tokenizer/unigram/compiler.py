@@ -284,8 +284,10 @@ class _Compiler:
         like = index[_ORDINARY]
         self.taken: list[int] = []
         for code_point in range(0xF0000, _ORDINARY):
-            if index[code_point] == like and chr(code_point) not in contents and self.early(chr(code_point)) == chr(
-                code_point
+            if (
+                index[code_point] == like
+                and chr(code_point) not in contents
+                and self.early(chr(code_point)) == chr(code_point)
             ):
                 self.taken.append(code_point)
                 yield code_point
@@ -349,9 +351,7 @@ class _Compiler:
         codes = Codes(_MARKS, filler, end, iter(self._code, ""), outside=SOFT)
         passes, replacements = match_passes(patterns, codes, None)
         words = {replacements[p.content]: t.id for t, p in zip(self.late_tokens, patterns, strict=True)}
-        hard = [
-            replacements[p.content][0] for t, p in zip(self.late_tokens, patterns, strict=True) if not t.lstrip
-        ]
+        hard = [replacements[p.content][0] for t, p in zip(self.late_tokens, patterns, strict=True) if not t.lstrip]
         stripped = [replacements[p.content][0] for t, p in zip(self.late_tokens, patterns, strict=True) if t.lstrip]
         if stripped and self.model.gaps == "spaces":
             pattern = f"[ {UNKNOWN_SPACE}]+({SOFT}[{''.join(stripped)}])"
@@ -409,6 +409,8 @@ class _Compiler:
             units=lattice.versions[0].astype(np.int32),
             room=np.minimum(lattice.room, 2**30).astype(np.int32),
             certain=certain,
+            first=np.array([ord(text[0]) for text in texts], np.int32),
+            last=np.array([ord(text[-1]) for text in texts], np.int32),
             text=np.frombuffer(b"".join(encoded), np.uint8),
             starts=np.cumsum([0, *map(len, encoded)]).astype(np.int32),
             trie=trie.view(np.int32),
@@ -429,5 +431,3 @@ class _Compiler:
                 raise self._refuse("normalizer.precompiled_charsmap", key, "clusters that become no white space")
             prefixes[COMPOSED + self._symbol(self._one_by_one(key))] = whole
         return prefixes
-
-

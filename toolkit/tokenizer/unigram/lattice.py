@@ -5,7 +5,9 @@ adds in double precision, nearly exactly so as the scores are in single precisio
 which single precision holds sums up to 2**24 exactly. That rounds them, but several rounded versions of them together
 tell the truth: the exact scores ``s`` are a mean, with positive weights, of all the versions, so a path that is best in
 each of them is best for ``s``. (Among equals, both sides take the path whose last piece is longest, and so on before.)
-For the few words where versions disagree there is the exact search, :mod:`toolkit.tokenizer.unigram.exact`.
+For the few words where versions disagree there is the exact search, :mod:`toolkit.tokenizer.unigram.exact`. It also
+decides where the same pieces in another order may be the same word: then what the ``tokenizers`` package adds up
+depends on the order in the last bits, as reading JSON makes scores that are not quite of single precision.
 
 To keep sums small, each character's usual share is taken from every piece's score, which changes no comparison.
 """
@@ -29,7 +31,8 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lattice:
-    """``versions`` of the rounded scores (int64 [pieces], in units of 2**-BITS); ``room``: how far sums inside a piece
+    """``versions`` of the rounded scores (int64 [pieces], in units of 2**-BITS), of which the first and second prove a
+    path, and the first and all after the second do so more often; ``room``: how far sums inside a piece
     may lie from those at its ends; ``longest``: of how many pieces a path may be."""
 
     versions: tuple[Ints, ...] = field(repr=False)
@@ -63,7 +66,7 @@ def build_lattice(pieces: Sequence[str], scores: npt.NDArray[np.float64]) -> Lat
     room = np.bincount(owner, steps, len(pieces)).astype(np.int64) + np.abs(rounded + lift)
     versions = [rounded + lift]
     if extra:
-        versions += [rounded + first_rest + lift, rounded + second_rest + lift]
+        versions += [rounded + rest + lift, rounded + first_rest + lift, rounded + second_rest + lift]
     amplitude = max(int(np.abs(version - versions[0]).max()) for version in versions)
     return Lattice(tuple(versions), room, (1 << 21) // max(amplitude, 1))
 

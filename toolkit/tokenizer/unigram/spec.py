@@ -97,9 +97,7 @@ def _read_pre_tokenizer(file: str, node: Any) -> tuple[bool, bool]:
     if metaspace["replacement"] != META:
         raise UnsupportedError(file, "pre_tokenizer.replacement", metaspace["replacement"], [META])
     if metaspace["prepend_scheme"] not in ("always", "never"):
-        raise UnsupportedError(
-            file, "pre_tokenizer.prepend_scheme", metaspace["prepend_scheme"], ["always", "never"]
-        )
+        raise UnsupportedError(file, "pre_tokenizer.prepend_scheme", metaspace["prepend_scheme"], ["always", "never"])
     return len(found) == 2, metaspace["prepend_scheme"] == "always"
 
 

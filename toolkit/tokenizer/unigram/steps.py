@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens
 from toolkit.tokenizer.unigram.compiled import Pieces, compiled_unigram
+from toolkit.tokenizer.unigram.exact import best_paths
 from toolkit.tokenizer.unigram.lattice import SUM_LIMIT
 
 if TYPE_CHECKING:
@@ -58,93 +59,156 @@ class Unigram(Step):
     unk_id: int
 
     def buffers(self) -> tuple[Buffer, ...]:
-        p = self.pieces
-        tables = (p.ids, p.scores, p.units, p.room, p.certain, p.text, p.starts, p.trie)
+        tables = (getattr(self.pieces, part.name) for part in fields(Pieces))
         return (*tables, *(np.frombuffer(model, np.uint8) for model in self.models))
 
     def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> Tokens:
         import tensorflow as tf
 
-        ids, _, _, _, certain, *_, first = buffers[: 9]
+        tables = {part.name: buffer for part, buffer in zip(fields(Pieces), buffers, strict=False)}
+        models = buffers[len(tables) :]
         words = tf.strings.split(value)
-        pieces, splits = _tokenize(first, words.values)
+        pieces, splits = _tokenize(models[0], words.values)
         count = splits[1:] - splits[:-1]
-        whole = tf.gather(certain, tf.gather(tf.pad(pieces, [[0, 1]]), splits[:-1]))
-        doubtful = tf.where((count != 1) | ~whole)[:, 0]
+        certain = tf.gather(tables["certain"], tf.gather(tf.pad(pieces, [[0, 1]]), splits[:-1]))
+        doubtful = tf.where((count != 1) | ~certain)[:, 0]
         pieces, splits = tf.cond(
             tf.size(doubtful) > 0,
-            lambda: self._proved(words.values, pieces, splits, doubtful, buffers),
+            lambda: self._proved(_Paths(words.values, pieces, splits, doubtful, tables), models),
             lambda: (pieces, splits),
         )
-        token_ids = tf.gather(ids, pieces)
-        row_splits = tf.gather(splits, words.row_splits)
-        # A word's unknown pieces in a row are one token.
-        unknown = tf.equal(token_ids, self.unk_id)
-        begins = tf.tensor_scatter_nd_update(
-            tf.zeros([tf.size(token_ids) + 1], tf.bool), splits[:, None], tf.ones_like(splits, tf.bool)
-        )[:-1]
-        keep = ~(unknown & tf.concat([[False], unknown[:-1]], axis=0)[: tf.size(unknown)]) | begins
-        kept = tf.concat([[0], tf.cumsum(tf.cast(keep, tf.int32))], axis=0)
-        return Tokens(tf.boolean_mask(token_ids, keep), tf.cast(tf.gather(kept, row_splits), tf.int64))
+        return self._fused(tf.gather(tables["ids"], pieces), splits, words.row_splits)
 
-    def _proved(
-        self, words: tf.Tensor, pieces: tf.Tensor, splits: tf.Tensor, doubtful: tf.Tensor, buffers: tuple[tf.Tensor, ...]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """``pieces`` and ``splits`` with those of the ``doubtful`` words proved or replaced."""
+    def _fused(self, token_ids: tf.Tensor, splits: tf.Tensor, word_splits: tf.Tensor) -> Tokens:
+        """Rows of tokens, a word's unknown ones in a row as one."""
         import tensorflow as tf
 
-        from toolkit.tokenizer.unigram.exact import best_paths
+        unknown = tf.equal(token_ids, self.unk_id)
+        begins = tf.scatter_nd(splits[:, None], tf.ones_like(splits), [tf.size(token_ids) + 1])[:-1] > 0
+        keep = ~(unknown & tf.concat([[False], unknown], axis=0)[:-1]) | begins
+        kept = tf.pad(tf.cumsum(tf.cast(keep, tf.int32)), [[1, 0]])
+        row_splits = tf.gather(kept, tf.gather(splits, word_splits))
+        return Tokens(tf.boolean_mask(token_ids, keep), tf.cast(row_splits, tf.int64))
 
-        _, scores, units, room, _, text, starts, trie, _, *others = buffers
-        begin, count = tf.gather(splits, doubtful), tf.gather(splits[1:] - splits[:-1], doubtful)
-        at, some_splits = _ranges(begin, begin + count)
-        some = tf.gather(pieces, at)
-        sizes = tf.gather(starts, some + 1) - tf.gather(starts, some)
-        row = tf.repeat(tf.range(tf.size(count)), count)
-        ends = tf.cumsum(sizes)
-        row_ends = tf.gather(tf.pad(ends, [[1, 0]]), some_splits[1:])
-        # Sums that single precision holds exactly, at each piece's ends and inside it.
-        gain = tf.cast(tf.gather(units, some), tf.int64)
-        after = tf.cumsum(gain)
-        before_row = tf.gather(tf.pad(after, [[1, 0]]), some_splits[:-1])
-        after -= tf.gather(before_row, row)
-        reach = tf.cast(tf.gather(room, some), tf.int64)
-        far = tf.maximum(tf.abs(after), tf.abs(after - gain)) + reach > SUM_LIMIT
-        bad = tf.math.unsorted_segment_max(tf.cast(far, tf.int32), row, tf.size(count)) > 0
-        bad |= count > self.longest_path
-        # Paths through the same words are the same if their pieces end at the same places.
-        size = tf.gather(tf.pad(ends, [[1, 0]]), tf.size(ends)) + 1
-        here = tf.scatter_nd(ends[:, None], tf.ones_like(ends), size[None])
-        for model in others:
-            other, _ = _tokenize(model, tf.gather(words, doubtful))
-            other_ends = tf.cumsum(tf.gather(starts, other + 1) - tf.gather(starts, other))
-            there = tf.scatter_nd(other_ends[:, None], tf.ones_like(other_ends), size[None])
-            differ = tf.where(tf.not_equal(here, there))[:, 0]
-            rows = tf.searchsorted(row_ends, tf.cast(differ, tf.int32))
+    def _proved(self, paths: _Paths, models: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+        """The pieces and splits of all words, the doubtful ones proved or replaced."""
+        import tensorflow as tf
+
+        bad = paths.inexact(self.longest_path) | paths.reordered()
+        if len(models) > 1:
+            open_ = tf.where(paths.differ(models[1:2], tf.range(tf.size(bad))))[:, 0]
+            differ = paths.differ(models[2:], open_)
+            rows = tf.boolean_mask(open_, differ)
             bad = tf.tensor_scatter_nd_update(bad, rows[:, None], tf.ones_like(rows, tf.bool))
         wrong = tf.where(bad)[:, 0]
-
-        def searched() -> tuple[tf.Tensor, tf.Tensor]:
-            first, last = tf.gather(some_splits, wrong), tf.gather(some_splits, wrong + 1)
-            at, _ = _ranges(first, last)
-            used = tf.gather(some, at)
-            places, _ = _ranges(tf.gather(starts, used), tf.gather(starts, used + 1))
-            lengths = tf.math.segment_sum(tf.gather(sizes, at), tf.repeat(tf.range(tf.size(wrong)), last - first))
-            word_splits = tf.concat([[0], tf.cumsum(tf.cast(lengths, tf.int64))], axis=0)
-            found, found_count = best_paths(
-                tf.gather(text, places), word_splits, trie, scores, int((self.pieces.starts[1:] - self.pieces.starts[:-1]).max())
-            )
-            rows = tf.gather(doubtful, wrong)[:, None]
-            found_ends = tf.cumsum(found_count) + tf.size(pieces)
-            new_first = tf.tensor_scatter_nd_update(splits[:-1], rows, found_ends - found_count)
-            new_last = tf.tensor_scatter_nd_update(splits[1:], rows, found_ends)
-            at, new_splits = _ranges(new_first, new_last)
-            return tf.gather(tf.concat([pieces, found], axis=0), at), new_splits
-
-        return tf.cond(tf.size(wrong) > 0, searched, lambda: (pieces, splits))
+        longest = int(np.diff(self.pieces.starts).max())
+        return tf.cond(tf.size(wrong) > 0, lambda: paths.searched(wrong, longest), lambda: (paths.pieces, paths.splits))
 
     def __str__(self) -> str:
-        return f"Unigram: {len(self.pieces.ids):,} pieces, best path of each word by {len(self.models)} proofs"
+        return f"Unigram: {len(self.pieces.ids):,} pieces, the most probable ones of each word"
+
+
+class _Paths:
+    """The paths of the ``doubtful`` ones among ``words``, as the first version of the scores has them."""
+
+    def __init__(
+        self, words: tf.Tensor, pieces: tf.Tensor, splits: tf.Tensor, doubtful: tf.Tensor, tables: dict[str, tf.Tensor]
+    ) -> None:
+        import tensorflow as tf
+
+        self.pieces, self.splits, self.doubtful, self.tables = pieces, splits, doubtful, tables
+        self.words = tf.gather(words, doubtful)
+        first = tf.gather(splits, doubtful)
+        self.count = tf.gather(splits[1:], doubtful) - first
+        at, self.some_splits = _ranges(first, first + self.count)
+        self.some = tf.gather(pieces, at)
+        self.row = tf.repeat(tf.range(tf.size(self.count)), self.count)
+
+    def _table(self, name: str, pieces: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
+        return tf.gather(self.tables[name], pieces)
+
+    def _sizes(self, pieces: tf.Tensor) -> tf.Tensor:
+        return self._table("starts", pieces + 1) - self._table("starts", pieces)
+
+    def inexact(self, longest_path: int) -> tf.Tensor:
+        """Which words' sums single precision may not hold, at the pieces' ends or inside them."""
+        import tensorflow as tf
+
+        gain = tf.cast(self._table("units", self.some), tf.int64)
+        total = tf.cumsum(gain)
+        before = tf.gather(tf.pad(total, [[1, 0]]), self.some_splits[:-1])
+        total -= tf.gather(before, self.row)
+        reach = tf.cast(self._table("room", self.some), tf.int64)
+        far = tf.maximum(tf.abs(total), tf.abs(total - gain)) + reach > SUM_LIMIT
+        return (tf.math.unsorted_segment_max(tf.cast(far, tf.int32), self.row, tf.size(self.count)) > 0) | (
+            self.count > longest_path
+        )
+
+    def reordered(self) -> tf.Tensor:
+        """Which words may consist of the same pieces in another order, if of three or more: where the orders part, one
+        piece begins with another one, and where they meet again, one ends with another one."""
+        import tensorflow as tf
+
+        many = tf.gather(self.count > 2, self.row)
+        some, row = tf.boolean_mask(self.some, many), tf.cast(tf.boolean_mask(self.row, many), tf.int64)
+
+        def shared(name: str) -> tf.Tensor:
+            key, group = tf.unique(row * 0x200000 + tf.cast(self._table(name, some), tf.int64))
+            groups = tf.size(key)
+            least = tf.math.unsorted_segment_min(some, group, groups)
+            most = tf.math.unsorted_segment_max(some, group, groups)
+            rows = tf.boolean_mask(key, least < most) // 0x200000
+            return tf.scatter_nd(rows[:, None], tf.ones_like(rows), [tf.size(self.count, tf.int64)]) > 0
+
+        return shared("first") & shared("last")
+
+    def differ(self, models: tuple[tf.Tensor, ...], rows: tf.Tensor) -> tf.Tensor:
+        """In which of these rows some of ``models`` finds another path.
+
+        Paths through the same words are the same if their pieces end at the same places.
+        """
+        import tensorflow as tf
+
+        first = tf.gather(self.some_splits, rows)
+        at, splits = _ranges(first, first + tf.gather(self.count, rows))
+        ends = tf.cumsum(self._sizes(tf.gather(self.some, at)))
+        row_ends = tf.gather(tf.pad(ends, [[1, 0]]), splits[1:])
+        size = tf.reduce_max(tf.pad(ends, [[1, 0]]))[None] + 1
+        here = tf.scatter_nd(ends[:, None], tf.ones_like(ends), size)
+        words = tf.gather(self.words, rows)
+        differ = tf.zeros_like(rows, tf.bool)
+        for model in models:
+            other, _ = _tokenize(model, words)
+            other_ends = tf.cumsum(self._sizes(other))
+            there = tf.scatter_nd(other_ends[:, None], tf.ones_like(other_ends), size)
+            places = tf.cast(tf.where(tf.not_equal(here, there))[:, 0], tf.int32)
+            found = tf.searchsorted(row_ends, places)
+            differ = tf.tensor_scatter_nd_update(differ, found[:, None], tf.ones_like(found, tf.bool))
+        return differ
+
+    def searched(self, rows: tf.Tensor, longest: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """The pieces and splits of all words, with the exact best paths of these rows."""
+        import tensorflow as tf
+
+        first = tf.gather(self.some_splits, rows)
+        count = tf.gather(self.count, rows)
+        at, _ = _ranges(first, first + count)
+        used = tf.gather(self.some, at)
+        starts = self._table("starts", used)
+        places, _ = _ranges(starts, starts + self._sizes(used))
+        sizes = tf.math.segment_sum(self._sizes(used), tf.repeat(tf.range(tf.size(rows)), count))
+        text_splits = tf.pad(tf.cumsum(tf.cast(sizes, tf.int64)), [[1, 0]])
+        found, found_count = best_paths(
+            tf.gather(self.tables["text"], places), text_splits, self.tables["trie"], self.tables["scores"], longest
+        )
+        words = tf.gather(self.doubtful, rows)[:, None]
+        ends = tf.cumsum(found_count) + tf.size(self.pieces)
+        new_first = tf.tensor_scatter_nd_update(self.splits[:-1], words, ends - found_count)
+        new_last = tf.tensor_scatter_nd_update(self.splits[1:], words, ends)
+        at, splits = _ranges(new_first, new_last)
+        return tf.gather(tf.concat([self.pieces, found], axis=0), at), splits
 
 
 def _tokenize(model: tf.Tensor, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
