@@ -94,6 +94,8 @@ def groups(spec: TokenizerSpec, sample: float = 1.0) -> list[Group]:
     points = texts.code_points()[::step]
     tokens = [token.content for token in spec.added_tokens][:200]
     vocab = sorted(spec.model.vocab)
+    # Pieces that begin a word, as words.
+    vocab += [token.replace("▁", " ") for token in vocab if "▁" in token]
     joined = -(-len(points) // _JOINED)
 
     def alone() -> Iterator[str]:
@@ -107,7 +109,7 @@ def groups(spec: TokenizerSpec, sample: float = 1.0) -> list[Group]:
         return (form.replace("{}", token) for token in tokens for form in around)
 
     random_count, broken_count = int(_RANDOM * sample), int(_BROKEN * sample)
-    fixed = (*texts.NATURAL, *texts.TRICKY)
+    fixed = (*texts.NATURAL, *texts.NATURAL_FORMS, *texts.TRICKY)
     return [
         Group("natural and tricky", len(fixed), lambda: fixed),
         Group("special tokens", 11 * len(tokens), special),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Iterator, Sequence
 
-__all__ = ["CONTEXTS", "NATURAL", "TRICKY", "broken_utf8", "code_points", "random_texts"]
+__all__ = ["CONTEXTS", "NATURAL", "NATURAL_FORMS", "TRICKY", "broken_utf8", "code_points", "random_texts"]
 
 CONTEXTS = ("{}", "a{}b", "x {} y")
 
@@ -74,6 +75,25 @@ NATURAL: tuple[str, ...] = (
     "👨‍👩‍👧‍👦 family 👍🏽 thumbs 🇩🇪🇫🇷 flags ❤️‍🔥 heart 🏴󠁧󠁢󠁳󠁣󠁴󠁿 5️⃣ ☎︎",
 )
 
+# The same texts in the other normal forms: some come with letters and marks apart, Korean ones with their letters.
+NATURAL_FORMS: tuple[str, ...] = tuple(
+    unicodedata.normalize(form, text) for text in NATURAL for form in ("NFD", "NFKD", "NFKC")
+)
+
+# Characters that join their neighbours to one grapheme cluster, and what they join.
+_CLUSTERS = (
+    *("\u1100\u1161", "\u1100\u1161\u11a8", "\u1112\u1161\u11ab\u0301", "\uac00\u11a8"),
+    *("\u1100\u1100\u1161", "\uac01\u0301"),
+    *("👨\u200d👩\u200d👧", "👍🏽", "❤\ufe0f\u200d🔥", "©\u200d©", "™\u0301", "1\ufe0f\u20e3"),
+    *("❤\u200d™\u0301", "a\u200d™\u0301"),
+    *("🇩🇪", "🇩🇪🇫", "🇩\u0301", "\u0600a", "\u0600ﬁ\u0301", "\u06dd1", "\u0d4eക", "ª\u0301\u0302"),
+    *("\U000110bdª\u0301", "ﬁ\u0301"),
+    *("e\u0301", "e\u0301\u0302", "e\u0301\u0302\u0303", "u\u031b\u0301", "ạ\u0302", ">\u0338"),
+    *("\n\u0344\u0301", "\u0344", "\r\n", "\u200c\u0301"),
+    *("क\u094d\u0937", "क\u094d\u0958\u0301", "\u0958\u0301", "กำ"),
+    *("\u0e33\u0301", "ﾊ\uff9e", "\uff9e\u0301", "\ufffd\u0301"),
+)  # fmt: skip
+
 # One difficulty each, most of them found where two implementations disagreed.
 TRICKY: tuple[str, ...] = (
     *("", " ", "   ", "\t\n\r", "\u00a0\u2003\u3000", "\0", "a\0b", "\0\0"),
@@ -93,6 +113,9 @@ TRICKY: tuple[str, ...] = (
     *("don't can't won’t “quoted” ‘x’", "a-b–c—d", "1,234.56e-10", "snake_case camelCase"),
     *("`~!@#$%^&*()_+-={}[]|\\:\";'<>?,./", "©®™°±×÷", "¿¡«»", "、。「」・", "٪،؛؟", "।॥", "𝓗𝓮𝓵𝓵𝓸 𝟘"),
     *("\ue000\ue001a\uf8ff", "\U000f0000\U000f0001a\U0010fffd\U0010ffff", "\U000f0000[SEP]\U000f0000"),
+    *_CLUSTERS,
+    *(f"x{cluster}y {cluster}{cluster} \n{cluster}" for cluster in _CLUSTERS),
+    *("hahaha......aaaaaaa-----1000000", "\u0085a\u0085", "▁▁ ▁ a▁ ▁b ▁", "  a   b  ", "a\u3000 \u3000b \t"),
     *("[S\U000f0001EP]", " \ue000 ", "Ł ø đ ħ ŋ", "cafe\u0301 cafe\u0301s", "A\u030a Å Å"),
 )  # fmt: skip
 
@@ -148,6 +171,8 @@ def _stray(generator: random.Random, tokens: Sequence[str]) -> str:
         return generator.choice(
             (token, token, token, token.lower(), token.upper(), token[1:], token[:-1], f" {token} ")
         )
+    if generator.random() < 0.06:
+        return generator.choice(_CLUSTERS)
     ((first, last, _),) = generator.choices(_BLOCKS, _WEIGHTS)
     return chr(generator.randint(first, last)).encode("utf-8", "replace").decode()
 

@@ -1,4 +1,4 @@
-"""The precompiled character map of a SentencePiece model, read back into the rules that the ``tokenizers`` package uses.
+"""The precompiled character map of a SentencePiece model, read back into rules, as far as ``tokenizers`` uses them.
 
 The package looks a string up by the shortest key that the string begins with, and looks up nothing longer than
 ``LIMIT`` bytes but single characters; so keys that are longer, or that begin with a shorter key, mean nothing.

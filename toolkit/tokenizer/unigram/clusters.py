@@ -179,7 +179,7 @@ class Clusters:
         """Clusters that begin with a mark: at the start of a text and after control characters."""
         key = max(starts, key=_size)
         joined = self._joining(_ALL, "", key + _ACUTE)
-        control = character_class([ord(c) for c in (*_ALL, *signs.apart) if c not in joined])
+        control = character_class(map(ord, [*(c for c in _ALL if c not in joined), *signs.apart]))
         alternatives = [
             f"({_class(of_size)}){lost[LIMIT - size]}"
             for size in (2, 3)

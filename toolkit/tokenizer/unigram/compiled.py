@@ -22,7 +22,9 @@ __all__ = ["CompiledUnigram", "Pieces", "compiled_unigram"]
 class Pieces:
     """Of each piece: its token's ``ids``, its exact ``scores`` (float64), its ``units`` and ``room`` (int32; see
     :class:`~toolkit.tokenizer.unigram.lattice.Lattice`), whether it is ``certain`` to be the best path where the kernel
-    says so, its ``first`` and ``last`` character, and its UTF-8 bytes ``text[starts[n]:starts[n + 1]]``. ``trie`` is their double array."""
+    says so, its ``first`` and ``last`` character, and its UTF-8 bytes ``text[starts[n]:starts[n + 1]]``. ``trie`` is
+    their double array.
+    """
 
     ids: npt.NDArray[np.int32]
     scores: npt.NDArray[np.float64]

@@ -1,13 +1,14 @@
 """The model buffers of tensorflow-text's ``FastSentencepieceTokenize`` kernel, and scores that make it exact.
 
 The kernel finds the best path through the lattice of pieces, adding in single precision; the ``tokenizers`` package
-adds in double precision, nearly exactly so as the scores are in single precision. Here scores are whole multiples of ``2**-BITS``, of
-which single precision holds sums up to 2**24 exactly. That rounds them, but several rounded versions of them together
-tell the truth: the exact scores ``s`` are a mean, with positive weights, of all the versions, so a path that is best in
-each of them is best for ``s``. (Among equals, both sides take the path whose last piece is longest, and so on before.)
-For the few words where versions disagree there is the exact search, :mod:`toolkit.tokenizer.unigram.exact`. It also
-decides where the same pieces in another order may be the same word: then what the ``tokenizers`` package adds up
-depends on the order in the last bits, as reading JSON makes scores that are not quite of single precision.
+adds in double precision, nearly exactly so as the scores are in single precision. Here scores are whole multiples of
+``2**-BITS``, of which single precision holds sums up to 2**24 exactly. That rounds them, but several rounded versions
+of them together tell the truth: the exact scores ``s`` are a mean, with positive weights, of all the versions, so a
+path that is best in each of them is best for ``s``. (Among equals, both sides take the path whose last piece is
+longest, and so on before.) For the few words where versions disagree there is the exact search,
+:mod:`toolkit.tokenizer.unigram.exact`. It also decides where the same pieces in another order may be the same word:
+then what the ``tokenizers`` package adds up depends on the order in the last bits, as reading JSON makes scores that
+are not quite of single precision.
 
 To keep sums small, each character's usual share is taken from every piece's score, which changes no comparison.
 """

@@ -102,7 +102,9 @@ class Unigram(Step):
             bad = tf.tensor_scatter_nd_update(bad, rows[:, None], tf.ones_like(rows, tf.bool))
         wrong = tf.where(bad)[:, 0]
         longest = int(np.diff(self.pieces.starts).max())
-        return tf.cond(tf.size(wrong) > 0, lambda: paths.searched(wrong, longest), lambda: (paths.pieces, paths.splits))
+        kept = paths.pieces, paths.splits
+        replaced, splits = tf.cond(tf.size(wrong) > 0, lambda: paths.searched(wrong, longest), lambda: kept)
+        return replaced, splits
 
     def __str__(self) -> str:
         return f"Unigram: {len(self.pieces.ids):,} pieces, the most probable ones of each word"

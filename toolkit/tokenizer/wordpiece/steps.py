@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from toolkit.tokenizer.wordpiece.compiled import compiled_wordpiece
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+    from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 __all__ = ["LimitWords", "WordPiece", "wordpiece_steps"]
 
@@ -52,7 +54,7 @@ class WordPiece(Step):
 def wordpiece_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     """The whole chain. Raises :class:`~toolkit.errors.UnsupportedError` for what only the tables show to be inexact."""
     compiled = compiled_wordpiece(spec)
-    model = spec.model
+    model = cast("WordPieceModel", spec.model)
     raw = [token.content for token in spec.added_tokens if not token.normalized]
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps: list[Step] = []
