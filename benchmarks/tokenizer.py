@@ -10,6 +10,9 @@ one ``tf.function`` on one thread against ``encode_batch`` and ``encode_batch_fa
 from __future__ import annotations
 
 import argparse
+import collections
+import lzma
+import math
 import os
 import sys
 import time
@@ -22,6 +25,7 @@ from typing import Any
 os.environ.update(RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 import tensorflow as tf
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -76,6 +80,30 @@ def with_added_tokens(json: str) -> str:
     return str(tokenizer.to_str())
 
 
+def unigram(vocab_size: int) -> str:
+    """A Unigram tokenizer in the style of XLM-R, with SentencePiece's map nmt_nfkc: parts of the words of random texts
+    of all scripts, by how often they occur."""
+    charsmap = Path(__file__).parents[1] / "tests" / "data" / "nmt_nfkc.charsmap.xz"
+    normalizer = normalizers.Precompiled(lzma.decompress(charsmap.read_bytes()))
+    counts: collections.Counter[str] = collections.Counter()
+    for text in [*[*NATURAL, " ".join(_ENGLISH)] * 20, *random_texts(20_000, 99)]:
+        for word in normalizer.normalize_str(text).split():
+            marked = f"▁{word[:40]}"
+            counts.update(marked[i : i + size] for i in range(len(marked)) for size in range(1, 9))
+    total = sum(counts.values())
+    chosen = [piece for piece, _ in counts.most_common() if "▁" not in piece[1:]][: vocab_size - 5]
+    scores = [(piece, float(np.float32(math.log(counts[piece] / total) + len(piece)))) for piece in chosen]
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocab = [*((token, 0.0) for token in special), *scores, ("<mask>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=3, byte_fallback=False))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.add_special_tokens([*special, AddedToken("<mask>", lstrip=True)])
+    ids = [("<s>", 0), ("</s>", 2)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ids)
+    return str(tokenizer.to_str())
+
+
 TOKENIZERS: dict[str, Callable[[], str]] = {
     "WordPiece, all-MiniLM-L6-v2": minilm,
     "WordPiece, cased, accents kept, 30,000": lambda: wordpiece(30_000, lowercase=False),
@@ -87,6 +115,8 @@ TOKENIZERS: dict[str, Callable[[], str]] = {
         8000, special=("<pad>", "[UNK]", "<s>", "</s>", "<mask>"), lowercase=True
     ),
     "WordPiece, all-MiniLM-L6-v2 and added tokens": lambda: with_added_tokens(minilm()),
+    "Unigram, 8,000": lambda: unigram(8000),
+    "Unigram, 250,000": lambda: unigram(250_000),
 }
 
 
@@ -177,7 +207,7 @@ def report(sample: float, with_speed: bool) -> Iterator[str]:
         yield ""
         yield "| Tokenizer | texts | batch | graph | encode_batch | encode_batch_fast | times faster | than fast |"
         yield "|---|---|---|---|---|---|---|---|"
-        for name in ("WordPiece, all-MiniLM-L6-v2",):
+        for name in ("WordPiece, all-MiniLM-L6-v2", "Unigram, 8,000", "Unigram, 250,000"):
             yield from speed(name, specs[name])
 
 

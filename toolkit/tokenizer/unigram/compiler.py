@@ -432,5 +432,7 @@ class _Compiler:
             whole = self._symbol(self.late_normalizer(form))
             if any(character.isspace() or character == WORD for character in whole):
                 raise self._refuse("normalizer.precompiled_charsmap", key, "clusters that become no white space")
-            prefixes[COMPOSED + self._symbol(self._one_by_one(key))] = whole
+            if prefixes.setdefault(COMPOSED + self._symbol(self._one_by_one(key)), whole) != whole:
+                kinds = ", ".join(part["type"] for part in self.model.after)
+                raise self._refuse("normalizer.type", f"{kinds} after Precompiled", "normalizers that keep marks there")
         return prefixes
