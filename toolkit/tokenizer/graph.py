@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import tensorflow as tf
 
+from toolkit.tokenizer.bpe.spec import BytePairModel
+from toolkit.tokenizer.bpe.steps import bytepair_steps
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import PackedTokens, Step
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
@@ -14,7 +16,10 @@ from toolkit.tokenizer.wordpiece.steps import wordpiece_steps
 
 __all__ = ["TokenizerGraph"]
 
-_STEPS: Mapping[type, Callable[[TokenizerSpec], tuple[Step, ...]]] = {WordPieceModel: wordpiece_steps}
+_STEPS: Mapping[type, Callable[[TokenizerSpec], tuple[Step, ...]]] = {
+    WordPieceModel: wordpiece_steps,
+    BytePairModel: bytepair_steps,
+}
 
 
 class TokenizerGraph(tf.Module):  # type: ignore[misc]

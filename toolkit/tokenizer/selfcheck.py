@@ -17,9 +17,11 @@ import tensorflow as tf
 
 from toolkit.errors import CheckError
 from toolkit.tokenizer import texts
+from toolkit.tokenizer.bpe.divergence import diverging_step as bytepair_step
+from toolkit.tokenizer.bpe.spec import BytePairModel
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
-from toolkit.tokenizer.steps import Step
-from toolkit.tokenizer.wordpiece.divergence import diverging_step
+from toolkit.tokenizer.steps import RegexStep, Step
+from toolkit.tokenizer.wordpiece.divergence import diverging_step as wordpiece_step
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
 
 # Which step is to blame, where the added tokens found are the same and the tokens are not.
-_DIVERGING_STEP: Mapping[type, Callable[[Comparison, str, Any], Step]] = {WordPieceModel: diverging_step}
+_DIVERGING_STEP: Mapping[type, Callable[[Comparison, str, Any], Step]] = {
+    WordPieceModel: wordpiece_step,
+    BytePairModel: bytepair_step,
+}
 _JOINED = 64  # code points in one text, where the context separates them
 _BATCH = 4096
 _RANDOM, _BROKEN = 50_000, 20_000
@@ -181,7 +186,7 @@ class Comparison:
             return str(trace[-1][0])
         found = [token for token in tokens if token in self.added]
         if len(trace) > 2 and found != [token for token in expected.ids if token in self.added]:
-            return str(trace[0][0])
+            return str(next(step for step, _ in trace if isinstance(step, RegexStep)))
         return str(_DIVERGING_STEP[type(self.spec.model)](self, _decoded(text), expected))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
+from toolkit.tokenizer.bpe.spec import BytePairModel, read_bytepair
 from toolkit.tokenizer.parts import parts
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel, read_wordpiece
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddedToken",
+    "BytePairModel",
     "Template",
     "TokenizerSource",
     "TokenizerSpec",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 Side = Literal["left", "right"]
-Model = WordPieceModel
+Model = WordPieceModel | BytePairModel
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,10 @@ class TokenizerSpec:
 
 
 # What reads each kind's model, and refuses the normalizers and pre-tokenizers that this kind does not take.
-_MODELS: Mapping[str, Callable[[str, Mapping[str, Any]], Model]] = {"WordPiece": read_wordpiece}
+_MODELS: Mapping[str, Callable[[str, Mapping[str, Any]], Model]] = {
+    "WordPiece": read_wordpiece,
+    "BPE": read_bytepair,
+}
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel", "Sequence of these")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.tokenizer.spec import TokenizerSpec
-from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, RegexStep, Step, Tokens
+from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, RegexStep, Step, Tokens, listed
 from toolkit.tokenizer.wordpiece.compiled import compiled_wordpiece
 
 if TYPE_CHECKING:
@@ -79,16 +79,11 @@ def wordpiece_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps: list[Step] = []
     if raw:
-        steps.append(RegexStep(f"find in the text: {_listed(raw)}", compiled.raw_passes))
+        steps.append(RegexStep(f"find in the text: {listed(raw)}", compiled.raw_passes))
     steps.append(NormalizeCharacters(compiled.charmap, compiled.changed))
     if late:
-        steps.append(RegexStep(f"find in the normalized text: {_listed(late)}", compiled.mapped_passes))
+        steps.append(RegexStep(f"find in the normalized text: {listed(late)}", compiled.mapped_passes))
     steps.append(LimitWords(f"words of more than {model.max_chars} characters are unknown", compiled.limit_passes))
     steps.append(WordPiece(compiled.pieces, compiled.ids, model.unk_token, model.prefix))
     steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
     return tuple(steps)
-
-
-def _listed(contents: list[str]) -> str:
-    shown = ", ".join(repr(content) for content in contents[:8])
-    return f"{shown} and {len(contents) - 8} more" if len(contents) > 8 else shown
