@@ -93,7 +93,7 @@ def groups(spec: TokenizerSpec, sample: float = 1.0) -> list[Group]:
     step = max(1, round(1 / sample))
     points = texts.code_points()[::step]
     tokens = [token.content for token in spec.added_tokens][:200]
-    vocab = sorted(spec.model.vocab)
+    vocab: list[Text] = sorted(spec.model.vocab)
     joined = -(-len(points) // _JOINED)
 
     def alone() -> Iterator[str]:

@@ -51,11 +51,11 @@ class CompiledBytePairs:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> CompiledBytePairs:
         """The inverse of :meth:`to_arrays`. Raises ``ValueError`` or ``KeyError`` for other arrays."""
-        passes = [_passes(pairs) for pairs in json.loads(arrays["passes"].tobytes())]
+        raw, late, split = map(_passes, json.loads(arrays["passes"].tobytes()))
         words, pieces = arrays["words"].tobytes(), arrays["pieces"].tobytes()
         composes = any(item.name in arrays for item in fields(Composition))
         composition = Composition.from_arrays(arrays) if composes else None
-        return cls(*passes, words, arrays["word_ids"], pieces, arrays["piece_ids"], composition)
+        return cls(raw, late, split, words, arrays["word_ids"], pieces, arrays["piece_ids"], composition)
 
 
 def compiled_bytepairs(spec: TokenizerSpec) -> CompiledBytePairs:

@@ -1,8 +1,8 @@
-"""Compile a byte-level BPE tokenizer into regular expressions and the models of two kernels of tensorflow-text, exactly.
+"""Compile a byte-level BPE tokenizer into regular expressions and models of two kernels of tensorflow-text, exactly.
 
-Most parts that a text is split into are tokens. A kernel made for WordPiece, ``FastWordpieceTokenizeWithOffsets``, looks
-them up: it is given a vocabulary without continuing pieces, so that a word is either found whole or unknown. What it
-does not know is merged by ``SentencepieceTokenizeOp``, each different word once.
+Most parts that a text is split into are tokens. A kernel made for WordPiece, ``FastWordpieceTokenizeWithOffsets``,
+looks them up: it is given a vocabulary without continuing pieces, so that a word is either found whole or unknown. What
+it does not know is merged by ``SentencepieceTokenizeOp``, each different part once.
 
 SentencePiece merges the two neighbours whose union is the token with the best score, the ``tokenizers`` package the two
 that are the best merge. Both come to the same where each token has the rank of the one merge that its own text is made
@@ -14,6 +14,7 @@ is only ever made the way it is made from its own text, and one that is not made
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,8 @@ def compile_bytepairs(spec: TokenizerSpec) -> CompiledBytePairs:
     assert isinstance(model, BytePairModel)
     composition = compile_composition(spec) if model.compose else None
     reachable = _reachable(model)
-    added = _marked_tokens(spec)
+    forms = _normal_forms(spec)
+    added = _marked_tokens(spec, forms)
     pieces, piece_ids = _pieces(model, reachable)
     words, word_ids = _words(spec, model, reachable, added)
     raw, late = ([token for token in spec.added_tokens if token.normalized == late] for late in (False, True))
@@ -57,7 +59,7 @@ def compile_bytepairs(spec: TokenizerSpec) -> CompiledBytePairs:
         word = character_class(map(int, np.flatnonzero(characters.probe_words())))
     return CompiledBytePairs(
         mark_passes([_pattern(token, token.content) for token in raw], word, late=False),
-        mark_passes([_pattern(token, _normal_form(spec, token)) for token in late], word, late=bool(raw)),
+        mark_passes([_pattern(token, forms[token.content]) for token in late], word, late=bool(raw)),
         split_passes(model.split, prefix_space=model.prefix_space, tokens=bool(spec.added_tokens)),
         words,
         word_ids,
@@ -71,17 +73,20 @@ def _pattern(token: AddedToken, content: str) -> Pattern:
     return Pattern(content, None, token.single_word, token.lstrip, token.rstrip)
 
 
-def _normal_form(spec: TokenizerSpec, token: AddedToken) -> str:
-    """The content as it is when all normalization is done, also of tokens found before that."""
+def _normal_forms(spec: TokenizerSpec) -> dict[str, str]:
+    """The added tokens' contents as they are when all normalization is done, also of those found before that."""
     normalizer = reference_tokenizer(spec, max_length=None).normalizer
-    return token.content if normalizer is None else str(normalizer.normalize_str(token.content))
+    return {
+        token.content: token.content if normalizer is None else normalizer.normalize_str(token.content)
+        for token in spec.added_tokens
+    }
 
 
-def _marked_tokens(spec: TokenizerSpec) -> dict[bytes, int]:
+def _marked_tokens(spec: TokenizerSpec, forms: dict[str, str]) -> dict[bytes, int]:
     """The words that tokens found in the text become, marks included, with their ids."""
     words: dict[bytes, int] = {}
     for token in spec.added_tokens:
-        word = f"{START}{_normal_form(spec, token)}{END}".encode("utf-8", "surrogatepass")
+        word = f"{START}{forms[token.content]}{END}".encode("utf-8", "surrogatepass")
         if words.setdefault(word, token.id) != token.id:
             raise UnsupportedError(
                 spec.file, "added_tokens.content", token.content, "contents that differ after normalization"
@@ -133,10 +138,7 @@ def _last_merge(token: str, rank_of: dict[tuple[str, str], int]) -> tuple[str, s
     """The merge that makes ``token`` from its own text, where several could."""
     symbols = list(token)
     while len(symbols) > 2:
-        pairs = [
-            (rank_of.get(pair, len(rank_of)), at) for at, pair in enumerate(zip(symbols, symbols[1:], strict=False))
-        ]
-        _, at = min(pairs)
+        _, at = min((rank_of.get(pair, len(rank_of)), at) for at, pair in enumerate(pairwise(symbols)))
         symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
     return symbols[0], symbols[1]
 

@@ -65,7 +65,7 @@ def compile_composition(spec: TokenizerSpec) -> Composition:
     from tokenizers import normalizers
 
     compose, decompose = normalizers.NFC().normalize_str, normalizers.NFD().normalize_str
-    points = [*range(_HANGUL.start), *range(_HANGUL.stop, 0xD800), *range(0xE000, CODE_POINTS)]
+    points = [*range(0x80, _HANGUL.start), *range(_HANGUL.stop, 0xD800), *range(0xE000, CODE_POINTS)]
     canonical = dict(_changed(decompose, points))
     firsts_to_composed: dict[tuple[int, int], int] = {}
     for point, form in canonical.items():
@@ -79,10 +79,10 @@ def compile_composition(spec: TokenizerSpec) -> Composition:
         firsts_to_composed[ord(compose(form[:-1])), ord(form[-1])] = point
     order = _classes(decompose, points)
     seconds = {second for _, second in firsts_to_composed}
-    for first, second in firsts_to_composed:
-        inner = canonical.get(first, "")
-        if order.get(second) and any(order.get(ord(mark), 0) > order[second] for mark in inner):
-            raise UnsupportedError(spec.file, "normalizer", f"NFC of U+{first:04X}", "composition in canonical order")
+    for head, last in firsts_to_composed:
+        inner = canonical.get(head, "")
+        if last in order and any(order.get(ord(mark), 0) > order[last] for mark in inner):
+            raise UnsupportedError(spec.file, "normalizer", f"NFC of U+{head:04X}", "composition in canonical order")
     chained = sorted({first for first, _ in firsts_to_composed} & {c for c in seconds if c not in order})
     runs = [
         [ord(c) for c in form] + [0] * (4 - len(form)) + [point]
@@ -92,7 +92,8 @@ def compile_composition(spec: TokenizerSpec) -> Composition:
     table = np.zeros(CODE_POINTS, np.int32)
     table[list(order)] = list(order.values())
     table[list(seconds)] += _SECOND
-    classes, blocks = np.unique(table.reshape(-1, _BLOCK), axis=0, return_inverse=True)
+    different: dict[bytes, int] = {}
+    blocks = [different.setdefault(block.tobytes(), len(different)) for block in table.reshape(-1, _BLOCK)]
     index = np.full(CODE_POINTS, UNCHANGED, np.int32)
     index[list(canonical)] = range(len(canonical))
     strings = [form.encode() for form in canonical.values()]
@@ -103,8 +104,8 @@ def compile_composition(spec: TokenizerSpec) -> Composition:
     pairs = sorted(firsts_to_composed)
     return Composition(
         decompose=np.frombuffer(model, np.uint8),
-        blocks=blocks.astype(np.int32).ravel(),
-        classes=classes.astype(np.int32).ravel(),
+        blocks=np.array(blocks, np.int32),
+        classes=np.frombuffer(b"".join(different), np.int32),
         pairs=np.array([first << 21 | second for first, second in pairs], np.int64),
         composed=np.array([firsts_to_composed[pair] for pair in pairs], np.int32),
         due=np.frombuffer(due.replace("(?s).*", r"\C*").encode(), np.uint8),
@@ -112,12 +113,17 @@ def compile_composition(spec: TokenizerSpec) -> Composition:
     )
 
 
-def _changed(normalize: Any, points: list[int]) -> Iterator[tuple[int, str]]:
-    """The characters among ``points`` that are not their own normal form."""
+def _changed(normalize: Any, points: list[int], *, before: str = "", after: str = "") -> Iterator[tuple[int, str]]:
+    """The characters among ``points`` that change, beside these others, with the normal form of all."""
     for at in range(0, len(points), 4096):
-        part = points[at : at + 4096]
-        forms = normalize("0".join(map(chr, part))).split("0")
-        yield from ((point, form) for point, form in zip(part, forms, strict=True) if form != chr(point))
+        characters = "".join(map(chr, points[at : at + 4096]))
+        text = f"{before}{f'{after}0{before}'.join(characters)}{after}"
+        forms = normalize(text)
+        if forms == text:
+            continue
+        for character, form in zip(characters, forms.split("0"), strict=True):
+            if form != f"{before}{character}{after}":
+                yield ord(character), form
 
 
 def _classes(decompose: Any, points: list[int]) -> dict[int, int]:
@@ -126,20 +132,12 @@ def _classes(decompose: Any, points: list[int]) -> dict[int, int]:
     Two marks change places where the first one has the higher class.
     """
     low, high = "\u0334", "\u0345"  # of the lowest class and of the highest one
-    marks = [
-        point
-        for point in points
-        if point not in range(0x20, 0x300)
-        and (
-            decompose(chr(point) + low) != decompose(chr(point)) + low
-            or decompose(high + chr(point)) != high + decompose(chr(point))
-        )
-        and len(decompose(chr(point))) == 1
-    ]
-    marks += [ord(low), ord(high)]
+    moved = {point for point, form in _changed(decompose, points, after=low) if form[:1] == low}
+    moved |= {point for point, form in _changed(decompose, points, before=high) if form[-1:] == high}
+    marks = sorted(point for point in moved | {ord(low), ord(high)} if decompose(chr(point)) == chr(point))
     known: list[int] = []  # one mark of each class, in order
     place: dict[int, int] = {}
-    for mark in dict.fromkeys(marks):
+    for mark in marks:
 
         def follows(other: int, mark: int = mark) -> bool:
             return bool(decompose(chr(mark) + chr(other)) == chr(other) + chr(mark) != chr(mark) + chr(other))

@@ -13,7 +13,10 @@ __all__ = ["BYTES", "GPT2", "SPLITS", "BytePairModel", "read_bytepair"]
 
 # What ByteLevel(use_regex=true) splits with (tokenizers/src/pre_tokenizers/byte_level.rs).
 GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-_NEWER = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?{letters}|{numbers}| ?{others}+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+_NEWER = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?{letters}|{numbers}"
+    r"| ?{others}+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def _newer(letters: str, numbers: str, others: str) -> str:
@@ -96,7 +99,7 @@ def read_bytepair(file: str, root: Mapping[str, Any]) -> BytePairModel:
                 file, "model.vocab", f"without byte 0x{byte:02X}", "vocabularies with a token for every byte"
             )
     # All else of the model (unk_token, fuse_unk, byte_fallback) is about characters without a token.
-    merges = tuple(tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in node["merges"])
+    merges = tuple((left, right) for left, right in node["merges"])
     return BytePairModel(tokens, merges, split, prefix_space, bool(node["ignore_merges"]), compose)
 
 

@@ -1,20 +1,18 @@
 """The pre-tokenizer's regular expression for RE2, which has neither lookahead nor the tokenizer's Unicode tables.
 
-``\\p{L}`` and the like become the ranges that the tokenizer's own engine matches. ``\\s+(?!\\S)``, which leaves the last
-character of white space before a word to that word, becomes a mark in front of this character.
+``\\p{L}`` and the like become the ranges that the tokenizer's own engine matches. ``\\s+(?!\\S)``, which leaves the
+last character of white space before a word to that word, becomes a mark in front of this character.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
 
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.bpe.marks import ANY, BREAK, END, START, pattern_of
 from toolkit.tokenizer.bpe.spec import GPT2
+from toolkit.tokenizer.characters import CODE_POINTS
 from toolkit.tokenizer.patterns import character_class
 
 __all__ = ["members", "split_passes"]
@@ -22,28 +20,30 @@ __all__ = ["members", "split_passes"]
 _LOOKAHEAD = r"\s+(?!\S)|\s+"
 _IGNORING_CASE = re.compile(r"\(\?i:([^)]*)\)")
 _ATOM = re.compile(r"\[\^|\[|\]|\\p\{\w+\}|\\s|\\.|.", re.DOTALL)
-_SCALARS = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
-_CODE_POINTS = np.frombuffer(_SCALARS.encode("utf-32-le"), "<u4")
+_ALL = [*range(0xD800), *range(0xE000, CODE_POINTS)]
 
 
-def members(pattern: str) -> npt.NDArray[np.uint32]:
-    """The code points that ``pattern``, one character long, matches in the ``tokenizers`` package."""
-    from tokenizers import Regex, pre_tokenizers
+def members(pattern: str, among: Sequence[int] = _ALL) -> list[int]:
+    """The code points of ``among`` that ``pattern``, one character long, matches in the ``tokenizers`` package."""
+    from tokenizers import Regex, normalizers
 
-    split = pre_tokenizers.Split(Regex(f"(?:{pattern})+"), "removed")
-    matched = np.ones(len(_SCALARS), np.bool_)
-    for _, (start, end) in split.pre_tokenize_str(_SCALARS):
-        matched[start:end] = False
-    return _CODE_POINTS[matched]
+    delete = normalizers.Replace(Regex(f"(?:{pattern})+"), "").normalize_str
+    found: list[int] = []
+    for part in (among[at : at + 4096] for at in range(0, len(among), 4096)):
+        text = "".join(map(chr, part))
+        rest = delete(text)
+        if len(rest) < len(text):
+            found += sorted(set(part).difference(map(ord, rest)))
+    return found
 
 
 def split_passes(split: str, *, prefix_space: bool, tokens: bool) -> Passes:
     """Passes that put ``BREAK`` after every part of a text; ``tokens``: there may be marked tokens in it."""
-    newline = "" if split == GPT2 else r"\r\n"
+    newline = "" if split == GPT2 else "\r\n"
     translate = _Translation()
     space, word = translate(r"\s"), translate(r"[^\s]")
     # The last of several characters of white space before something else; newer patterns end parts after newlines.
-    last = character_class(set(map(int, members(r"\s"))) - {ord(c) for c in newline and "\r\n"})
+    last = character_class(set(members(r"\s")) - set(map(ord, newline)))
     passes = [(f"({space})({last}{word})", rf"\1{BREAK}\2")]
     marked = f"{pattern_of(START)}[^{pattern_of(END)}]*{pattern_of(END)}|" if tokens else ""
     passes.append((f"(?:{marked}{translate(split.replace(_LOOKAHEAD, _LOOKAHEAD[-3:]))})", rf"\0{BREAK}"))
@@ -80,13 +80,12 @@ class _Translation:
 
     def _ranges(self, atom: str) -> str:
         if atom not in self._classes:
-            self._classes[atom] = _inner(members(atom))
+            self._classes[atom] = character_class(members(atom))[1:-1]
         return self._classes[atom]
 
     def _ignoring_case(self, pattern: str) -> str:
         """Each letter as the class of all that match it in any case (the long s among them)."""
-        return "".join(f"[{self._ranges(f'(?i:{c})')}]" if c.isalpha() else c for c in pattern)
-
-
-def _inner(code_points: Iterable[int]) -> str:
-    return character_class(map(int, code_points))[1:-1]
+        letters = sorted(set(filter(str.isalpha, pattern)))
+        candidates = members(f"(?i:{'|'.join(letters)})")
+        classes = {letter: character_class(members(f"(?i:{letter})", candidates)) for letter in letters}
+        return "".join(classes.get(character, character) for character in pattern)

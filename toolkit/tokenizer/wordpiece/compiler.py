@@ -32,6 +32,7 @@ from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.patterns import character_class
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
 from toolkit.tokenizer.wordpiece.compiled import CompiledWordPiece
+from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 __all__ = ["compile_wordpiece"]
 
@@ -54,7 +55,9 @@ class _Compiler:
     """The tables that the parts of one compilation share."""
 
     def __init__(self, spec: TokenizerSpec) -> None:
+        assert isinstance(spec.model, WordPieceModel)
         self.spec = spec
+        self.model = spec.model
         self.tokenizer = reference_tokenizer(spec, max_length=None)
         self.characters = characters.probe(self.tokenizer)
         self.raw_tokens = [token for token in spec.added_tokens if not token.normalized]
@@ -96,7 +99,7 @@ class _Compiler:
 
     @property
     def max_chars(self) -> int:
-        return self.spec.model.max_chars
+        return self.model.max_chars
 
     # Pieces and alphabet
 
@@ -109,7 +112,7 @@ class _Compiler:
 
         A word is a run of word characters, or one isolated character, of at most ``max_chars``.
         """
-        vocab, prefix = self.spec.model.vocab, self.spec.model.prefix
+        vocab, prefix = self.model.vocab, self.model.prefix
         kind = bytes(self.characters.kind)
         in_vocab = set().union(*vocab)
         isolated = {character for character in in_vocab if self.isolated[ord(character)]}
@@ -330,7 +333,7 @@ class _Compiler:
         ids.update((prefix + token.translate(table), token_id) for token, token_id in self.continuing.items())
         ids.update(words)
         unknown = next(self.private)
-        ids[unknown] = self.spec.model.unk_id
+        ids[unknown] = self.model.unk_id
         longest = max(ids, key=len)
         if any(len(piece.encode()) > _MAX_PIECE_BYTES for piece in ids):
             raise UnsupportedError(self.spec.file, "model.vocab", longest, f"pieces of {_MAX_PIECE_BYTES} bytes")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, RegexStep, Step, Tokens, listed
 from toolkit.tokenizer.wordpiece.compiled import compiled_wordpiece
+from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -75,6 +76,7 @@ def wordpiece_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     """The whole chain. Raises :class:`~toolkit.errors.UnsupportedError` for what only the tables show to be inexact."""
     compiled = compiled_wordpiece(spec)
     model = spec.model
+    assert isinstance(model, WordPieceModel)
     raw = [token.content for token in spec.added_tokens if not token.normalized]
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps: list[Step] = []
