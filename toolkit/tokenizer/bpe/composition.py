@@ -7,7 +7,8 @@ starter by their combining class, then the first pair of each run that composes,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,8 @@ def compile_composition(spec: TokenizerSpec) -> Composition:
     strings = [form.encode() for form in canonical.values()]
     model = charmap_model([*strings, "\ufffd".encode()], index, len(strings))
     changed = {c for c, form in canonical.items() if compose(chr(c)) != chr(c)}
-    marks = character_class(order)
-    due = rf"(?s).*(?:{character_class(seconds | changed)}|{marks}{marks})\C*"
+    ends = {*order, *(c for c, form in canonical.items() if ord(form[-1]) in order)}
+    due = _due(changed, firsts_to_composed, order, ends)
     pairs = sorted(firsts_to_composed)
     return Composition(
         decompose=np.frombuffer(model, np.uint8),
@@ -108,9 +109,27 @@ def compile_composition(spec: TokenizerSpec) -> Composition:
         classes=np.frombuffer(b"".join(different), np.int32),
         pairs=np.array([first << 21 | second for first, second in pairs], np.int64),
         composed=np.array([firsts_to_composed[pair] for pair in pairs], np.int32),
-        due=np.frombuffer(due.replace("(?s).*", r"\C*").encode(), np.uint8),
+        due=np.frombuffer(due.encode(), np.uint8),
         runs=np.array(runs, np.int32).reshape(-1, 5),
     )
+
+
+def _due(changed: set[int], composed: Iterable[tuple[int, int]], order: Iterable[int], ends: Iterable[int]) -> str:
+    """A pattern for texts in which something may compose, decompose or change places.
+
+    ``order`` are the marks, ``ends`` all characters that are or end in a mark.
+    """
+    firsts: defaultdict[int, set[int]] = defaultdict(set)
+    for first, second in composed:
+        firsts[second].add(first)
+    seconds: defaultdict[frozenset[int], set[int]] = defaultdict(set)
+    for second, before in firsts.items():
+        seconds[frozenset(before)].add(second)
+    due = [character_class(changed)]
+    due += [character_class(before) + character_class(after) for before, after in seconds.items()]
+    # After a mark, another one may change places with it or compose over it.
+    due.append(character_class(ends) + character_class(order))
+    return rf"\C*(?:{'|'.join(due)})\C*"
 
 
 def _changed(normalize: Any, points: list[int], *, before: str = "", after: str = "") -> Iterator[tuple[int, str]]:
