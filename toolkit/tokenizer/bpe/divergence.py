@@ -31,10 +31,10 @@ def diverging_step(comparison: Comparison, text: str, expected: Encoding) -> Ste
         # Parts beside tokens found in the text: told apart by their number alone.
         parts = [part for part in marked.numpy()[0].split(_bytes(BREAK)) if part]
         return merge if len(parts) == len(set(filter(lambda word: word is not None, expected.word_ids))) else split
-    for step, value in before:
-        if isinstance(step, ComposeCharacters) and value.numpy()[0].decode() != normalizer.normalize_str(text):
-            return step
     normal = text if normalizer is None else normalizer.normalize_str(text)
+    for step, value in before:
+        if isinstance(step, ComposeCharacters) and value.numpy()[0].decode() != normal:
+            return step
     wanted = [bytes(map(BYTES.__getitem__, part)) for part, _ in pre_tokenizer.pre_tokenize_str(normal)]
     found = [part for part in marked.numpy()[0].split(_bytes(BREAK)) if part]
     return merge if found == wanted else split
