@@ -190,18 +190,30 @@ def test_a_vocabulary_without_a_byte_is_refused(trained, source):
         read_tokenizer(type(source(tokenizer))(json.dumps(root), "tokenizer.json", 8))
 
 
+def renamed(tokenizer):
+    return Tokenizer.from_str(tokenizer.to_str().replace("<mask>", "<musk>"))
+
+
+def changed(**parts):
+    def change(tokenizer):
+        other = Tokenizer.from_str(tokenizer.to_str())
+        for name, part in parts.items():
+            setattr(other, name, part)
+        return other
+
+    return change
+
+
 @pytest.mark.parametrize(
-    ("other", "step"),
+    ("change", "step"),
     [
-        (lambda t: setattr(t, "pre_tokenizer", split_by("Qwen 2")), "split as"),
-        (lambda t: setattr(t, "normalizer", normalizers.NFC()), "NFC|split|byte pair"),
-        (lambda t: t.add_special_tokens(["quick"]), "find in the text"),
+        (changed(pre_tokenizer=split_by("Qwen 2")), "split as"),
+        (changed(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)), "split as"),
+        (renamed, "find in the text"),
     ],
-    ids=["split", "normalizer", "added"],
+    ids=["split", "prefix", "added"],
 )
-def test_a_wrong_graph_is_refused_with_the_diverging_step(roberta, source, other, step):
-    wrong = Tokenizer.from_str(roberta.to_str())
-    other(wrong)
+def test_a_wrong_graph_is_refused_with_the_diverging_step(roberta, source, change, step):
     spec = read_tokenizer(source(roberta))
-    with pytest.raises(CheckError, match=f"first diverging step: .*({step})"):
-        self_check(spec, build_tokenizer(read_tokenizer(source(wrong))), sample=0.01)
+    with pytest.raises(CheckError, match=f"first diverging step: {step}"):
+        self_check(spec, build_tokenizer(read_tokenizer(source(change(roberta)))), sample=0.01)
