@@ -33,61 +33,13 @@ from toolkit.tokenizer.texts import NATURAL, broken_utf8, random_texts
 BATCHES = (1, 32, 256)
 MAX_LENGTH = 256
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_ENGLISH = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "the",
-    "lazy",
-    "dog",
-    "while",
-    "researchers",
-    "at",
-    "the",
-    "university",
-    "measured",
-    "latency",
-    "of",
-    "embedding",
-    "models",
-    "for",
-    "semantic",
-    "search",
-    "and",
-    "retrieval",
-    "augmented",
-    "generation",
-    "in",
-    "production",
-    "systems",
-    "with",
-    "billions",
-    "of",
-    "documents",
-    "customers",
-    "asking",
-    "how",
-    "to",
-    "reset",
-    "their",
-    "password",
-    "or",
-    "cancel",
-    "subscription",
-    "before",
-    "the",
-    "next",
-    "billing",
-    "cycle",
-    "starts",
-    "because",
-    "shipping",
-    "was",
-    "delayed",
-]
+_SENTENCE = (
+    "the quick brown fox jumps over the lazy dog while researchers at the university measured latency of embedding "
+    "models for semantic search and retrieval augmented generation in production systems with billions of documents "
+    "customers asking how to reset their password or cancel subscription before the next billing cycle starts "
+    "because shipping was delayed"
+)
+_ENGLISH = _SENTENCE.split()
 
 
 def minilm() -> str:
