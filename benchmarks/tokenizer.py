@@ -1,6 +1,6 @@
 """Exactness at full size and speed of the in-graph tokenizers, as Markdown tables.
 
-    python -m benchmarks.tokenizer [--out FILE] [--sample 1.0] [--skip-speed]
+    python -m benchmarks.tokenizer [--out FILE] [--sample 1.0] [--skip-speed] [--only BPE]
 
 Exactness: for each tokenizer all 1,112,064 code points in three contexts, 200,000 random texts, 100,000 strings of
 broken UTF-8, the vocabulary, and sentences in sixty languages, against the ``tokenizers`` package. Speed: the graph in
@@ -27,21 +27,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from toolkit.tokenizer import TokenizerSource, TokenizerSpec, build_tokenizer, read_tokenizer, reference_tokenizer
+from toolkit.tokenizer.bpe.spec import SPLITS
 from toolkit.tokenizer.selfcheck import Comparison, groups
 from toolkit.tokenizer.texts import NATURAL, broken_utf8, random_texts
 
 BATCHES = (1, 32, 256)
 MAX_LENGTH = 256
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_ENGLISH = (
+_SENTENCE = (
     "the quick brown fox jumps over the lazy dog while researchers at the university measured latency of embedding "
     "models for semantic search and retrieval augmented generation in production systems with billions of documents "
-    "customers asking how to reset their password or cancel subscription before the next billing cycle starts because "
-    "shipping was delayed"
+    "customers asking how to reset their password or cancel subscription before the next billing cycle starts "
+    "because shipping was delayed"
 )
+_ENGLISH = _SENTENCE.split()
 
 
 def minilm() -> str:
@@ -104,6 +106,62 @@ def unigram(vocab_size: int) -> str:
     return str(tokenizer.to_str())
 
 
+def _library_lines() -> list[str]:
+    """The lines of Python's standard library: English prose and code that everybody has."""
+    files = sorted(Path(os.__file__).parent.glob("*.py"))
+    return [line for file in files for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+
+
+def byte_pairs(vocab_size: int, split: str = "GPT-2", special: Sequence[str] = ("<s>", "<pad>", "</s>")) -> Tokenizer:
+    """A byte-level BPE tokenizer trained on the standard library and random texts of all scripts."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if split != "GPT-2":
+        pieces = pre_tokenizers.Split(Regex(SPLITS[split]), "isolated")
+        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, bytes_only])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*_library_lines(), *random_texts(max(20_000, vocab_size // 2), 99)], trainer)
+    return tokenizer
+
+
+def roberta() -> str:
+    """Like RoBERTa's: GPT-2's split, <mask> takes the white space before it."""
+    tokenizer = byte_pairs(50_000)
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return str(tokenizer.to_str())
+
+
+def modernbert() -> str:
+    """Like ModernBERT's: GPT-2's split, NFC, added tokens of up to 24 spaces."""
+    special = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "<|endoftext|>")
+    tokenizer = byte_pairs(50_000, special=special)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_special_tokens([AddedToken("[MASK]", lstrip=True)])
+    tokenizer.add_tokens([AddedToken(" " * count, normalized=True) for count in range(24, 1, -1)])
+    tokenizer.add_tokens([AddedToken(f"[unused{number}]", normalized=True) for number in range(80)])
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+    return str(tokenizer.to_str())
+
+
+def qwen() -> str:
+    """Like Qwen's: its own split, NFC, a part that is a token stays whole, <|endoftext|> at the end."""
+    tokenizer = byte_pairs(150_000, "Qwen 2", ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.model.ignore_merges = True
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
+    )
+    return str(tokenizer.to_str())
+
+
 TOKENIZERS: dict[str, Callable[[], str]] = {
     "WordPiece, all-MiniLM-L6-v2": minilm,
     "WordPiece, cased, accents kept, 30,000": lambda: wordpiece(30_000, lowercase=False),
@@ -117,6 +175,9 @@ TOKENIZERS: dict[str, Callable[[], str]] = {
     "WordPiece, all-MiniLM-L6-v2 and added tokens": lambda: with_added_tokens(minilm()),
     "Unigram, 8,000": lambda: unigram(8000),
     "Unigram, 250,000": lambda: unigram(250_000),
+    "BPE, like RoBERTa's, 50,000": roberta,
+    "BPE, like ModernBERT's, 50,000": modernbert,
+    "BPE, like Qwen's, 150,000": qwen,
 }
 
 
@@ -192,9 +253,13 @@ def _best(function: Callable[[Any], Any], batches: Sequence[Any]) -> float:
     return best
 
 
-def report(sample: float, with_speed: bool) -> Iterator[str]:
+def report(sample: float, with_speed: bool, only: str = "") -> Iterator[str]:
     """The lines of the report."""
-    specs = {name: read_tokenizer(TokenizerSource(make(), name, MAX_LENGTH)) for name, make in TOKENIZERS.items()}
+    specs = {
+        name: read_tokenizer(TokenizerSource(make(), name, MAX_LENGTH))
+        for name, make in TOKENIZERS.items()
+        if only in name
+    }
     yield "| Tokenizer | texts | mismatches | compile, s | compare, s |"
     yield "|---|---|---|---|---|"
     for name, spec in specs.items():
@@ -207,7 +272,9 @@ def report(sample: float, with_speed: bool) -> Iterator[str]:
         yield ""
         yield "| Tokenizer | texts | batch | graph | encode_batch | encode_batch_fast | times faster | than fast |"
         yield "|---|---|---|---|---|---|---|---|"
-        for name in ("WordPiece, all-MiniLM-L6-v2", "Unigram, 8,000", "Unigram, 250,000"):
+        for name in specs:
+            if name.startswith("WordPiece, ") and name != "WordPiece, all-MiniLM-L6-v2":
+                continue  # as fast as this one
             yield from speed(name, specs[name])
 
 
@@ -217,11 +284,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the tables")
     parser.add_argument("--sample", type=float, default=1.0, help="part of the large groups to compare (0 to 1)")
     parser.add_argument("--skip-speed", action="store_true")
+    parser.add_argument("--only", default="", help="only the tokenizers with this in their name")
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     lines = []
-    for line in report(arguments.sample, not arguments.skip_speed):
+    for line in report(arguments.sample, not arguments.skip_speed, arguments.only):
         print(line, flush=True)
         lines.append(line)
     if arguments.out:

@@ -110,7 +110,7 @@ def export(
                 staged.folder, checkpoint, bounds=bounds, progress=lambda done, total: say("checking", done, total)
             )
             report.require_passed()
-        write_provenance(staged.folder, _provenance(checkpoint, spec, staged.folder, report, tokenizer_report))
+        write_provenance(staged.folder, _provenance(checkpoint, spec, model, staged.folder, report, tokenizer_report))
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report)
 
 
@@ -137,6 +137,7 @@ def _warmup_texts(spec: ModelSpec) -> list[list[str]]:
 def _provenance(
     checkpoint: Checkpoint,
     spec: ModelSpec,
+    model: ServingModel,
     folder: Path,
     report: CheckReport | None,
     tokenizer_report: TokenizerReport | None,
@@ -162,6 +163,7 @@ def _provenance(
             "prompt": spec.prompt,
             "precision": "float32",
         },
+        "tokenizer": [str(step) for step in model.tokenizer.steps],
         "signatures": [item.name for item in SIGNATURES],
         "tf_serving": {"since": releases.since, "because": list(releases.because)},
         "check": report.to_json() if report is not None else None,

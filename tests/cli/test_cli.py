@@ -176,3 +176,26 @@ def test_a_missing_extra_is_named(run: Run, tiny_export: Path, monkeypatch: pyte
     code, _, err = run("inspect", tiny_export)
     assert code == 6
     assert "pip install 'sentence-serving[convert]'" in one_line(err)
+
+
+def test_inspect_prints_the_steps_of_a_tokenizer(run: Run, tiny_export: Path, tmp_path: Path) -> None:
+    code, out, _ = run("inspect", tiny_export, "--tokenizer")
+    assert code == 0
+    lines = out.strip().splitlines()
+    assert lines[0].startswith("1. find in the text: '[PAD]'")
+    assert "add special tokens: [CLS] … [SEP]" in lines[-1]
+    from support import wordpiece_tokenizer
+
+    tokenizer = tmp_path / "tokenizer.json"
+    wordpiece_tokenizer().save(str(tokenizer))
+    code, out, _ = run("inspect", tmp_path, "--tokenizer", "--text", "Hello [SEP]", "--json")
+    assert code == 0
+    steps = json.loads(out)
+    assert steps[0]["result"] != "Hello [SEP]"
+    assert [token for _, token in steps[-1]["result"]][-2:] == ["[SEP]", "[SEP]"]
+    code, out, _ = run("inspect", tokenizer, "--tokenizer", "--text", "Hello")
+    assert (code, out.count("[CLS]")) == (0, 3)
+    code, _, err = run("inspect", tiny_export, "--tokenizer", "--text", "a")
+    assert (code, "needs the checkpoint" in one_line(err)) == (2, True)
+    code, _, err = run("inspect", tiny_export, "--text", "a")
+    assert (code, "--text needs --tokenizer" in one_line(err)) == (2, True)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models
 
@@ -59,6 +59,8 @@ def test_passes_find_what_the_package_finds(word_class, data):
         st.lists(st.text("ab _-é", min_size=1, max_size=4), min_size=1, max_size=6, unique=True), label="contents"
     )
     flags = data.draw(st.lists(st.tuples(*[st.booleans()] * 3), min_size=6, max_size=6), label="flags")
+    # refused when a tokenizer is read
+    assume(not (any(flag[2] for flag in flags[: len(contents)]) and any(content[0] == " " for content in contents)))
     text = data.draw(st.text("ab _-é\t", max_size=24), label="text")
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
     for content, (single_word, lstrip, rstrip) in zip(contents, flags, strict=False):

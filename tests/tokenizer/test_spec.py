@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from tokenizers import AddedToken, Tokenizer
 
 from toolkit.errors import SourceError, UnsupportedError
 from toolkit.tokenizer import TokenizerSource, read_tokenizer, reference_tokenizer
@@ -106,3 +107,11 @@ def test_lowercase_is_added_once(plain, source):
     assert kinds == ["Lowercase", "BertNormalizer"]
     again = read_tokenizer(TokenizerSource(spec.json, "tokenizer.json", 8, lowercase=True))
     assert again.json == spec.json
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_token_that_begins_with_white_space_beside_one_that_takes_it_is_refused(plain, source, normalized):
+    tokenizer = Tokenizer.from_str(plain.to_str())
+    tokenizer.add_tokens([AddedToken(" x", normalized=normalized), AddedToken("_", rstrip=True, normalized=normalized)])
+    with pytest.raises(UnsupportedError, match=r"added_tokens.content is ' x'.*rstrip"):
+        read_tokenizer(source(tokenizer, 8))

@@ -17,18 +17,46 @@ __all__ = ["command"]
 
 
 @click.command("inspect")
-@click.argument("saved_model", type=click.Path(path_type=Path))
+@click.argument("saved_model")
+@click.option(
+    "--tokenizer",
+    is_flag=True,
+    help="Print the steps of the tokenizer instead; SAVED_MODEL may also be a checkpoint's folder, a tokenizer.json or "
+    "a hub id.",
+)
+@click.option("--text", help="With --tokenizer and a checkpoint: show what each step makes of this text.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything, the list of ops included, as JSON.")
-def command(saved_model: Path, as_json: bool) -> None:
+def command(saved_model: str, tokenizer: bool, text: str | None, as_json: bool) -> None:
     """Print signatures, sizes, provenance and compatible TF Serving releases of SAVED_MODEL (a version directory)."""
     quiet_tensorflow()
+    if tokenizer:
+        _tokenizer(saved_model, text, as_json)
+        return
+    if text is not None:
+        raise click.UsageError("--text needs --tokenizer")
     from toolkit.inspection import inspect
 
-    found = inspect(saved_model)
+    found = inspect(Path(saved_model))
     if as_json:
         click.echo(json.dumps(found.to_json(), ensure_ascii=False))
     else:
         _print(found)
+
+
+def _tokenizer(source: str, text: str | None, as_json: bool) -> None:
+    from toolkit.tokenizer_inspection import inspect_tokenizer
+
+    results = inspect_tokenizer(source, text)
+    if as_json:
+        rows = [{"step": item.step, **({} if text is None else {"result": item.result})} for item in results]
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    for number, item in enumerate(results, 1):
+        click.echo(f"{number}. {item.step}")
+        if isinstance(item.result, str):
+            click.echo(f"   {item.result!r}")
+        elif item.result is not None:
+            click.echo(f"   {' '.join(f'{token_id}:{token}' for token_id, token in item.result)}")
 
 
 def _print(found: Inspection) -> None:

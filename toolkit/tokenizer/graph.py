@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import tensorflow as tf
 
+from toolkit.tokenizer.bpe.spec import BytePairModel
+from toolkit.tokenizer.bpe.steps import bytepair_steps
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import PackedTokens, Step
 from toolkit.tokenizer.unigram.spec import UnigramModel
@@ -19,6 +21,7 @@ __all__ = ["TokenizerGraph"]
 _STEPS: Mapping[type, Callable[[TokenizerSpec], tuple[Step, ...]]] = {
     WordPieceModel: wordpiece_steps,
     UnigramModel: unigram_steps,
+    BytePairModel: bytepair_steps,
 }
 
 

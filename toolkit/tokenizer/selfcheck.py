@@ -17,11 +17,13 @@ import tensorflow as tf
 
 from toolkit.errors import CheckError
 from toolkit.tokenizer import texts
+from toolkit.tokenizer.bpe.divergence import diverging_step as bytepair_step
+from toolkit.tokenizer.bpe.spec import BytePairModel
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
-from toolkit.tokenizer.steps import Step
-from toolkit.tokenizer.unigram import divergence as unigram
+from toolkit.tokenizer.steps import RegexStep, Step
+from toolkit.tokenizer.unigram.divergence import diverging_step as unigram_step
 from toolkit.tokenizer.unigram.spec import UnigramModel
-from toolkit.tokenizer.wordpiece import divergence as wordpiece
+from toolkit.tokenizer.wordpiece.divergence import diverging_step as wordpiece_step
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ Progress = Callable[[int, int], None]
 
 # Which step is to blame, where the added tokens found are the same and the tokens are not.
 _DIVERGING_STEP: Mapping[type, Callable[[Comparison, str, Any], Step]] = {
-    WordPieceModel: wordpiece.diverging_step,
-    UnigramModel: unigram.diverging_step,
+    WordPieceModel: wordpiece_step,
+    UnigramModel: unigram_step,
+    BytePairModel: bytepair_step,
 }
 _JOINED = 64  # code points in one text, where the context separates them
 _BATCH = 4096
@@ -93,9 +96,9 @@ def groups(spec: TokenizerSpec, sample: float = 1.0) -> list[Group]:
     step = max(1, round(1 / sample))
     points = texts.code_points()[::step]
     tokens = [token.content for token in spec.added_tokens][:200]
-    vocab = sorted(spec.model.vocab)
+    vocab: list[Text] = sorted(spec.model.vocab)
     # Pieces that begin a word, as words.
-    vocab += [token.replace("▁", " ") for token in vocab if "▁" in token]
+    vocab += [token.replace("▁", " ") for token in vocab if isinstance(token, str) and "▁" in token]
     joined = -(-len(points) // _JOINED)
 
     def alone() -> Iterator[str]:
@@ -188,7 +191,7 @@ class Comparison:
             return str(trace[-1][0])
         found = [token for token in tokens if token in self.added]
         if len(trace) > 2 and found != [token for token in expected.ids if token in self.added]:
-            return str(trace[0][0])
+            return str(next(step for step, _ in trace if isinstance(step, RegexStep)))
         return str(_DIVERGING_STEP[type(self.spec.model)](self, _decoded(text), expected))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
+from toolkit.tokenizer.bpe.spec import BytePairModel, read_bytepair
 from toolkit.tokenizer.parts import parts
 from toolkit.tokenizer.unigram.spec import UnigramModel, read_unigram
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel, read_wordpiece
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddedToken",
+    "BytePairModel",
     "Template",
     "TokenizerSource",
     "TokenizerSpec",
@@ -32,7 +34,7 @@ __all__ = [
 ]
 
 Side = Literal["left", "right"]
-Model = WordPieceModel | UnigramModel
+Model = WordPieceModel | UnigramModel | BytePairModel
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class TokenizerSpec:
 _MODELS: Mapping[str, Callable[[str, Mapping[str, Any]], Model]] = {
     "WordPiece": read_wordpiece,
     "Unigram": read_unigram,
+    "BPE": read_bytepair,
 }
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel", "Sequence of these")
 
@@ -229,6 +232,11 @@ def _added_tokens(file: str, nodes: list[dict[str, Any]], tokenizer: Tokenizer) 
         flags = {name: node[name] for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
         # The package trusts the model's vocabulary more than the id in the file.
         tokens.append(AddedToken(content=content, id=cast("int", tokenizer.token_to_id(content)), **flags))
+    for token in tokens:
+        # A token with rstrip takes white space even from a token that begins with it, which is then not found.
+        if token.content[0].isspace() and any(t.rstrip for t in tokens if t.normalized == token.normalized):
+            allowed = "contents that do not begin with white space beside tokens with rstrip"
+            raise UnsupportedError(file, "added_tokens.content", token.content, allowed)
     return tuple(tokens)
 
 

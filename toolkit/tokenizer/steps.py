@@ -24,6 +24,7 @@ __all__ = [
     "RegexStep",
     "Step",
     "Tokens",
+    "listed",
 ]
 
 Buffer = npt.NDArray[Any]
@@ -71,7 +72,8 @@ class RegexStep(Step):
         import tensorflow as tf
 
         for pattern, rewrite in self.passes:
-            value = tf.strings.regex_replace(value, pattern, rewrite)
+            # A rewrite may contain marks that are no characters of a valid text.
+            value = tf.strings.regex_replace(value, pattern, rewrite.encode("utf-8", "surrogatepass"))
         return value
 
     def __str__(self) -> str:
@@ -137,3 +139,9 @@ class AddSpecialTokens(Step):
         if self.max_length is None:
             return f"add special tokens: {row}"
         return f"cut to {self.max_length} tokens on the {self.side}, add special tokens: {row}"
+
+
+def listed(contents: list[str]) -> str:
+    """The first few of many token contents, for printing."""
+    shown = ", ".join(repr(content) for content in contents[:8])
+    return f"{shown} and {len(contents) - 8} more" if len(contents) > 8 else shown

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +34,7 @@ from toolkit.tokenizer.unigram.charsmap import read_charsmap
 from toolkit.tokenizer.unigram.clusters import Clusters, Signs
 from toolkit.tokenizer.unigram.compiled import CompiledUnigram, Pieces
 from toolkit.tokenizer.unigram.lattice import build_lattice, kernel_models
-from toolkit.tokenizer.unigram.spec import META
-
-if TYPE_CHECKING:
-    from toolkit.tokenizer.unigram.spec import UnigramModel
+from toolkit.tokenizer.unigram.spec import META, UnigramModel
 
 __all__ = ["compile_unigram"]
 
@@ -57,7 +54,8 @@ class _Compiler:
     """The tables that the parts of one compilation share."""
 
     def __init__(self, spec: TokenizerSpec) -> None:
-        self.spec, self.model = spec, cast("UnigramModel", spec.model)
+        assert isinstance(spec.model, UnigramModel)
+        self.spec, self.model = spec, spec.model
         self.early = self._normalizer(self.model.before)
         self.late_normalizer = self._normalizer(self.model.after)
         charsmap = self._precompiled()

@@ -9,10 +9,11 @@ import numpy as np
 
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.spec import TokenizerSpec
-from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens
+from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
 from toolkit.tokenizer.unigram.compiled import Pieces, compiled_unigram
 from toolkit.tokenizer.unigram.exact import best_paths
 from toolkit.tokenizer.unigram.lattice import SUM_LIMIT
+from toolkit.tokenizer.unigram.spec import UnigramModel
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -233,19 +234,20 @@ def _ranges(starts: tf.Tensor, ends: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def unigram_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     """The whole chain. Raises :class:`~toolkit.errors.UnsupportedError` for what only the tables show to be inexact."""
+    assert isinstance(spec.model, UnigramModel)
     compiled = compiled_unigram(spec)
     raw = [token.content for token in spec.added_tokens if not token.normalized]
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps: list[Step] = []
     if compiled.raw_passes:
-        steps.append(RegexStep(f"find in the text: {', '.join(map(repr, raw)) or 'nothing'}", compiled.raw_passes))
+        steps.append(RegexStep(f"find in the text: {listed(raw) or 'nothing'}", compiled.raw_passes))
     if compiled.early_charmap:
         steps.append(NormalizeCharacters(compiled.early_charmap, 0))
     if compiled.mark_passes:
         steps.append(FindClusters("find short grapheme clusters", compiled.cluster_passes, compiled.mark_passes))
     steps.append(NormalizeCharacters(compiled.charmap, compiled.changed))
     if late:
-        steps.append(RegexStep(f"find in the normalized text: {', '.join(map(repr, late))}", compiled.mapped_passes))
+        steps.append(RegexStep(f"find in the normalized text: {listed(late)}", compiled.mapped_passes))
     if compiled.gap_passes:
         steps.append(RegexStep("strip and join spaces", compiled.gap_passes))
     steps.append(Unigram(compiled.models, compiled.pieces, compiled.longest_path, spec.model.unk_id))

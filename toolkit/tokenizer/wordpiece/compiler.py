@@ -20,7 +20,6 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +32,7 @@ from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.patterns import character_class
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
 from toolkit.tokenizer.wordpiece.compiled import CompiledWordPiece
-
-if TYPE_CHECKING:
-    from toolkit.tokenizer.wordpiece.spec import WordPieceModel
+from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 __all__ = ["compile_wordpiece"]
 
@@ -58,7 +55,9 @@ class _Compiler:
     """The tables that the parts of one compilation share."""
 
     def __init__(self, spec: TokenizerSpec) -> None:
-        self.spec, self.model = spec, cast("WordPieceModel", spec.model)
+        assert isinstance(spec.model, WordPieceModel)
+        self.spec = spec
+        self.model = spec.model
         self.tokenizer = reference_tokenizer(spec, max_length=None)
         self.characters = characters.probe(self.tokenizer)
         self.raw_tokens = [token for token in spec.added_tokens if not token.normalized]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.tokenizer.spec import TokenizerSpec
-from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens
+from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
 from toolkit.tokenizer.wordpiece.compiled import compiled_wordpiece
+from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,21 +55,17 @@ class WordPiece(Step):
 def wordpiece_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     """The whole chain. Raises :class:`~toolkit.errors.UnsupportedError` for what only the tables show to be inexact."""
     compiled = compiled_wordpiece(spec)
-    model = cast("WordPieceModel", spec.model)
+    model = spec.model
+    assert isinstance(model, WordPieceModel)
     raw = [token.content for token in spec.added_tokens if not token.normalized]
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps: list[Step] = []
     if raw:
-        steps.append(RegexStep(f"find in the text: {_listed(raw)}", compiled.raw_passes))
+        steps.append(RegexStep(f"find in the text: {listed(raw)}", compiled.raw_passes))
     steps.append(NormalizeCharacters(compiled.charmap, compiled.changed))
     if late:
-        steps.append(RegexStep(f"find in the normalized text: {_listed(late)}", compiled.mapped_passes))
+        steps.append(RegexStep(f"find in the normalized text: {listed(late)}", compiled.mapped_passes))
     steps.append(LimitWords(f"words of more than {model.max_chars} characters are unknown", compiled.limit_passes))
     steps.append(WordPiece(compiled.pieces, compiled.ids, model.unk_token, model.prefix))
     steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
     return tuple(steps)
-
-
-def _listed(contents: list[str]) -> str:
-    shown = ", ".join(repr(content) for content in contents[:8])
-    return f"{shown} and {len(contents) - 8} more" if len(contents) > 8 else shown

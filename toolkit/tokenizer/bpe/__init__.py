@@ -1,0 +1,1 @@
+"""Byte-level BPE tokenizers (GPT-2, RoBERTa, ModernBERT, Qwen) in the graph."""

@@ -1,0 +1,44 @@
+"""Which step of a byte-level BPE tokenizer is to blame for a difference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from toolkit.tokenizer.bpe.composition import ComposeCharacters
+from toolkit.tokenizer.bpe.marks import BREAK
+from toolkit.tokenizer.bpe.spec import BYTES
+from toolkit.tokenizer.steps import Step
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+    from toolkit.tokenizer.selfcheck import Comparison
+
+__all__ = ["diverging_step"]
+
+
+def diverging_step(comparison: Comparison, text: str, expected: Encoding) -> Step:
+    """The first step that disagrees with the original, whose encoding of ``text`` is ``expected``.
+
+    The added tokens found are the same in both, the tokens are not.
+    """
+    *before, (merge, _), _ = comparison.graph.trace(tf.constant([text], tf.string))
+    normalizer, pre_tokenizer = comparison.full.normalizer, comparison.full.pre_tokenizer
+    split, marked = before[-1]
+    if any(token in comparison.added for token in expected.ids):
+        # Parts beside tokens found in the text: told apart by their number alone.
+        parts = [part for part in marked.numpy()[0].split(_bytes(BREAK)) if part]
+        return merge if len(parts) == len(set(filter(lambda word: word is not None, expected.word_ids))) else split
+    normal = text if normalizer is None else normalizer.normalize_str(text)
+    for step, value in before:
+        if isinstance(step, ComposeCharacters) and value.numpy()[0].decode() != normal:
+            return step
+    wanted = [bytes(map(BYTES.__getitem__, part)) for part, _ in pre_tokenizer.pre_tokenize_str(normal)]
+    found = [part for part in marked.numpy()[0].split(_bytes(BREAK)) if part]
+    return merge if found == wanted else split
+
+
+def _bytes(mark: str) -> bytes:
+    return mark.encode("utf-8", "surrogatepass")

@@ -1,0 +1,155 @@
+"""The steps of a byte-level BPE tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.tokenizer.added import Passes
+from toolkit.tokenizer.bpe.compiled import compiled_bytepairs
+from toolkit.tokenizer.bpe.compiler import NUL
+from toolkit.tokenizer.bpe.composition import ComposeCharacters
+from toolkit.tokenizer.bpe.marks import BREAK
+from toolkit.tokenizer.bpe.spec import SPLITS, BytePairModel
+from toolkit.tokenizer.characters import CODE_POINTS
+from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
+from toolkit.tokenizer.spec import TokenizerSpec
+from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, RegexStep, Step, Tokens, listed
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+__all__ = ["BytePairs", "ReplaceBroken", "SplitText", "bytepair_steps"]
+
+
+@dataclass(frozen=True)
+class ReplaceBroken(Step):
+    """Replace broken UTF-8 as ``bytes.decode("utf-8", "replace")`` does; all else stays as it is."""
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        unchanged = np.full(CODE_POINTS, UNCHANGED, np.int32)
+        return (np.frombuffer(charmap_model(["\ufffd".encode()], unchanged, 0), np.uint8),)
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
+        from tensorflow_text.python.ops.fast_bert_normalizer import gen_fast_bert_normalizer
+
+        text, _, _ = gen_fast_bert_normalizer.fast_bert_normalize(
+            input_values=value, fast_bert_normalizer_model=buffers[0], get_offsets=False
+        )
+        return text
+
+    def __str__(self) -> str:
+        return "replace broken UTF-8 by U+FFFD"
+
+
+@dataclass(frozen=True)
+class SplitText(RegexStep):
+    """Put a mark after every part of a text."""
+
+
+@dataclass(frozen=True)
+class BytePairs(Step):
+    """Look up the parts that are tokens, and merge the bytes of each different other one.
+
+    Buffers: the look-up kernel's model, the token ids of its words and then of the pieces.
+    """
+
+    words: bytes = field(repr=False)
+    word_ids: npt.NDArray[np.int32] = field(repr=False)
+    pieces: bytes = field(repr=False)
+    piece_ids: npt.NDArray[np.int32] = field(repr=False)
+    merges: int
+    whole_parts: bool
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        return np.frombuffer(self.words, np.uint8), self.word_ids, self.piece_ids
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> Tokens:
+        import tensorflow as tf
+        from tensorflow_text.python.ops.fast_wordpiece_tokenizer import gen_fast_wordpiece_tokenizer
+
+        model, word_ids, piece_ids = buffers
+        split = tf.raw_ops.StringSplitV2(input=value, sep=BREAK.encode("utf-8", "surrogatepass"))
+        rows = tf.searchsorted(split.indices[:, 0], tf.range(tf.size(value, tf.int64) + 1))
+        # One result for each part that is not empty.
+        _, found, places, _, _ = gen_fast_wordpiece_tokenizer.fast_wordpiece_tokenize_with_offsets(
+            input_values=split.values, wp_model=model
+        )
+        row_splits = tf.gather(places, rows)
+        known = tf.not_equal(found, len(self.word_ids) - 2)
+
+        def merged() -> tuple[tf.Tensor, tf.Tensor]:
+            parts = tf.boolean_mask(split.values, places[1:] > places[:-1])
+            unique, number = tf.unique(tf.boolean_mask(parts, ~known))
+            ids, splits = self._merge(unique)
+            # Each known part is a range of one among the ids of all parts, followed by those of the merged ones.
+            count = tf.size(found)
+            at = tf.range(count)
+            unknown = tf.boolean_mask(at, ~known)[:, None]
+            splits = tf.cast(splits, tf.int32) + count
+            starts = tf.tensor_scatter_nd_update(at, unknown, tf.gather(splits[:-1], number))
+            ends = tf.tensor_scatter_nd_update(at + 1, unknown, tf.gather(splits[1:], number))
+            ranges = tf.raw_ops.RaggedRange(starts=starts, limits=ends, deltas=tf.constant(1), Tsplits=tf.int64)
+            every = tf.concat([tf.gather(word_ids, found), tf.gather(piece_ids, ids)], 0)
+            return tf.gather(every, ranges.rt_dense_values), tf.gather(ranges.rt_nested_splits, row_splits)
+
+        return Tokens(*tf.cond(tf.reduce_all(known), lambda: (tf.gather(word_ids, found), row_splits), merged))
+
+    def _merge(self, parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The pieces of each part, and where those of each part begin and end."""
+        import tensorflow as tf
+        from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer as kernels
+
+        text = tf.strings.unicode_transcode(parts, "ISO-8859-1", "UTF-8")
+        text = tf.strings.regex_replace(text, r"\x{0}", NUL)
+        pieces: tuple[tf.Tensor, tf.Tensor] = kernels.sentencepiece_tokenize_op(
+            sp_handle=kernels.sentencepiece_op(model=self.pieces),
+            input=text,
+            nbest_size=0,
+            alpha=1.0,
+            add_bos=False,
+            add_eos=False,
+            reverse=False,
+        )
+        return pieces
+
+    def __str__(self) -> str:
+        whole = "; a part that is a token stays whole" if self.whole_parts else ""
+        return f"byte pair encoding: {self.merges:,} merges, {len(self.piece_ids):,} tokens{whole}"
+
+
+def bytepair_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
+    """The whole chain. Raises :class:`~toolkit.errors.UnsupportedError` for what only the tables show to be inexact."""
+    model = spec.model
+    assert isinstance(model, BytePairModel)
+    compiled = compiled_bytepairs(spec)
+    steps: list[Step] = [ReplaceBroken()]
+    steps += _finding(
+        "find in the text", [t.content for t in spec.added_tokens if not t.normalized], compiled.raw_passes
+    )
+    if compiled.composition is not None:
+        steps.append(ComposeCharacters(compiled.composition, marked=bool(compiled.raw_passes)))
+    late = [token.content for token in spec.added_tokens if token.normalized]
+    steps += _finding("find in the normalized text", late, compiled.late_passes)
+    (kind,) = (name for name, pattern in SPLITS.items() if pattern == model.split)
+    prefix = ", a space in front" if model.prefix_space else ""
+    steps.append(SplitText(f"split as {kind} does{prefix}: {model.split}", compiled.split_passes))
+    steps.append(
+        BytePairs(
+            compiled.words,
+            compiled.word_ids,
+            compiled.pieces,
+            compiled.piece_ids,
+            len(model.merges),
+            model.whole_parts,
+        )
+    )
+    steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
+    return tuple(steps)
+
+
+def _finding(title: str, contents: list[str], passes: Passes) -> list[Step]:
+    return [RegexStep(f"{title}: {listed(contents)}", passes)] if contents else []
