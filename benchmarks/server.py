@@ -21,7 +21,9 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -110,8 +112,53 @@ def thread_seconds() -> dict[str, float]:
     return found
 
 
-def front(model_dir: Path, count: int, callers: int) -> dict[str, Any]:
-    """CPU time for each request, split by the threads that used it: graph or front; and the waiting in the queue."""
+def answer_bytes() -> bytes:
+    """A PredictResponse of one row of 384 float32 values."""
+    from tensorflow_serving.apis import predict_pb2
+
+    response = predict_pb2.PredictResponse()
+    tensor = response.outputs["embedding"]
+    tensor.dtype = 1
+    for size in (1, 384):
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.float_val.extend([0.0] * 384)
+    return bytes(response.SerializeToString())
+
+
+def empty_server(callers: int) -> tuple[Any, int]:
+    """A bare grpcio server, started, and its port: each Predict call gets the same bytes at once; nothing is parsed."""
+    import grpc
+
+    answer = answer_bytes()
+    handler = grpc.unary_unary_rpc_method_handler(lambda body, context: answer)
+    server = grpc.server(ThreadPoolExecutor(callers))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, port
+
+
+def spent(port: int, count: int, callers: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """The result of `load`, and the CPU microseconds a request that each group of threads used meanwhile."""
+    before = thread_seconds()
+    result = load(port, "model", count, callers)
+    after = thread_seconds()
+    return result, {name: 1e6 * (seconds - before.get(name, 0)) / count for name, seconds in after.items()}
+
+
+def graph_part(used: dict[str, float]) -> float:
+    """What the graph's threads have of ``used``."""
+    return sum(value for name, value in used.items() if name.startswith(GRAPH_THREADS))
+
+
+def front(model_dir: Path, count: int, callers: int, rounds: int) -> dict[str, Any]:
+    """CPU time for each request, split by the threads that used it: graph or front; and the waiting in the queue.
+
+    A bare grpcio server takes the same calls in the same process, turn about, for comparison. It answers at once, so
+    few of its threads are ever at work together: it is no lower bound for a server whose calls wait for a batch.
+    """
     from toolkit.server import Server, ServerOptions
 
     with tempfile.TemporaryDirectory() as folder:
@@ -122,29 +169,44 @@ def front(model_dir: Path, count: int, callers: int) -> dict[str, Any]:
             enable_batching=True, batching_parameters_file=file, grpc_max_threads=callers,
             tensorflow_session_parallelism=1,
         )  # fmt: skip
+        empty, empty_port = empty_server(callers)
         with Server(options) as server:
-            load(server.grpc_port, "model", max(200, count // 10), callers)  # warm
-            before, threads = sums(server._metrics.page().decode()), thread_seconds()
-            result = load(server.grpc_port, "model", count, callers)
-            spent = {name: seconds - threads.get(name, 0) for name, seconds in thread_seconds().items()}
+            for port in (server.grpc_port, empty_port):
+                load(port, "model", max(200, count // 10), callers)  # warm
+            before = sums(server._metrics.page().decode())
+            served, bare = [], []
+            for _ in range(rounds):
+                served.append(spent(server.grpc_port, count, callers))
+                bare.append(spent(empty_port, count, callers)[1])
             after = sums(server._metrics.page().decode())
             used = {name: after[name] - before.get(name, 0) for name in after}
-    graph = sum(seconds for name, seconds in spent.items() if name.startswith(GRAPH_THREADS))
-    if not graph:
-        raise SystemExit(f"no thread of the graph among {sorted(spent)}: known are {', '.join(GRAPH_THREADS)}")
-    total = sum(spent.values())
-    share = (total - graph) / total
+        empty.stop(None).wait()
+    statuses: Counter[str] = Counter()
+    for result, _ in served:
+        statuses.update(result["statuses"])
+    graphs = [graph_part(threads) for _, threads in served]
+    if not all(graphs):
+        raise SystemExit(f"no thread of the graph among {sorted(served[0][1])}: known are {', '.join(GRAPH_THREADS)}")
+    fronts = [sum(threads.values()) - graph for (_, threads), graph in zip(served, graphs, strict=True)]
+    floors = [sum(threads.values()) - graph_part(threads) for threads in bare]
+    shares = [mine / (mine + graph) for mine, graph in zip(fronts, graphs, strict=True)]
+    share = median(shares)
     batches = used["sentence_serving_batch_rows_count"]
     return {
-        **result,
+        "statuses": dict(statuses),
+        "requests_per_second": median(result["requests_per_second"] for result, _ in served),
         "callers": callers,
         "mean_batch_rows": used["sentence_serving_batch_rows_sum"] / batches,
-        "mean_queue_ms": 1e3 * used["sentence_serving_queue_seconds_sum"] / count,
+        "mean_queue_ms": 1e3 * used["sentence_serving_queue_seconds_sum"] / (rounds * count),
         "mean_graph_ms_per_batch": 1e3 * used["sentence_serving_graph_seconds_sum"] / batches,
-        "cpu_us_per_request": {"graph": 1e6 * graph / count, "front": 1e6 * (total - graph) / count},
-        "cpu_us_per_request_by_thread": {k: round(1e6 * v / count, 1) for k, v in spent.items() if v > 1e-6 * count},
-        "front_share_of_cpu": share,
-        "verdict": f"front {share:.1%} of the CPU, {'within' if share <= MOST else 'above'} {MOST:.0%}",
+        "cpu_us_per_request_by_round": {
+            "graph": [round(value) for value in graphs],
+            "front": [round(value) for value in fronts],
+            "empty_grpcio_server": [round(value) for value in floors],
+        },
+        "front_share_of_cpu_by_round": [round(value, 3) for value in shares],
+        "front_to_empty_grpcio_server": median(mine / floor for mine, floor in zip(fronts, floors, strict=True)),
+        "verdict": f"front {share:.1%} of the CPU (median), {'within' if share <= MOST else 'above'} {MOST:.0%}",
     }
 
 
@@ -202,6 +264,7 @@ def main() -> None:
     command.add_argument("model_dir", type=Path)
     command.add_argument("--requests", type=int, default=4000)
     command.add_argument("--callers", type=int, default=64)
+    command.add_argument("--rounds", type=int, default=3)
     command = commands.add_parser("memory")
     command.add_argument("--requests", type=int, default=50_000)
     command = commands.add_parser("flood")
@@ -212,7 +275,7 @@ def main() -> None:
     given = parser.parse_args()
     match given.command:
         case "front":
-            result = front(given.model_dir, given.requests, given.callers)
+            result = front(given.model_dir, given.requests, given.callers, given.rounds)
         case "memory":
             result = memory(given.requests)
         case "flood":
