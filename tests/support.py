@@ -11,8 +11,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedTokenizerFast
 
+from toolkit.convert import Export, export
 from toolkit.corpus import check_texts
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -44,10 +45,15 @@ def wordpiece_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def save_bert(folder: Path, *, seed: int = 0, **config: Any) -> Path:
+def save_bert(folder: Path, *, seed: int = 0, tokenizer: Tokenizer | None = None, **config: Any) -> Path:
     """Save a BERT with random weights, large enough for differences to show, and its tokenizer."""
     torch.manual_seed(seed)
-    tokenizer = wordpiece_tokenizer()
+    if tokenizer is None:
+        tokenizer = wordpiece_tokenizer()
+        fast = BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_LENGTH)
+    else:
+        names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_LENGTH, **names)
     settings = {
         "vocab_size": tokenizer.get_vocab_size(),
         "hidden_size": HIDDEN,
@@ -63,7 +69,7 @@ def save_bert(folder: Path, *, seed: int = 0, **config: Any) -> Path:
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
-    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_LENGTH).save_pretrained(folder)
+    fast.save_pretrained(folder)
     return folder
 
 
@@ -76,6 +82,13 @@ def sentence_transformer(
     model = SentenceTransformer(modules=[transformer, Pooling(size, pooling), *modules], device="cpu")
     model.eval()
     return model
+
+
+def export_with_tokenizer(tokenizer: Tokenizer, folder: Path) -> Export:
+    """A small BERT with ``tokenizer``, exported and checked."""
+    source = folder / "source"
+    sentence_transformer(save_bert(folder / "bert", tokenizer=tokenizer)).save(str(source))
+    return export(source, folder / "models", "model", tokenizer_sample=0.01)
 
 
 def largest_difference(a: Any, b: Any) -> float:

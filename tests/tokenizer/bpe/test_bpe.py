@@ -7,6 +7,7 @@ import json
 
 import pytest
 import tensorflow as tf
+from support import export_with_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from toolkit.compatibility import serving_releases
@@ -217,3 +218,9 @@ def test_a_wrong_graph_is_refused_with_the_diverging_step(roberta, source, chang
     spec = read_tokenizer(source(roberta))
     with pytest.raises(CheckError, match=f"first diverging step: {step}"):
         self_check(spec, build_tokenizer(read_tokenizer(source(change(roberta)))), sample=0.01)
+
+
+def test_a_model_with_such_a_tokenizer_is_exported_and_proved(roberta, tmp_path):
+    result = export_with_tokenizer(roberta, tmp_path)
+    assert result.report.passed
+    assert str(result.spec).startswith("tokenizer   BytePair")

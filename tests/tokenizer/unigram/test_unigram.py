@@ -7,9 +7,10 @@ import random
 import numpy as np
 import pytest
 import tensorflow as tf
+from support import export_with_tokenizer
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from unigram_support import changed, make_unigram
 
-from tests.tokenizer.unigram.conftest import changed, make_unigram
 from toolkit.compatibility import serving_releases
 from toolkit.errors import CheckError, UnsupportedError
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer, self_check
@@ -178,3 +179,9 @@ def test_a_wrong_graph_is_found(xlmr):
     with pytest.raises(CheckError, match="first diverging step: Unigram"):
         self_check(spec, build_tokenizer(wrong), sample=0.01)
     assert isinstance(Tokenizer.from_str(spec.json), Tokenizer)
+
+
+def test_a_model_with_such_a_tokenizer_is_exported_and_proved(xlmr, tmp_path):
+    result = export_with_tokenizer(xlmr, tmp_path)
+    assert result.report.passed
+    assert str(result.spec).startswith("tokenizer   Unigram")
