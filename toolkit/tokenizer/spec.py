@@ -233,9 +233,13 @@ def _added_tokens(file: str, nodes: list[dict[str, Any]], tokenizer: Tokenizer) 
         # The package trusts the model's vocabulary more than the id in the file.
         tokens.append(AddedToken(content=content, id=cast("int", tokenizer.token_to_id(content)), **flags))
     for token in tokens:
-        # A token with rstrip takes white space even from a token that begins with it, which is then not found.
-        if token.content[0].isspace() and any(t.rstrip for t in tokens if t.normalized == token.normalized):
-            allowed = "contents that do not begin with white space beside tokens with rstrip"
+        # Where a token with rstrip has taken all of another one, the package does not find that one.
+        if (
+            token.content.isspace()
+            and token.lstrip
+            and any(t.rstrip for t in tokens if t.normalized == token.normalized)
+        ):
+            allowed = "contents that are not white space, where the token has lstrip and one has rstrip"
             raise UnsupportedError(file, "added_tokens.content", token.content, allowed)
     return tuple(tokens)
 

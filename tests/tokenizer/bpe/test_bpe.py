@@ -41,7 +41,9 @@ def trained():
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator([*NATURAL] * 2 + [*random_texts(300, 9)], trainer)
+        tokenizer.train_from_iterator(
+            [*NATURAL] * 2 + [text.replace("\x11", "") for text in random_texts(300, 9)], trainer
+        )
         for name, value in model.items():
             setattr(tokenizer.model, name, value)
         return tokenizer
@@ -123,6 +125,16 @@ def test_tokens_that_merges_do_not_make(trained, equal, hard_texts):
         root["model"]["ignore_merges"] = ignore
         assert known
         equal(Tokenizer.from_str(json.dumps(root)), hard_texts[:1500])
+
+
+@pytest.mark.parametrize("token", ["đđ", "a" * 257])
+def test_a_token_that_only_ignore_merges_finds_and_no_table_can_hold_is_refused(trained, source, token):
+    root = json.loads(trained(ignore_merges=True).to_str())
+    root["model"]["vocab"][token] = len(root["model"]["vocab"])
+    with pytest.raises(
+        UnsupportedError, match=r"model.ignore_merges is .*at most 256 bytes, none of them 0x00 or 0x11"
+    ):
+        build_tokenizer(read_tokenizer(source(Tokenizer.from_str(json.dumps(root)))))
 
 
 def test_a_token_that_several_merges_could_make(trained, equal, hard_texts):

@@ -165,7 +165,7 @@ def _words(
                 spec.file,
                 "model.ignore_merges",
                 f"true, for token {token[:40]!r}",
-                f"such tokens of {_MAX_WORD_BYTES} bytes",
+                f"such tokens of at most {_MAX_WORD_BYTES} bytes, none of them 0x00 or 0x11",
             )
     words.update(added)
     data = builder.build_fast_wordpiece_model(
