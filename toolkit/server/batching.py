@@ -7,11 +7,10 @@ For a signature, the part of the graph between its inputs and outputs becomes a 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.framework import dtypes
@@ -20,11 +19,15 @@ from tensorflow.python.ops import gen_batch_ops
 from toolkit.server.configfiles import Batching
 
 if TYPE_CHECKING:
-    from toolkit.server.servable import Signature, Timing
+    from toolkit.server.servable import Signature, Tensor
 
-__all__ = ["Batched", "add_twins", "can_batch", "timing"]
+__all__ = ["Batched", "add_twins", "can_batch"]
 
 Array = npt.NDArray[Any]
+
+RECORD = ("start", "end", "rows", "row", "tokens", "truncated")
+"""Columns of a run's record, float64, one line for each of the request's rows: when their batch started and ended, how
+many rows it had, which of them this one is, and what an exported model counts."""
 
 
 def can_batch(signature: Signature) -> bool:
@@ -41,7 +44,7 @@ def can_batch(signature: Signature) -> bool:
 
 @dataclass(frozen=True)
 class Batched:
-    """The batched twin of a signature: names of its feeds, and of its fetches, the last being `timing`'s."""
+    """The batched twin of a signature: names of its feeds, and of its fetches, the last being the `Timing`'s record."""
 
     feeds: list[str]
     fetches: list[str]
@@ -58,16 +61,40 @@ class Batched:
         )
 
 
-def add_twins(graph: tf.Graph, signatures: Iterable[Signature], parameters: Batching) -> dict[str, Batched]:
-    """Adds the batched twin of every signature that has one to ``graph``; by signature name."""
-    chosen = [signature for signature in signatures if can_batch(signature)]
+def add_twins(
+    graph: tf.Graph,
+    signatures: Iterable[Signature],
+    parameters: Batching,
+    counting: Mapping[str, Signature],
+    counts: Sequence[str],
+) -> dict[str, Batched]:
+    """Adds the batched twin of every signature that has one to ``graph``; by signature name.
+
+    The twin of a signature in ``counting`` runs that other one, and puts its outputs called ``counts`` on record.
+    """
+    chosen = [signature for signature in signatures if can_batch(counting.get(signature.name, signature))]
     definition = graph.as_graph_def() if chosen else None
-    return {signature.name: _add(graph, definition, signature, parameters) for signature in chosen}
+    twins = {}
+    for signature in chosen:
+        source = counting.get(signature.name)
+        tallies = [source.outputs[alias].name for alias in counts] if source is not None else []
+        source = source or signature
+        outputs = [source.outputs[alias] for alias in signature.outputs]
+        twins[signature.name] = _add(graph, definition, source, outputs, tallies, parameters)
+    return twins
 
 
-def _add(graph: tf.Graph, definition: Any, signature: Signature, parameters: Batching) -> Batched:
-    inputs, outputs = list(signature.inputs.values()), list(signature.outputs.values())
-    needed = _upstream(definition, [item.name for item in outputs])
+def _add(
+    graph: tf.Graph,
+    definition: Any,
+    signature: Signature,
+    outputs: list[Tensor],
+    tallies: list[str],
+    parameters: Batching,
+) -> Batched:
+    inputs = list(signature.inputs.values())
+    names = [item.name for item in outputs]
+    needed = _upstream(definition, [*names, *tallies])
     with graph.as_default():
         handles = _handles(graph, needed)
         feeds = [tf.compat.v1.placeholder(dtypes.as_dtype(item.dtype), shape=None) for item in inputs]
@@ -84,12 +111,13 @@ def _add(graph: tf.Graph, definition: Any, signature: Signature, parameters: Bat
                 mapped = {item.name: tf.identity(tensor) for item, tensor in zip(inputs, batch, strict=True)}
             # An imported graph cannot refer to tensors outside of the function: each handle becomes a captured input.
             mapped |= {name: tf.compat.v1.get_default_graph().capture(tensor) for name, tensor in handles.items()}
-            results = tf.import_graph_def(needed, mapped, return_elements=[item.name for item in outputs], name="model")
+            results = tf.import_graph_def(needed, mapped, return_elements=[*names, *tallies], name="model")
             with tf.control_dependencies(results):
                 ended = tf.timestamp()
-            index = tf.cast(tf.range(size), tf.float64)
             filled = [tf.fill([size], value) for value in (started, ended, tf.cast(size, tf.float64))]
-            return [*results, tf.stack([*filled, index], axis=1)]
+            counted = results[len(names) :] or [tf.zeros([size])] * len(RECORD[4:])
+            columns = [tf.cast(column, tf.float64) for column in (tf.range(size), *counted)]
+            return [*results[: len(names)], tf.stack([*filled, *columns], axis=1)]
 
         function = rows.get_concrete_function()
         fetches = gen_batch_ops.batch_function(
@@ -141,18 +169,3 @@ def _handles(graph: tf.Graph, needed: Any) -> dict[str, tf.Tensor]:
             if tensor.dtype == tf.resource and not operation.inputs:
                 found[tensor.name] = tensor
     return found
-
-
-def timing(record: Array, submitted: float) -> Timing:
-    """What the ``[rows, 4]`` record (start, end, rows of the batch, row's index in it) says of a request."""
-    from toolkit.server.servable import Timing
-
-    if not record.size:
-        return Timing(0.0, 0.0, batched=True)
-    first = np.flatnonzero(record[:, 3] == 0)
-    return Timing(
-        queue=max(0.0, float(record[0, 0]) - submitted),
-        run=float(record[-1, 1] - record[0, 0]),
-        batched=True,
-        batches=tuple((int(record[at, 2]), float(record[at, 1] - record[at, 0])) for at in first),
-    )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from toolkit.server.manager import ModelManager
 from toolkit.server.metrics import Metrics, Run
-from toolkit.server.servable import DEFAULT_SIGNATURE, TOKEN_COUNTS, Servable, Signature
+from toolkit.server.servable import DEFAULT_SIGNATURE, Servable, Signature, count_rows
 from toolkit.server.status import Code, ServingError, invalid
 
 __all__ = ["Admission", "Answer", "Core", "ModelRef"]
@@ -113,28 +113,11 @@ class Core:
         self, servable: Servable, signature: Signature, arrays: Mapping[str, Array], outputs: tuple[str, ...]
     ) -> Answer:
         """Runs a signature on checked arguments; measures rows, bytes and times."""
-        rows = max((array.shape[0] for array in arrays.values() if array.ndim), default=1)
+        rows = count_rows(arrays.values())
         if self._max_rows and rows > self._max_rows:
             raise invalid(f"The request has {rows} rows; at most {self._max_rows} are accepted")
-        counting = servable.counting if signature.name == DEFAULT_SIGNATURE else None
-        if counting is not None:
-            result, timing = servable.run(counting, arrays, (*outputs, *TOKEN_COUNTS))
-        else:
-            result, timing = servable.run(signature, arrays, outputs)
-        tokens, truncated = (int(result[alias].sum()) if alias in result else 0 for alias in TOKEN_COUNTS)
-        if counting is not None:
-            result = {alias: result[alias] for alias in outputs}
-        run = Run(
-            rows,
-            sum(map(_size, arrays.values())),
-            sum(map(_size, result.values())),
-            timing.queue,
-            timing.run,
-            timing.batched,
-            timing.batches,
-            tokens,
-            truncated,
-        )
+        result, timing = servable.run(signature, arrays, outputs)
+        run = Run(rows, sum(map(_size, arrays.values())), sum(map(_size, result.values())), *timing)
         return Answer(result, signature, servable.version, run)
 
     def count(

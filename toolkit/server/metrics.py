@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,19 +51,15 @@ _COUNTERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of a signature, for counting. Times in seconds; ``batches`` are those that it opened."""
+class Run(NamedTuple):
+    """One run of a signature, for counting; ``record``, ``submitted`` and ``batched`` are its `Timing`."""
 
     rows: int
     input_bytes: int
     output_bytes: int
-    queue: float
-    run: float
+    record: npt.NDArray[Any]
+    submitted: float
     batched: bool
-    batches: tuple[tuple[int, float], ...]
-    tokens: int = 0
-    truncated: int = 0
 
 
 class _Distribution:
@@ -75,7 +70,7 @@ class _Distribution:
         self.counts = np.zeros(len(limits) + 1, dtype=np.int64)
         self.sum = 0.0
 
-    def observe(self, values: Sequence[float]) -> None:
+    def observe(self, values: Sequence[float] | Limits) -> None:
         array = np.asarray(values, dtype=np.float64)
         self.counts += np.bincount(np.searchsorted(self.limits, array), minlength=len(self.counts))
         self.sum += float(array.sum())
@@ -136,7 +131,7 @@ class Metrics:
         with self._lock:
             self._available = dict(models)
 
-    def _observe(self, name: str, labels: Labels, values: Sequence[float], limits: Limits = _LATENCY) -> None:
+    def _observe(self, name: str, labels: Labels, values: Sequence[float] | Limits, limits: Limits = _LATENCY) -> None:
         cell = self._histograms.get((name, labels))
         if cell is None:
             cell = self._histograms[name, labels] = _Distribution(limits)
@@ -162,37 +157,41 @@ class Metrics:
 
     def _count_runs(self, model: str, api: str, group: list[tuple[float, Run]]) -> None:
         runs = [run for _, run in group]
-        times = [run.run * 1e6 for run in runs]
+        lengths = np.array([len(run.record) for run in runs])
+        start, end, rows, row, tokens, truncated = np.concatenate([run.record for run in runs]).T
+        last = np.cumsum(lengths) - 1
+        first = last - lengths + 1
+        times = end[last] - start[first]
+        queues = np.maximum(0.0, start[first] - [run.submitted for run in runs])
+        batched = np.array([run.batched for run in runs])
+        opened = row == 0  # a batch is counted for the request whose row is its first
         core = ":tensorflow:core:graph_run"
         self._counters[":tensorflow:core:direct_session_runs", ()] += len(runs)
         self._counters[f"{core}s", ()] += len(runs)
-        self._counters[f"{core}_time_usecs", ()] += sum(times)
-        self._observe(f"{core}_time_usecs_histogram", (), times)
+        self._counters[f"{core}_time_usecs", ()] += float(times.sum() * 1e6)
+        self._observe(f"{core}_time_usecs_histogram", (), times * 1e6)
         self._observe(f"{core}_input_tensor_bytes", (), [run.input_bytes for run in runs], _BYTES)
         self._observe(f"{core}_output_tensor_bytes", (), [run.output_bytes for run in runs], _BYTES)
         labels = (("model_name", model), ("API", api), ("runtime", "TF1"))
-        waits = [(run.queue + run.run) * 1e6 for run in runs]
-        self._observe(":tensorflow:serving:runtime_latency", labels, waits)
+        self._observe(":tensorflow:serving:runtime_latency", labels, (queues + times) * 1e6)
         name = (("model_name", model),)
-        batched = [run for run in runs if run.batched]
-        if batched:
+        if batched.any():
             session = ":tensorflow:serving:batching_session:"
-            self._observe(f"{session}queuing_latency", name, [run.queue * 1e6 for run in batched])
-            self._counters[f"{session}wrapped_run_count", name] += sum(len(run.batches) for run in batched)
+            self._observe(f"{session}queuing_latency", name, queues[batched] * 1e6)
+            self._counters[f"{session}wrapped_run_count", name] += int((opened & np.repeat(batched, lengths)).sum())
         ours = (("model", model),)
-        batches = [batch for run in runs for batch in (run.batches if run.batched else ((run.rows, run.run),))]
-        values: dict[str, list[float]] = {
-            "sentence_serving_queue_seconds": [run.queue for run in batched],
-            "sentence_serving_graph_seconds": [seconds for _, seconds in batches],
-            "sentence_serving_front_seconds": [max(0.0, seconds - run.queue - run.run) for seconds, run in group],
-            "sentence_serving_batch_rows": [rows for rows, _ in batches],
+        values: dict[str, Sequence[float] | Limits] = {
+            "sentence_serving_queue_seconds": queues[batched],
+            "sentence_serving_graph_seconds": (end - start)[opened],
+            "sentence_serving_front_seconds": np.maximum(0.0, [seconds for seconds, _ in group] - queues - times),
+            "sentence_serving_batch_rows": rows[opened],
             "sentence_serving_request_rows": [run.rows for run in runs],
         }
         for metric, observed in values.items():
-            if observed:
+            if len(observed):
                 self._observe(metric, ours, observed, _OURS[metric][1])
-        self._counters["sentence_serving_tokens", ours] += sum(run.tokens for run in runs)
-        self._counters["sentence_serving_truncated_texts", ours] += sum(run.truncated for run in runs)
+        self._counters["sentence_serving_tokens", ours] += float(tokens.sum())
+        self._counters["sentence_serving_truncated_texts", ours] += float(truncated.sum())
 
     # -- telling ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from toolkit.server import batching, wire
 from toolkit.server.configfiles import Batching
 from toolkit.server.status import Code, ServingError, invalid
 
-__all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing"]
+__all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing", "count_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -70,14 +70,13 @@ class Signature:
     """TensorFlow's names of the inputs' dtypes."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Where a run's time went, in seconds. ``batches`` are those that this run opened: (rows, seconds) each."""
+class Timing(NamedTuple):
+    """Where a run's time went. It is read when metrics are asked for, not while a request waits."""
 
-    queue: float
-    run: float
-    batched: bool = False
-    batches: tuple[tuple[int, float], ...] = ()
+    record: Array
+    """float64 ``[rows, 6]``, the columns being `batching.RECORD`; a run on its own is one line."""
+    submitted: float
+    batched: bool
 
 
 class Servable:
@@ -99,10 +98,13 @@ class Servable:
         self._session, definitions, self.stages = _load(path, options)
         self.signatures = {key: _signature(key, definition) for key, definition in definitions.items()}
         self.counting = self._counting() if options.count_tokens else None
-        """The signature to run in place of the default one, for its token counts; None: there is none."""
+        """The signature that is run in place of the default one, for its token counts; None: there is none."""
         self._batched: dict[str, batching.Batched] = {}
         if options.batching is not None:
-            self._batched = batching.add_twins(self._session.graph, self.signatures.values(), options.batching)
+            counting = {DEFAULT_SIGNATURE: self.counting} if self.counting is not None else {}
+            self._batched = batching.add_twins(
+                self._session.graph, self.signatures.values(), options.batching, counting, TOKEN_COUNTS
+            )
 
     def _counting(self) -> Signature | None:
         """The signature of an exported model that gives the default one's outputs and the token counts too.
@@ -194,19 +196,22 @@ class Servable:
         try:
             if batched is not None and batched.accepts(feeds):
                 results = self._callable(signature.name, (), batched.feeds, batched.fetches)(*feeds)
-                timing = batching.timing(results.pop(), started)
+                timing = Timing(results.pop(), started, batched=True)
                 arrays = dict(zip(signature.outputs, results, strict=True))
                 return {alias: arrays[alias] for alias in outputs}, timing
-            fetches = [signature.outputs[alias].name for alias in outputs]
-            tensors = [tensor.name for tensor in signature.inputs.values()]
+            counting = self.counting if signature.name == DEFAULT_SIGNATURE else None
+            source, wanted = (signature, outputs) if counting is None else (counting, (*outputs, *TOKEN_COUNTS))
+            fetches = [source.outputs[alias].name for alias in wanted]
+            tensors = [tensor.name for tensor in source.inputs.values()]
             results = self._callable(signature.name, outputs, tensors, fetches)(*feeds)
         except errors.OpError as error:
             raise ServingError(Code(error.error_code), error.message) from None
         except (TypeError, ValueError) as error:
             # numpy's and the session's own objections, such as text that is not bytes
             raise invalid(str(error)) from None
-        seconds = time.time() - started
-        return dict(zip(outputs, results, strict=True)), Timing(0.0, seconds)
+        counts = [float(array.sum()) for array in results[len(outputs) :]] or [0.0] * len(TOKEN_COUNTS)
+        record = np.array([[started, time.time(), count_rows(feeds), 0.0, *counts]])
+        return dict(zip(outputs, results)), Timing(record, started, batched=False)  # noqa: B905 - counts are left over
 
     def _feeds(self, signature: Signature, inputs: Mapping[str, Array]) -> list[Array]:
         defaults = signature.definition.defaults
@@ -240,6 +245,11 @@ class Servable:
             if len(self._callables) >= _MAX_CALLABLES:
                 self._callables.pop(next(iter(self._callables)))
             return self._callables.setdefault((key, outputs), made)
+
+
+def count_rows(arrays: Iterable[Array]) -> int:
+    """The rows of a request: the longest first dimension; 1 where there is none."""
+    return max([array.shape[0] for array in arrays if array.ndim], default=1)
 
 
 def _type_error(signature: Signature, feeds: Mapping[str, Array]) -> ServingError:

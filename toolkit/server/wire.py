@@ -151,6 +151,8 @@ def encode(array: Array, number: int, *, as_content: bool = False) -> bytes:
 
     ``as_content`` puts the raw bytes into ``tensor_content``; strings always go into ``string_val``.
     """
+    if array.size and number in _PACKED and not as_content:
+        return _packed_head(number, array.shape, array.nbytes) + array.tobytes()
     head = _head(number, array.shape)
     if not array.size:
         return head
@@ -158,10 +160,6 @@ def encode(array: Array, number: int, *, as_content: bool = False) -> bytes:
         return head + _message(string_val=array.reshape(-1).tolist())
     if as_content:
         return head + _field(4, np.ascontiguousarray(array).tobytes())
-    packed = _PACKED.get(number)
-    if packed is not None:
-        payload = array.tobytes()
-        return b"".join((head, packed, _varint(len(payload)), payload))
     field = _VALUES.get(number)
     if field is None:
         raise invalid(f"Output of type {dtype_name(number)} cannot be sent")
@@ -181,6 +179,12 @@ def _head(number: int, shape: tuple[int, ...]) -> bytes:
     return _message(dtype=number, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims))
 
 
+@lru_cache(maxsize=4096)
+def _packed_head(number: int, shape: tuple[int, ...], size: int) -> bytes:
+    """All of a TensorProto up to the ``size`` bytes of its packed values."""
+    return _head(number, shape) + _PACKED[number] + _varint(size)
+
+
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
@@ -195,11 +199,14 @@ def _field(number: int, payload: bytes) -> bytes:
     return _varint(number << 3 | 2) + _varint(len(payload)) + payload
 
 
+@lru_cache(maxsize=4096)
+def _output_head(alias: str, size: int) -> bytes:
+    """The beginning of a PredictResponse's map entry for a TensorProto of ``size`` bytes."""
+    key = _field(1, alias.encode()) + b"\x12" + _varint(size)
+    return b"\n" + _varint(len(key) + size) + key
+
+
 def predict_response(outputs: Mapping[str, bytes], model_spec: bytes) -> bytes:
     """A PredictResponse's wire bytes from encoded TensorProtos by alias and an encoded ModelSpec."""
-    parts = []
-    for alias, tensor in outputs.items():
-        key = _field(1, alias.encode()) + b"\x12" + _varint(len(tensor))
-        parts += [b"\n", _varint(len(key) + len(tensor)), key, tensor]
-    parts.append(_field(2, model_spec))
-    return b"".join(parts)
+    parts = [part for alias, tensor in outputs.items() for part in (_output_head(alias, len(tensor)), tensor)]
+    return b"".join((*parts, b"\x12", _varint(len(model_spec)), model_spec))
