@@ -1,4 +1,6 @@
-"""An exported artifact, loaded by TensorFlow; ``input`` is ``ids`` (``embed_tokens``), ``text`` or ``nothing``.
+"""An exported artifact in a TensorFlow session, as servers run it.
+
+``input`` is ``ids`` (``embed_tokens``), ``text`` or ``nothing``.
 
 With ``warm_up`` its own warm-up requests are played first. ``nothing`` is the bare runtime with a trivial graph.
 """
@@ -6,13 +8,18 @@ With ``warm_up`` its own warm-up requests are played first. ``nothing`` is the b
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.encoders.engines import Engine, Spec, Vectors
 from benchmarks.encoders.texts import TextSet, padded
+
+if TYPE_CHECKING:
+    from toolkit.server.servable import Servable
 
 
 def load(spec: Spec) -> Engine:
@@ -27,40 +34,39 @@ def load(spec: Spec) -> Engine:
 
         trivial = tf.function(tf.linalg.matmul)
         return Engine(lambda batch: {"": lambda texts, numbers: trivial(tf.ones([8, 8]), tf.ones([8, 8]))}, versions)
-    # Kept by the closures below: a signature lives only as long as the object it was loaded with.
-    loaded, functions = _signatures(spec)
+    from toolkit.server.servable import RunOptions, Servable
+
+    inter_op = int(spec.options.get("inter_op", "1"))
+    servable = Servable("model", 1, spec.path, RunOptions(("serve",), spec.threads, inter_op, count_tokens=False))
+    run = partial(_run, servable)
 
     def from_ids(texts: TextSet, numbers: Sequence[int]) -> Vectors:
         ids, mask = padded([texts.ids[number] for number in numbers])
-        outputs = functions["embed_tokens"](
-            input_ids=tf.constant(ids), attention_mask=tf.constant(mask), token_type_ids=tf.constant(np.zeros_like(ids))
-        )
-        return np.asarray(outputs["embedding"])
+        return run("embed_tokens", {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
 
     def from_text(texts: TextSet, numbers: Sequence[int]) -> Vectors:
-        text = tf.constant([texts.texts[number] for number in numbers])
-        return np.asarray(functions["serving_default"](text=text)["embedding"])
+        text = np.array([texts.texts[number].encode() for number in numbers], object)
+        return run("serving_default", {"text": text})
 
     if spec.options.get("warm_up"):
-        _play_warm_up(spec, functions)
+        _play_warm_up(spec, run)
     way = {"ids": from_ids, "text": from_text}[spec.options["input"]]
-    return Engine(lambda batch: {"one call": way} if loaded else {}, versions)
+    return Engine(lambda batch: {"one call": way}, versions)
 
 
-def _signatures(spec: Spec) -> tuple[Any, Any]:
-    import tensorflow as tf
-    import tensorflow_text  # noqa: F401  registers the tokenizer's ops
-
-    loaded = tf.saved_model.load(spec.model)
-    return loaded, loaded.signatures
+def _run(servable: Servable, signature: str, inputs: Mapping[str, npt.NDArray[Any]]) -> Vectors:
+    return np.asarray(servable.run(servable.signatures[signature], inputs, ("embedding",))[0]["embedding"])
 
 
-def _play_warm_up(spec: Spec, functions: Any) -> None:
+def _play_warm_up(spec: Spec, run: Callable[..., Vectors]) -> None:
     """The requests that a server plays before it calls the artifact ready."""
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
+    from toolkit.server.servable import return_memory
+
     for record in tf.data.TFRecordDataset(str(spec.path / "assets.extra" / "tf_serving_warmup_requests")):
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
-        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-        functions[request.model_spec.signature_name or "serving_default"](**inputs)
+        inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        run(request.model_spec.signature_name or "serving_default", inputs)
+    return_memory()

@@ -6,6 +6,7 @@ a ``tf.function`` call does: about 30 microseconds.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 import time
@@ -26,7 +27,7 @@ from toolkit.server import batching, wire
 from toolkit.server.configfiles import Batching
 from toolkit.server.status import Code, ServingError, invalid
 
-__all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing", "count_rows"]
+__all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing", "count_rows", "return_memory"]
 
 Array = npt.NDArray[Any]
 
@@ -324,6 +325,16 @@ def _load(
             raise ArtifactError(f"{path} cannot be loaded: {text}") from error
         raise
     return session, dict(definition.signature_def), stages
+
+
+def return_memory() -> None:
+    """Gives back what loading and first runs used for a moment; the C library would keep it.
+
+    For all-MiniLM-L6-v2 that is as much as its weights: the checkpoint's buffers, and what the optimizer needed.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _register_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:

@@ -279,7 +279,7 @@ class _Loading:
 
         from toolkit.errors import ArtifactError
         from toolkit.server.configfiles import read_batching
-        from toolkit.server.servable import Servable
+        from toolkit.server.servable import Servable, return_memory
         from toolkit.server.warmup import replay
 
         server = self._server
@@ -302,6 +302,7 @@ class _Loading:
             except ArtifactError:
                 servable.close()
                 raise
+        return_memory()
         server._metrics.loaded(name, str(path), servable.stages, times)
         return servable
 
