@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._version import __version__
 from toolkit.tokenizer.added import Passes
-from toolkit.tokenizer.cache import Arrays, cached
+from toolkit.tokenizer.cache import Arrays, cached_tables
 from toolkit.tokenizer.spec import TokenizerSpec
 
 __all__ = ["CompiledWordPiece", "compiled_wordpiece"]
@@ -47,20 +45,9 @@ class CompiledWordPiece:
 
 def compiled_wordpiece(spec: TokenizerSpec) -> CompiledWordPiece:
     """The tables of ``spec``. Raises :class:`~toolkit.errors.UnsupportedError` for what cannot be made exact."""
-    import tensorflow_text
-    import tokenizers
-
     from toolkit.tokenizer.wordpiece.compiler import compile_wordpiece
 
-    parts = {
-        "tokenizer": spec.json,
-        "tokenizers": tokenizers.__version__,
-        "tensorflow_text": tensorflow_text.__version__,
-        "unicodedata": unicodedata.unidata_version,
-        "toolkit": __version__,
-        **{path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("*.py")},
-    }
-    return cached(parts, lambda: compile_wordpiece(spec), CompiledWordPiece.to_arrays, CompiledWordPiece.from_arrays)
+    return cached_tables(CompiledWordPiece, spec.json, Path(__file__).parent, lambda: compile_wordpiece(spec))
 
 
 def _passes(pairs: Any) -> Passes:
