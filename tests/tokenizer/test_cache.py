@@ -154,5 +154,5 @@ def test_tables_from_the_cache_are_the_same_tables(plain, source, monkeypatch):
     again = compiled.compiled_wordpiece(spec)
     assert again.ids.tolist() == fresh.ids.tolist()
     assert repr(again) == repr(fresh)
-    assert (again.charmap, again.pieces) == (fresh.charmap, fresh.pieces)
+    assert (again.charmap, again.model, again.pieces) == (fresh.charmap, fresh.model, fresh.pieces)
     build_tokenizer(spec)
