@@ -34,7 +34,7 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "two characters": lambda n: "ab" * (n // 2),
     "spaces": lambda n: " " * n,
     "short words": lambda n: "a " * (n // 2),
-    "long words and a longer one": lambda n: f"{'abxay' * 40} " * (n // 400) + "abxay" * (n // 10),
+    "long words and one much longer": lambda n: "".join(f"{'a' * (400 + k)} " for k in range(n // 200)) + "a" * 2 * n,
     "marks": lambda n: "e" + "\u0301" * n,
     "marks out of order": lambda n: "e\u0301\u0323" * (n // 3),
     "marks of one letter out of order": lambda n: "a" + "\u0301\u0323" * (n // 2),
