@@ -16,13 +16,13 @@ from toolkit.checkpoint import Checkpoint, open_checkpoint
 from toolkit.comparison import Bounds, CheckReport
 from toolkit.compatibility import graph_ops, serving_releases
 from toolkit.corpus import SHORT, check_texts
-from toolkit.errors import MissingExtraError
+from toolkit.errors import InputError, MissingExtraError
 from toolkit.exactness import check
 from toolkit.heads import stage_names
 from toolkit.savedmodel import require_space, stage_version, write_model, write_provenance, write_warmup
 from toolkit.signatures import SIGNATURES
 from toolkit.spec import ModelSpec, read_spec
-from toolkit.tokenizer import self_check
+from toolkit.tokenizer import COMPILED, Engine, self_check
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -65,6 +65,7 @@ def export(
     version: int | None = None,
     verify: bool = True,
     tokenizer_sample: float = 1.0,
+    tokenizer_engine: Engine = COMPILED,
     bounds: Bounds = Bounds(),
     batching: Batching | None = Batching(),
     revision: str | None = None,
@@ -76,13 +77,17 @@ def export(
     ``source`` is a folder, a hub id or a live ``SentenceTransformer``; ``version`` defaults to the next free number.
     The proof is in two parts: the tokenizer's tables against the tokenizers package on over a million texts (every code
     point among them; ``tokenizer_sample`` takes a share of them), then the written artifact, reloaded, against the
-    original. With ``verify=False`` there is none, and the provenance says so. ``batching`` is how requests are batched
-    inside the graph (``None``: not at all). ``progress`` is called with (what is done at present, steps done, steps in
-    all).
+    original. With ``verify=False`` there is none, and the provenance says so. ``tokenizer_engine`` is ``compiled`` or,
+    for WordPiece, a slower tokenizer of tensorflow-text in its place, ``BertTokenizer`` or ``FastBertTokenizer``, which
+    the same proof admits or refuses. ``batching`` is how requests are batched inside the graph (``None``: not at all).
+    ``progress`` is called with (what is done at present, steps done, steps in all).
 
-    Raises ``SourceError`` or ``UnsupportedError`` for the source, ``ArtifactError`` for the target,
-    ``CheckError`` if the artifact differs from the original: then nothing is left in ``models_dir``.
+    Raises ``InputError`` for an engine that does not exist or would go unproved, ``SourceError`` or
+    ``UnsupportedError`` for the source, ``ArtifactError`` for the target, ``CheckError`` if the artifact differs from
+    the original: then nothing is left in ``models_dir``.
     """
+    if tokenizer_engine != COMPILED and not verify:
+        raise InputError(f"tokenizer engine {tokenizer_engine!r} is only taken where it is proved equal: not unchecked")
     say = progress or (lambda stage, done, total: None)
     # Names and places are refused before minutes are spent on loading.
     with stage_version(Path(models_dir), name, version) as staged:
@@ -91,7 +96,7 @@ def export(
         spec = read_spec(checkpoint)
         require_space(staged.folder, _size_estimate(checkpoint))
         say("building the graph", 0, 0)
-        model = _build(spec, batching)
+        model = _build(spec, batching, tokenizer_engine)
         tokenizer_report = None
         if verify:
             tokenizer_report = self_check(
@@ -114,12 +119,12 @@ def export(
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report)
 
 
-def _build(spec: ModelSpec, batching: Batching | None) -> ServingModel:
+def _build(spec: ModelSpec, batching: Batching | None, tokenizer_engine: Engine) -> ServingModel:
     try:
         from toolkit.model import ServingModel
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
-    return ServingModel(spec, batching)
+    return ServingModel(spec, batching, tokenizer_engine)
 
 
 def _size_estimate(checkpoint: Checkpoint) -> int:
@@ -163,6 +168,7 @@ def _provenance(
             "prompt": spec.prompt,
             "precision": "float32",
         },
+        "tokenizer_engine": model.tokenizer.engine,
         "tokenizer": [str(step) for step in model.tokenizer.steps],
         "signatures": [item.name for item in SIGNATURES],
         "tf_serving": {"since": releases.since, "because": list(releases.because)},

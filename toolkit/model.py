@@ -15,7 +15,7 @@ from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
 from toolkit.heads import apply_head, head_parameters, pool, stage_names
 from toolkit.signatures import SIGNATURES, Tensor
 from toolkit.spec import ModelSpec, PoolingSpec
-from toolkit.tokenizer import build_tokenizer
+from toolkit.tokenizer import COMPILED, Engine, build_tokenizer
 
 __all__ = ["ServingModel"]
 
@@ -32,13 +32,13 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     diverges. With ``batching``, requests for embeddings that arrive together are encoded together.
     """
 
-    def __init__(self, spec: ModelSpec, batching: Batching | None = None) -> None:
+    def __init__(self, spec: ModelSpec, batching: Batching | None = None, tokenizer_engine: Engine = COMPILED) -> None:
         super().__init__()
         pooling = spec.heads[0]
         assert isinstance(pooling, PoolingSpec)
         self._spec = spec
         self._pooling = pooling
-        self.tokenizer = build_tokenizer(spec.tokenizer)
+        self.tokenizer = build_tokenizer(spec.tokenizer, tokenizer_engine)
         # float32 weights are variables, not constants: oneDNN would cache each constant once more in the layout of
         # the first batch it sees, which doubles batch-1 latency and takes several times the memory.
         self.params = {

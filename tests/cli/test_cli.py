@@ -99,6 +99,17 @@ def test_export_prints_the_figures_and_the_path(run: Run, tiny_source: Path, tmp
     assert "exists already" in one_line(err)
 
 
+def test_export_takes_a_tokenizer_engine_only_with_its_proof(run: Run, tiny_source: Path, tmp_path: Path) -> None:
+    arguments = ("export", tiny_source, tmp_path, "--name", "tiny", "--tokenizer-engine")
+    code, _, err = run(*arguments, "BertTokenizer", "--no-check")
+    assert code == 2
+    assert "tokenizer engine 'BertTokenizer' is only taken where it is proved equal" in one_line(err)
+    code, _, err = run(*arguments, "sentencepiece")
+    assert code == 2
+    assert "'compiled', 'BertTokenizer', 'FastBertTokenizer'" in one_line(err)
+    assert not list(tmp_path.iterdir())
+
+
 def test_export_without_check_is_loud_and_machine_readable(run: Run, tiny_source: Path, tmp_path: Path) -> None:
     code, out, err = run("export", tiny_source, tmp_path, "--name", "tiny", "--no-check", "--json")
     assert code == 0

@@ -15,7 +15,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from toolkit.tokenizer import TokenizerSource, build_tokenizer, characters, read_tokenizer
+from toolkit.tokenizer import COMPILED, Engine, TokenizerSource, build_tokenizer, characters, read_tokenizer
 from toolkit.tokenizer.texts import NATURAL, TRICKY, broken_utf8, random_texts
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -56,12 +56,17 @@ def source_of(tokenizer: Tokenizer, max_length: int | None = 64, **options: Any)
 
 
 def assert_equal(
-    tokenizer: Tokenizer, texts: Sequence[str | bytes], max_length: int | None = 64, **options: Any
+    tokenizer: Tokenizer,
+    texts: Sequence[str | bytes],
+    max_length: int | None = 64,
+    *,
+    engine: Engine = COMPILED,
+    **options: Any,
 ) -> None:
     """The graph of ``tokenizer`` gives the ids and lengths of ``tokenizer`` for every text of one batch."""
     import tensorflow as tf
 
-    graph = build_tokenizer(read_tokenizer(source_of(tokenizer, max_length, **options)))
+    graph = build_tokenizer(read_tokenizer(source_of(tokenizer, max_length, **options)), engine)
     packed = graph(tf.constant(list(texts), tf.string))
     splits = packed.row_splits.numpy()
     rows = [packed.ids.numpy()[a:b].tolist() for a, b in itertools.pairwise(splits)]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
-from toolkit.tokenizer import build_tokenizer, read_tokenizer
+from toolkit.tokenizer import build_tokenizer, cache, read_tokenizer
 from toolkit.tokenizer.cache import cache_folder, cached
 from toolkit.tokenizer.wordpiece import compiled, compiler
 
@@ -79,6 +84,69 @@ def test_a_relative_cache_home_is_ignored_as_its_standard_says(monkeypatch, tmp_
     assert cache_folder() == tmp_path / ".cache" / "sentence-serving" / "tokenizer"
 
 
+def _age(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_entries_used_longest_ago_are_removed_while_all_are_too_large(folder, monkeypatch):
+    calls = []
+    _cached(calls, {"x": "first"})
+    (first,) = folder.iterdir()
+    monkeypatch.setattr(cache, "SIZE_LIMIT", 2 * first.stat().st_size)
+    _age(first, 500)
+    _cached(calls, {"x": "second"})
+    (second,) = set(folder.iterdir()) - {first}
+    _age(second, 400)
+    _cached(calls, {"x": "first"})  # read, so used now
+    _cached(calls, {"x": "third"})
+    assert len(calls) == 3
+    assert first.exists()
+    assert not second.exists()
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_an_entry_larger_than_the_limit_is_kept_until_the_next_one(folder, monkeypatch):
+    monkeypatch.setattr(cache, "SIZE_LIMIT", 1)
+    for name in ("first", "second"):
+        calls = []
+        _cached(calls, {"x": name})
+        _cached(calls, {"x": name})
+        assert calls == [1]
+        assert len(list(folder.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_unfinished_is_removed_and_what_is_being_written_is_not(folder):
+    folder.mkdir(parents=True)
+    old, new, foreign = folder / "old.tmp", folder / "new.tmp", folder / "notes.txt"
+    for path in (old, new, foreign):
+        path.write_bytes(b"x")
+    _age(old, 7200)
+    _age(foreign, 7200)
+    _cached([])
+    assert not old.exists()
+    assert new.exists()
+    assert foreign.exists()
+
+
+def test_processes_that_write_and_remove_at_once_get_what_they_made(tmp_path):
+    code = """
+import numpy as np
+from toolkit.tokenizer import cache
+cache.SIZE_LIMIT = 20_000
+for number in range(400):
+    key = number % 9
+    made = cache.cached({"x": str(key)}, lambda: {"a": np.arange(1000) * key}, lambda m: m, lambda arrays: arrays)
+    assert made["a"].tolist() == [i * key for i in range(1000)]
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+
+
 def test_tables_from_the_cache_are_the_same_tables(plain, source, monkeypatch):
     spec = read_tokenizer(source(plain))
     fresh = compiled.compiled_wordpiece(spec)
@@ -86,5 +154,5 @@ def test_tables_from_the_cache_are_the_same_tables(plain, source, monkeypatch):
     again = compiled.compiled_wordpiece(spec)
     assert again.ids.tolist() == fresh.ids.tolist()
     assert repr(again) == repr(fresh)
-    assert (again.charmap, again.pieces) == (fresh.charmap, fresh.pieces)
+    assert (again.charmap, again.model, again.pieces) == (fresh.charmap, fresh.model, fresh.pieces)
     build_tokenizer(spec)

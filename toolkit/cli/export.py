@@ -9,6 +9,7 @@ import click
 
 from toolkit.cli.display import check_table, quiet_tensorflow, stage_progress
 from toolkit.cli.tune_artifact import batching_changes, batching_options
+from toolkit.tokenizer import COMPILED, ENGINES, Engine
 
 __all__ = ["command"]
 
@@ -29,6 +30,14 @@ __all__ = ["command"]
     show_default=True,
     help="Share of the tokenizer's proof to run; all of it takes under a minute.",
 )
+@click.option(
+    "--tokenizer-engine",
+    type=click.Choice(ENGINES),
+    default=COMPILED,
+    show_default=True,
+    help="What finds the tokens: our compiled tables, or a slower tokenizer of tensorflow-text, for WordPiece, if the "
+    "proof admits it.",
+)
 @click.option("--no-batching", is_flag=True, help="Do not batch requests inside the graph.")
 @batching_options
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings along.")
@@ -41,6 +50,7 @@ def command(
     revision: str | None,
     no_check: bool,
     tokenizer_sample: float,
+    tokenizer_engine: Engine,
     no_batching: bool,
     trust_remote_code: bool,
     as_json: bool,
@@ -72,6 +82,7 @@ def command(
             version=version,
             verify=not no_check,
             tokenizer_sample=tokenizer_sample,
+            tokenizer_engine=tokenizer_engine,
             batching=None if no_batching else Batching(**changes),
             revision=revision,
             trust_remote_code=trust_remote_code,

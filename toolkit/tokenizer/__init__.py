@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from toolkit.tokenizer.engines import COMPILED, ENGINES, Engine
 from toolkit.tokenizer.spec import (
     AddedToken,
     Template,
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from toolkit.tokenizer.selfcheck import TokenizerReport
 
 __all__ = [
+    "COMPILED",
+    "ENGINES",
     "AddedToken",
+    "Engine",
     "PackedTokens",
     "Step",
     "Template",
@@ -42,14 +46,15 @@ __all__ = [
 ]
 
 
-def build_tokenizer(spec: TokenizerSpec) -> TokenizerGraph:
+def build_tokenizer(spec: TokenizerSpec, engine: Engine = COMPILED) -> TokenizerGraph:
     """Compile ``spec`` into a graph: strings [batch] to :class:`PackedTokens`.
 
-    Raises :class:`~toolkit.errors.UnsupportedError` for what only the compiled tables show to be inexact.
+    Raises :class:`~toolkit.errors.UnsupportedError` for what only the compiled tables show to be inexact, and for an
+    ``engine`` that does not take the tokenizer; :class:`~toolkit.errors.InputError` for one that does not exist.
     """
     from toolkit.tokenizer.graph import build
 
-    return build(spec)
+    return build(spec, engine)
 
 
 def self_check(

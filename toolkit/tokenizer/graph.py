@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from toolkit.tokenizer.bpe.spec import BytePairModel
 from toolkit.tokenizer.bpe.steps import bytepair_steps
+from toolkit.tokenizer.engines import Engine, require_engine
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import PackedTokens, Step
 from toolkit.tokenizer.unigram.spec import UnigramModel
@@ -18,25 +19,26 @@ from toolkit.tokenizer.wordpiece.steps import wordpiece_steps
 
 __all__ = ["TokenizerGraph"]
 
-_STEPS: Mapping[type, Callable[[TokenizerSpec], tuple[Step, ...]]] = {
+_STEPS: Mapping[type, Callable[[TokenizerSpec, Engine], tuple[Step, ...]]] = {
     WordPieceModel: wordpiece_steps,
-    UnigramModel: unigram_steps,
-    BytePairModel: bytepair_steps,
+    UnigramModel: lambda spec, _: unigram_steps(spec),
+    BytePairModel: lambda spec, _: bytepair_steps(spec),
 }
 
 
 class TokenizerGraph(tf.Module):  # type: ignore[misc]
     """Strings to packed token ids, equal to the ``tokenizers`` package on every text.
 
-    ``steps`` run in order; each prints itself on one line. The steps' buffers are constants held by this object, so
-    that functions which call it share them and a SavedModel contains them once, with no asset files.
+    ``steps`` run in order; each prints itself on one line. What the steps need is held by this object, so that
+    functions which call it share it and a SavedModel contains it once, with no asset files.
     """
 
-    def __init__(self, steps: tuple[Step, ...], pad_id: int) -> None:
+    def __init__(self, steps: tuple[Step, ...], pad_id: int, engine: Engine) -> None:
         super().__init__(name="tokenizer")
         self.steps = steps
         self.pad_id = pad_id
-        self._buffers = [[tf.constant(buffer) for buffer in step.buffers()] for step in steps]
+        self.engine = engine
+        self._held = [step.held() for step in steps]
 
     def __call__(self, text: tf.Tensor) -> PackedTokens:
         """Tokenize ``text``, strings [batch] (bytes; broken UTF-8 reads as U+FFFD)."""
@@ -46,11 +48,12 @@ class TokenizerGraph(tf.Module):  # type: ignore[misc]
     def trace(self, text: tf.Tensor) -> Iterator[tuple[Step, Any]]:
         """Each step with its result."""
         value: Any = text
-        for step, buffers in zip(self.steps, self._buffers, strict=True):
-            value = step.apply(value, *buffers)
+        for step, held in zip(self.steps, self._held, strict=True):
+            value = step.apply(value, *held)
             yield step, value
 
 
-def build(spec: TokenizerSpec) -> TokenizerGraph:
+def build(spec: TokenizerSpec, engine: Engine) -> TokenizerGraph:
     """See :func:`toolkit.tokenizer.build_tokenizer`."""
-    return TokenizerGraph(_STEPS[type(spec.model)](spec), spec.pad_id)
+    require_engine(spec, engine)
+    return TokenizerGraph(_STEPS[type(spec.model)](spec, engine), spec.pad_id, engine)

@@ -50,14 +50,22 @@ class PackedTokens(NamedTuple):
 
 
 class Step(ABC):
-    """One step. ``buffers`` become constants of the model, made once, and come back as arguments of ``apply``."""
+    """One step. What it holds is made once for each graph, is part of the model and comes back as arguments of
+    ``apply``.
+    """
 
     def buffers(self) -> tuple[Buffer, ...]:
         """Arrays that the step's ops need."""
         return ()
 
+    def held(self) -> tuple[Any, ...]:
+        """What ``apply`` is given: the buffers as constants, or other objects that a ``tf.Module`` keeps track of."""
+        import tensorflow as tf
+
+        return tuple(map(tf.constant, self.buffers()))
+
     @abstractmethod
-    def apply(self, value: Any, *buffers: tf.Tensor) -> Any:
+    def apply(self, value: Any, *held: Any) -> Any:
         """Add the step's ops to the current graph."""
 
 

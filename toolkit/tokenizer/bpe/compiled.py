@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._version import __version__
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.bpe.composition import Composition
-from toolkit.tokenizer.cache import Arrays, cached
+from toolkit.tokenizer.cache import Arrays, cached_tables
 from toolkit.tokenizer.spec import TokenizerSpec
 
 __all__ = ["CompiledBytePairs", "compiled_bytepairs"]
@@ -60,20 +59,9 @@ class CompiledBytePairs:
 
 def compiled_bytepairs(spec: TokenizerSpec) -> CompiledBytePairs:
     """The tables of ``spec``. Raises :class:`~toolkit.errors.UnsupportedError` for what cannot be made exact."""
-    import tensorflow_text
-    import tokenizers
-
     from toolkit.tokenizer.bpe.compiler import compile_bytepairs
 
-    parts = {
-        "tokenizer": spec.json,
-        "tokenizers": tokenizers.__version__,
-        "tensorflow_text": tensorflow_text.__version__,
-        "toolkit": __version__,
-        **{path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].glob("*.py")},
-        **{f"bpe/{path.name}": path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")},
-    }
-    return cached(parts, lambda: compile_bytepairs(spec), CompiledBytePairs.to_arrays, CompiledBytePairs.from_arrays)
+    return cached_tables(CompiledBytePairs, spec.json, Path(__file__).parent, lambda: compile_bytepairs(spec))
 
 
 def _passes(pairs: Any) -> Passes:

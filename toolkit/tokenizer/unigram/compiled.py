@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit._version import __version__
 from toolkit.tokenizer.added import Passes
-from toolkit.tokenizer.cache import Arrays, cached
+from toolkit.tokenizer.cache import Arrays, cached_tables
 from toolkit.tokenizer.spec import TokenizerSpec
 
 __all__ = ["CompiledUnigram", "Pieces", "compiled_unigram"]
@@ -88,23 +87,9 @@ class CompiledUnigram:
 
 def compiled_unigram(spec: TokenizerSpec) -> CompiledUnigram:
     """The tables of ``spec``. Raises :class:`~toolkit.errors.UnsupportedError` for what cannot be made exact."""
-    import tensorflow_text
-    import tokenizers
-
     from toolkit.tokenizer.unigram.compiler import compile_unigram
 
-    parts = {
-        "tokenizer": spec.json,
-        "tokenizers": tokenizers.__version__,
-        "tensorflow_text": tensorflow_text.__version__,
-        "toolkit": __version__,
-        **{path.name: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))},
-        **{
-            f"tokenizer/{path.name}": path.read_text(encoding="utf-8")
-            for path in sorted(Path(__file__).parents[1].glob("*.py"))
-        },
-    }
-    return cached(parts, lambda: compile_unigram(spec), CompiledUnigram.to_arrays, CompiledUnigram.from_arrays)
+    return cached_tables(CompiledUnigram, spec.json, Path(__file__).parent, lambda: compile_unigram(spec))
 
 
 def _passes(pairs: Any) -> Passes:

@@ -6,17 +6,19 @@ package on some 145,000 code points. Here the first one is given a character map
 the tokenizer's normalizer and pre-tokenizer and hands the second one a text in a closed alphabet:
 
 - a gap becomes a space, a character that is a word of its own stands between spaces;
-- a character that no piece contains becomes ``UNKNOWN`` (any word with one is unknown);
+- a character that no piece contains becomes a private-use character (any word with it is unknown);
 - a character at which the kernel would split a word, or might in another version, becomes a private-use character, in
   the map and in the pieces alike;
 - a token found in the text becomes a word of private-use characters.
 
-So nothing depends on the Unicode tables of the server.
+So nothing depends on the Unicode tables of the server, and tensorflow-text's own tokenizers, given this text and the
+same pieces, find nothing in it that they would treat in another way.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +38,6 @@ from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 __all__ = ["compile_wordpiece"]
 
-UNKNOWN, UNKNOWN_WORD = "\x01", "\x02"  # the second one: a word character, where single_word tokens must tell
 _MARKS = "\x03\x04\x05\x06"
 _GAPS = " \n\t\v\f\r"  # what a gap may become: distinct ones where tokens of the normalized text contain them
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
@@ -68,6 +69,8 @@ class _Compiler:
         used = (*self.initial, *self.continuing, *self.late_contents)
         self.alphabet = sorted(set().union(*used))
         self.private = self._private_characters()
+        # A character that no piece contains; the second one: a word character, where single_word tokens must tell.
+        self.unknown, self.unknown_word = next(self.private), next(self.private)
         self.remap = {character: next(self.private) for character in self.alphabet if self._must_remap(character)}
         self.words: npt.NDArray[np.bool_] | None = None
         if any(token.single_word for token in spec.added_tokens):
@@ -86,7 +89,9 @@ class _Compiler:
         index = self._character_index()
         raw_passes, raw_words = self._raw_passes(index)
         mapped_passes, late_words = self._mapped_passes()
-        pieces, ids = self._pieces(raw_words | late_words)
+        # A prefix of its own, which no text contains, spares the corner cases of prefixes that look like words.
+        prefix = next(self.private)
+        ids = self._pieces(prefix, raw_words | late_words)
         invalid = self._string("\ufffd") if index[0xFFFD] == UNCHANGED else int(index[0xFFFD])
         changed = int((index != UNCHANGED).sum())
         try:
@@ -95,11 +100,26 @@ class _Compiler:
             raise UnsupportedError(
                 self.spec.file, "normalizer", str(error), "normal forms of 63 bytes a character"
             ) from error
-        return CompiledWordPiece(raw_passes, charmap, changed, mapped_passes, self._limit_passes(), pieces, ids)
+        return CompiledWordPiece(
+            raw_passes=raw_passes,
+            charmap=charmap,
+            changed=changed,
+            mapped_passes=mapped_passes,
+            limit_passes=self._limit_passes(),
+            model=self._kernel_model(prefix, list(ids)),
+            pieces=json.dumps([prefix, *ids]).encode(),
+            ids=np.array(list(ids.values()), np.int32),
+            max_bytes=self.max_bytes,
+        )
 
     @property
     def max_chars(self) -> int:
         return self.model.max_chars
+
+    @property
+    def max_bytes(self) -> int:
+        """More bytes than any word has that may be known."""
+        return 4 * (self.max_chars + _CODED)
 
     # Pieces and alphabet
 
@@ -216,12 +236,12 @@ class _Compiler:
         """For each character that normalization may yield, the number of the string that stands for it."""
         kind = self.characters.kind
         symbols = np.empty(CODE_POINTS, np.int32)
-        symbols[kind == WORD] = self._string(UNKNOWN)
+        symbols[kind == WORD] = self._string(self.unknown)
         symbols[kind == SPACE] = self._string(self.gaps[""])
-        symbols[kind == ISOLATED] = self._string(f" {UNKNOWN} ")
+        symbols[kind == ISOLATED] = self._string(f" {self.unknown} ")
         if self.words is not None:
-            symbols[(kind == WORD) & self.words] = self._string(UNKNOWN_WORD)
-            symbols[(kind == ISOLATED) & self.words] = self._string(f" {UNKNOWN_WORD} ")
+            symbols[(kind == WORD) & self.words] = self._string(self.unknown_word)
+            symbols[(kind == ISOLATED) & self.words] = self._string(f" {self.unknown_word} ")
         for character in (*self.alphabet, *(gap for gap in self.gaps if gap)):
             symbols[ord(character)] = self._string(self._symbol(character))
         return symbols
@@ -309,8 +329,8 @@ class _Compiler:
         if self.words is None:
             return None
         known = [character for character in self.alphabet if self.words[ord(character)]]
-        inside = [UNKNOWN_WORD, *(self._symbol(d) for d in known if not self.isolated[ord(d)])]
-        apart = [UNKNOWN_WORD, *(symbol for d in known if (symbol := self._symbol(d).strip(" ")) in self.apart)]
+        inside = [self.unknown_word, *(self._symbol(d) for d in known if not self.isolated[ord(d)])]
+        apart = [self.unknown_word, *(symbol for d in known if (symbol := self._symbol(d).strip(" ")) in self.apart)]
         return f"{character_class(map(ord, inside))}| {character_class(map(ord, apart))} "
 
     def _limit_passes(self) -> Passes:
@@ -318,34 +338,32 @@ class _Compiler:
         gaps = {ord(gap) for gap in (" ", *self.gaps.values())}
         gap, other = character_class(gaps), character_class({*gaps, *map(ord, self.codes)}, negated=True)
         # Anchored to the word's beginning, so that RE2 counts once and not from every character.
-        return ((f"(^|{gap}){other}{{{self.max_chars}}}{other}+", rf"\1{UNKNOWN}"),)
+        return ((f"(^|{gap}){other}{{{self.max_chars}}}{other}+", rf"\1{self.unknown}"),)
 
     # The pieces
 
-    def _pieces(self, words: dict[str, int]) -> tuple[bytes, npt.NDArray[np.int32]]:
-        """The kernel's model, and the token id of each of its pieces."""
-        from tensorflow_text.core.pybinds import pywrap_fast_wordpiece_tokenizer_model_builder as builder
-
+    def _pieces(self, prefix: str, words: dict[str, int]) -> dict[str, int]:
+        """The pieces as they look after the character map, with their token ids; the unknown one last."""
         table = str.maketrans(self.remap)
-        # A prefix of its own, which no text contains, spares the corner cases of prefixes that look like words.
-        prefix = next(self.private)
         ids = {token.translate(table): token_id for token, token_id in self.initial.items()}
         ids.update((prefix + token.translate(table), token_id) for token, token_id in self.continuing.items())
         ids.update(words)
-        unknown = next(self.private)
-        ids[unknown] = self.model.unk_id
-        longest = max(ids, key=len)
-        if any(len(piece.encode()) > _MAX_PIECE_BYTES for piece in ids):
+        ids[next(self.private)] = self.model.unk_id
+        return ids
+
+    def _kernel_model(self, prefix: str, pieces: list[str]) -> bytes:
+        from tensorflow_text.core.pybinds import pywrap_fast_wordpiece_tokenizer_model_builder as builder
+
+        longest = max(pieces, key=len)
+        if any(len(piece.encode()) > _MAX_PIECE_BYTES for piece in pieces):
             raise UnsupportedError(self.spec.file, "model.vocab", longest, f"pieces of {_MAX_PIECE_BYTES} bytes")
         try:
-            model = builder.build_fast_wordpiece_model(
-                list(ids), 4 * (self.max_chars + _CODED), prefix, unknown, False, False
-            )
+            model: bytes = builder.build_fast_wordpiece_model(pieces, self.max_bytes, prefix, pieces[-1], False, False)
         except (RuntimeError, ValueError) as error:
             raise UnsupportedError(
                 self.spec.file, "model.vocab", str(error), "what FastWordpieceTokenizer can hold"
             ) from error
-        return model, np.array(list(ids.values()), np.int32)
+        return model
 
 
 def _always_apart(table: Characters) -> npt.NDArray[np.bool_]:

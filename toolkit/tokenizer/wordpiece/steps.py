@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from toolkit.tokenizer.engines import Engine
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
-from toolkit.tokenizer.wordpiece.compiled import compiled_wordpiece
+from toolkit.tokenizer.wordpiece.compiled import CompiledWordPiece, compiled_wordpiece
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 
-__all__ = ["LimitWords", "WordPiece", "wordpiece_steps"]
+__all__ = ["BertTokenizer", "FastBertTokenizer", "LimitWords", "WordPiece", "wordpiece_steps"]
 
 
 @dataclass(frozen=True)
@@ -30,29 +31,81 @@ class LimitWords(RegexStep):
 class WordPiece(Step):
     """Greedy longest match of the vocabulary's pieces inside each word."""
 
-    model: bytes = field(repr=False)
-    ids: npt.NDArray[np.int32] = field(repr=False)
+    compiled: CompiledWordPiece = field(repr=False)
     unk_token: str
     prefix: str
 
     def buffers(self) -> tuple[Buffer, ...]:
-        return np.frombuffer(self.model, np.uint8), self.ids
+        return np.frombuffer(self.compiled.model, np.uint8), self.compiled.ids
 
-    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> Tokens:
+    def apply(self, value: tf.Tensor, *held: Any) -> Tokens:
         import tensorflow as tf
         from tensorflow_text.python.ops.fast_wordpiece_tokenizer import gen_fast_wordpiece_tokenizer
 
-        model, ids = buffers
+        model, ids = held
         _, pieces, row_splits, _, _ = gen_fast_wordpiece_tokenizer.fast_wordpiece_tokenize_with_offsets(
             input_values=value, wp_model=model
         )
         return Tokens(tf.gather(ids, pieces), row_splits)
 
     def __str__(self) -> str:
-        return f"WordPiece: {len(self.ids):,} pieces, continuing {self.prefix!r}, unknown {self.unk_token!r}"
+        count = len(self.compiled.ids)
+        return f"{type(self).__name__}: {count:,} pieces, continuing {self.prefix!r}, unknown {self.unk_token!r}"
 
 
-def wordpiece_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
+class FastBertTokenizer(WordPiece):
+    """The class of this name in tensorflow-text. Its normalizer has nothing to do on the prepared text."""
+
+    def held(self) -> tuple[Any, ...]:
+        import tensorflow as tf
+        import tensorflow_text
+
+        tokenizer = tensorflow_text.FastBertTokenizer(
+            fast_wordpiece_model_buffer=self.compiled.model, token_out_type=tf.int32
+        )
+        return tokenizer, tf.constant(self.compiled.ids)
+
+    def apply(self, value: tf.Tensor, *held: Any) -> Tokens:
+        import tensorflow as tf
+
+        tokenizer, ids = held
+        rows = tokenizer.tokenize(value)
+        return Tokens(tf.gather(ids, rows.values), rows.row_splits)
+
+
+class BertTokenizer(WordPiece):
+    """The class of this name in tensorflow-text, with a table of the pieces; it splits at what the prepared text is
+    split at already, and looks every part of a word up."""
+
+    def held(self) -> tuple[Any, ...]:
+        import tensorflow as tf
+        import tensorflow_text
+
+        prefix, *pieces = json.loads(self.compiled.pieces)
+        initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(pieces), tf.constant(self.compiled.ids, tf.int64))
+        tokenizer = tensorflow_text.BertTokenizer(
+            tf.lookup.StaticHashTable(initializer, -1),
+            suffix_indicator=prefix,
+            max_bytes_per_word=self.compiled.max_bytes,
+            unknown_token=pieces[-1],
+        )
+        return (tokenizer,)
+
+    def apply(self, value: tf.Tensor, *held: Any) -> Tokens:
+        import tensorflow as tf
+
+        rows = held[0].tokenize(value).merge_dims(-2, -1)
+        return Tokens(tf.cast(rows.values, tf.int32), rows.row_splits)
+
+
+_ENGINES: Mapping[Engine, type[WordPiece]] = {
+    "compiled": WordPiece,
+    "BertTokenizer": BertTokenizer,
+    "FastBertTokenizer": FastBertTokenizer,
+}
+
+
+def wordpiece_steps(spec: TokenizerSpec, engine: Engine) -> tuple[Step, ...]:
     """The whole chain. Raises :class:`~toolkit.errors.UnsupportedError` for what only the tables show to be inexact."""
     compiled = compiled_wordpiece(spec)
     model = spec.model
@@ -66,6 +119,6 @@ def wordpiece_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     if late:
         steps.append(RegexStep(f"find in the normalized text: {listed(late)}", compiled.mapped_passes))
     steps.append(LimitWords(f"words of more than {model.max_chars} characters are unknown", compiled.limit_passes))
-    steps.append(WordPiece(compiled.pieces, compiled.ids, model.unk_token, model.prefix))
+    steps.append(_ENGINES[engine](compiled, model.unk_token, model.prefix))
     steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
     return tuple(steps)

@@ -1,0 +1,100 @@
+"""The same amount of more text takes the same amount of more work, whatever it consists of: counted, not timed.
+
+Counted are the ops that run and the elements that they yield, in the loops of the graph as well. What single kernels do
+inside is linear by their construction (RE2, double arrays) or nearly so (sorting, SentencePiece's queue of pairs).
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from unigram_support import CHARSMAP, make_unigram
+
+from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
+from toolkit.tokenizer.bpe.spec import SPLITS
+from toolkit.tokenizer.texts import NATURAL
+
+# Ops that hand on what is there already (a loop, all that it does not change).
+_PASSES_ON = re.compile(r" = (Const|Identity|IdentityN|Enter|RefEnter|Exit|Merge|NextIteration|Switch)\(")
+LENGTH = 400  # of the shortest text
+
+# By name: a text of about so many characters.
+TEXTS: dict[str, Callable[[int], str]] = {
+    "prose": lambda n: ("The quick brown fox, naïve 中国 cafe\u0301s; " * n)[:n],
+    "languages": lambda n: "".join(f"{sentence[:8]} " for sentence in NATURAL) * (n // LENGTH),
+    "one word": lambda n: ("internationalization" * n)[:n],
+    "one character": lambda n: "a" * n,
+    "two characters": lambda n: "ab" * (n // 2),
+    "spaces": lambda n: " " * n,
+    "short words": lambda n: "a " * (n // 2),
+    "long words and one much longer": lambda n: "".join(f"{'a' * (400 + k)} " for k in range(n // 200)) + "a" * 2 * n,
+    "marks": lambda n: "e" + "\u0301" * n,
+    "marks out of order": lambda n: "e\u0301\u0323" * (n // 3),
+    "marks of one letter out of order": lambda n: "a" + "\u0301\u0323" * (n // 2),
+    "Korean letters": lambda n: "\u1112\u1161\u11ab" * (n // 3),
+    "Korean vowels": lambda n: "\u1112" + "\u1161" * n,
+    "letters that compose with themselves": lambda n: "\U00016d63" + "\U00016d67" * n,
+    "emoji": lambda n: "👨\u200d👩\u200d👧" * (n // 5),
+    "added tokens": lambda n: "<mask>" * (n // 6),
+}
+
+
+@pytest.fixture(scope="module")
+def xlmr_like() -> Tokenizer:
+    return make_unigram(lzma.decompress(CHARSMAP.read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def composing() -> Tokenizer:
+    """Byte-level BPE with NFC and a newer split."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(SPLITS["Qwen 2"]), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.normalizer = normalizers.NFC()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(NATURAL, trainer)
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    return tokenizer
+
+
+class _Work:
+    """A tokenizer's graph in a session that reports every op it runs."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        spec = read_tokenizer(TokenizerSource(tokenizer.to_str(), "tokenizer.json", None))
+        graph = build_tokenizer(spec)
+        signature = [tf.TensorSpec([None], tf.string)]
+        function = tf.function(lambda text: graph(text).ids, input_signature=signature).get_concrete_function()
+        frozen = convert_variables_to_constants_v2(function)
+        self.text, self.ids = frozen.inputs[0].name, frozen.outputs[0].name
+        self.session = tf.compat.v1.Session(graph=frozen.graph)
+
+    def __call__(self, text: str) -> int:
+        """Ops run, plus the elements of all tensors that they yielded."""
+        options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
+        metadata = tf.compat.v1.RunMetadata()
+        self.session.run(self.ids, {self.text: [text]}, options, metadata)
+        nodes = [node for device in metadata.step_stats.dev_stats for node in device.node_stats]
+        nodes = [node for node in nodes if not _PASSES_ON.search(node.timeline_label)]
+        shapes = [output.tensor_description.shape.dim for node in nodes for output in node.output]
+        return len(nodes) + sum(math.prod(dim.size for dim in shape) for shape in shapes)
+
+
+@pytest.fixture(scope="module", params=["WordPiece", "BPE", "Unigram"])
+def work(request: pytest.FixtureRequest) -> _Work:
+    fixture = {"WordPiece": "plain", "BPE": "composing", "Unigram": "xlmr_like"}[request.param]
+    return _Work(request.getfixturevalue(fixture))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_work_grows_no_faster_than_the_text(work, name):
+    counts = [work(TEXTS[name](LENGTH * factor)) for factor in (1, 2, 3)]
+    assert counts[2] - counts[1] < 1.1 * (counts[1] - counts[0]) + 100, counts
