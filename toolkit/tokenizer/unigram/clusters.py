@@ -26,6 +26,7 @@ __all__ = ["Clusters", "Signs"]
 
 _ACUTE = "\u0301"  # a mark of two bytes
 _CHUNK = 64
+_SURROGATES = range(0xD800, 0xE000)
 _ALL = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
 
@@ -175,6 +176,12 @@ class Clusters:
             passes += self._pair_passes(lost, signs)
         return (f"{attach}+", rf"\0{end}"), tuple(passes)
 
+    def plain(self) -> tuple[str, ...]:
+        """Patterns that all match a whole text of valid UTF-8 in which no cluster is replaced in another way than its
+        characters: no mark comes after one of ``keys``, nor the second character of one of ``pairs`` after a first."""
+        firsts, seconds = {pair[0] for pair in self.pairs}, {pair[1] for pair in self.pairs}
+        return tuple(_never(first, second) for first, second in ((set(self.keys), self.attaching), (firsts, seconds)))
+
     def _at_start(self, starts: list[str], lost: dict[int, str], signs: Signs) -> tuple[str, str]:
         """Clusters that begin with a mark: at the start of a text and after control characters."""
         key = max(starts, key=_size)
@@ -225,6 +232,16 @@ class Clusters:
     def _joined_by(self, before: str) -> list[str]:
         """First characters of clusters that ``before`` joins to itself."""
         return [first for first, example in self._examples.items() if self._keeps(before, example)]
+
+
+def _never(first: set[str], second: set[str]) -> str:
+    """A pattern of valid UTF-8 without any one of ``first`` before one of ``second``."""
+    if not (first and second):
+        return character_class(_SURROGATES, negated=True) + "*"
+    other = character_class([*map(ord, first), *_SURROGATES], negated=True)
+    neither = character_class([*map(ord, first | second), *_SURROGATES], negated=True)
+    run = _class(first) + (f"{_class(first - second)}*" if first - second else "")
+    return f"(?:{other}|{run}{neither})*(?:{run})?"
 
 
 def _class(characters: Iterable[str]) -> str:

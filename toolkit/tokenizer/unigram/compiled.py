@@ -40,12 +40,15 @@ class Pieces:
 
 @dataclass(frozen=True)
 class CompiledUnigram:
-    """In the order of their use: passes over the raw text, the character map of the normalizers before the precompiled
-    one, the passes of grapheme clusters (the first shows whether the others are needed), the main character map, passes
-    over the mapped text, the kernel's models, the pieces and the longest path that the models prove."""
+    """In the order of their use: passes over the raw texts that the pattern ``rare`` matches, the character map of the
+    normalizers before the precompiled one, the passes of grapheme clusters over texts that not all ``plain`` patterns
+    match, the main character map, passes over the mapped text, the kernel's models, the pieces and the longest path
+    that the models prove."""
 
     raw_passes: Passes
+    rare: str = field(repr=False)
     early_charmap: bytes = field(repr=False)
+    plain: tuple[str, ...] = field(repr=False)
     mark_passes: Passes
     cluster_passes: Passes
     charmap: bytes = field(repr=False)
@@ -59,7 +62,7 @@ class CompiledUnigram:
     def to_arrays(self) -> Arrays:
         """All of it as arrays."""
         passes = (self.raw_passes, self.mark_passes, self.cluster_passes, self.mapped_passes, self.gap_passes)
-        rest = json.dumps([*passes, self.changed, self.longest_path, len(self.models)])
+        rest = json.dumps([*passes, self.rare, self.plain, self.changed, self.longest_path, len(self.models)])
         buffers = {"rest": rest.encode(), "early_charmap": self.early_charmap, "charmap": self.charmap}
         buffers.update((f"model_{number}", model) for number, model in enumerate(self.models))
         return {
@@ -70,10 +73,12 @@ class CompiledUnigram:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> CompiledUnigram:
         """The inverse of :meth:`to_arrays`. Raises ``ValueError`` or ``KeyError`` for other arrays."""
-        raw, mark, cluster, mapped, gap, changed, longest, models = json.loads(arrays["rest"].tobytes())
+        raw, mark, cluster, mapped, gap, rare, plain, changed, longest, models = json.loads(arrays["rest"].tobytes())
         return cls(
             raw_passes=_passes(raw),
+            rare=rare,
             early_charmap=arrays["early_charmap"].tobytes(),
+            plain=tuple(plain),
             mark_passes=_passes(mark),
             cluster_passes=_passes(cluster),
             charmap=arrays["charmap"].tobytes(),

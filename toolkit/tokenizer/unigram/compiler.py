@@ -28,7 +28,7 @@ from toolkit.tokenizer.added import MARKS, Codes, Passes, Pattern, match_passes
 from toolkit.tokenizer.characters import CODE_POINTS, DELETED, LONGER, SPACE, Characters
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.parts import parts
-from toolkit.tokenizer.patterns import character_class
+from toolkit.tokenizer.patterns import character_class, literal
 from toolkit.tokenizer.spec import AddedToken, TokenizerSpec, reference_tokenizer
 from toolkit.tokenizer.unigram.charsmap import read_charsmap
 from toolkit.tokenizer.unigram.clusters import Clusters, Signs
@@ -80,10 +80,14 @@ class _Compiler:
         index = self._character_index(self.characters)
         reserved = self._reserved(index)
         signs = [chr(next(reserved)) for _ in range(3)] if self.clusters else []
+        rare = ""
         raw_passes, raw_words, raw_starts, apart = self._raw_passes(index, reserved)
         if self.clusters or self.raw_tokens:
             used = [*map(ord, signs), *self.taken]
-            raw_passes = ((character_class(used), chr(_ORDINARY)), *raw_passes, *self._line_end_pass())
+            line_ends = self._line_end_pass()
+            raw_passes = ((character_class(used), chr(_ORDINARY)), *raw_passes, *line_ends)
+            contents = [literal(token.content) for token in self.raw_tokens]
+            rare = rf"\C*(?:{'|'.join([character_class(used), *contents, *(one for one, _ in line_ends)])})\C*"
         mark_passes: Passes = ()
         cluster_passes: Passes = ()
         if self.clusters:
@@ -96,7 +100,9 @@ class _Compiler:
         models, pieces, longest = self._pieces(raw_words | late_words)
         return CompiledUnigram(
             raw_passes=raw_passes,
+            rare=rare,
             early_charmap=self._early_charmap(),
+            plain=self.clusters.plain() if self.clusters and mark_passes else (),
             mark_passes=mark_passes,
             cluster_passes=cluster_passes,
             charmap=self._charmap(index),

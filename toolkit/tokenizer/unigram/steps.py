@@ -22,27 +22,51 @@ __all__ = ["FindClusters", "Unigram", "unigram_steps"]
 
 
 @dataclass(frozen=True)
-class FindClusters(RegexStep):
-    """Mark the ends of runs of marks (``ends``); only if there is any, find the short grapheme clusters."""
+class RareRegexStep(RegexStep):
+    """A step for few texts: those that ``rare`` matches as a whole. The others stay as they are."""
 
-    ends: Passes = field(repr=False)
+    rare: str = field(repr=False)
 
     def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
         import tensorflow as tf
 
-        marked = value
-        for pattern, rewrite in self.ends:
-            marked = tf.strings.regex_replace(marked, pattern, rewrite)
-        found = tf.where(tf.not_equal(tf.strings.length(marked), tf.strings.length(value)))
+        found = tf.where(tf.strings.regex_full_match(value, self.rare))
+
+        def replace() -> tf.Tensor:
+            return tf.tensor_scatter_nd_update(value, found, self._replaced(tf.gather_nd(value, found)))
+
+        return tf.cond(tf.size(found) > 0, replace, lambda: value)
+
+    def _replaced(self, some: tf.Tensor) -> tf.Tensor:
+        return super().apply(some)
+
+
+@dataclass(frozen=True)
+class FindClusters(Step):
+    """Find short grapheme clusters, in the texts that are not ``plain``: mark the ends of runs of marks (``ends``) and,
+    only if there is any, look at the characters before (``passes``)."""
+
+    plain: tuple[str, ...] = field(repr=False)
+    ends: Passes = field(repr=False)
+    passes: Passes = field(repr=False)
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
+        plain = [tf.strings.regex_full_match(value, pattern) for pattern in self.plain]
+        found = tf.where(~tf.reduce_all(plain, axis=0))
 
         def find() -> tf.Tensor:
             # What is replaced for broken UTF-8 counts as a character of a cluster.
-            some = tf.strings.unicode_transcode(tf.gather_nd(marked, found), "UTF-8", "UTF-8", errors="replace")
-            for pattern, rewrite in self.passes:
+            some = tf.strings.unicode_transcode(tf.gather_nd(value, found), "UTF-8", "UTF-8", errors="replace")
+            for pattern, rewrite in (*self.ends, *self.passes):
                 some = tf.strings.regex_replace(some, pattern, rewrite)
-            return tf.tensor_scatter_nd_update(marked, found, some)
+            return tf.tensor_scatter_nd_update(value, found, some)
 
-        return tf.cond(tf.size(found) > 0, find, lambda: marked)
+        return tf.cond(tf.size(found) > 0, find, lambda: value)
+
+    def __str__(self) -> str:
+        return "find short grapheme clusters"
 
 
 @dataclass(frozen=True)
@@ -68,28 +92,31 @@ class Unigram(Step):
 
         tables = {part.name: buffer for part, buffer in zip(fields(Pieces), buffers, strict=False)}
         models = buffers[len(tables) :]
-        words = tf.strings.split(value)
-        pieces, splits = _tokenize(models[0], words.values)
+        split = tf.strings.split(value)
+        words, which = tf.unique(split.values)
+        pieces, splits = _tokenize(models[0], words)
         count = splits[1:] - splits[:-1]
         certain = tf.gather(tables["certain"], tf.gather(tf.pad(pieces, [[0, 1]]), splits[:-1]))
         doubtful = tf.where((count != 1) | ~certain)[:, 0]
         pieces, splits = tf.cond(
             tf.size(doubtful) > 0,
-            lambda: self._proved(_Paths(words.values, pieces, splits, doubtful, tables), models),
+            lambda: self._proved(_Paths(words, pieces, splits, doubtful, tables), models),
             lambda: (pieces, splits),
         )
-        return self._fused(tf.gather(tables["ids"], pieces), splits, words.row_splits)
+        token_ids, splits = self._fused(tf.gather(tables["ids"], pieces), splits)
+        at, splits = _ranges(tf.gather(splits[:-1], which), tf.gather(splits[1:], which))
+        row_splits = tf.gather(splits, split.row_splits)
+        return Tokens(tf.gather(token_ids, at), tf.cast(row_splits, tf.int64))
 
-    def _fused(self, token_ids: tf.Tensor, splits: tf.Tensor, word_splits: tf.Tensor) -> Tokens:
-        """Rows of tokens, a word's unknown ones in a row as one."""
+    def _fused(self, token_ids: tf.Tensor, splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The words' token ids and splits, a word's unknown ones in a row as one."""
         import tensorflow as tf
 
         unknown = tf.equal(token_ids, self.unk_id)
         begins = tf.scatter_nd(splits[:, None], tf.ones_like(splits), [tf.size(token_ids) + 1])[:-1] > 0
         keep = ~(unknown & tf.concat([[False], unknown], axis=0)[:-1]) | begins
         kept = tf.pad(tf.cumsum(tf.cast(keep, tf.int32)), [[1, 0]])
-        row_splits = tf.gather(kept, tf.gather(splits, word_splits))
-        return Tokens(tf.boolean_mask(token_ids, keep), tf.cast(row_splits, tf.int64))
+        return tf.boolean_mask(token_ids, keep), tf.gather(kept, splits)
 
     def _proved(self, paths: _Paths, models: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
         """The pieces and splits of all words, the doubtful ones proved or replaced."""
@@ -240,11 +267,12 @@ def unigram_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps: list[Step] = []
     if compiled.raw_passes:
-        steps.append(RegexStep(f"find in the text: {listed(raw) or 'nothing'}", compiled.raw_passes))
+        title = f"find in the text: {listed(raw) or 'nothing'}"
+        steps.append(RareRegexStep(title, compiled.raw_passes, compiled.rare))
     if compiled.early_charmap:
         steps.append(NormalizeCharacters(compiled.early_charmap, 0))
     if compiled.mark_passes:
-        steps.append(FindClusters("find short grapheme clusters", compiled.cluster_passes, compiled.mark_passes))
+        steps.append(FindClusters(compiled.plain, compiled.mark_passes, compiled.cluster_passes))
     steps.append(NormalizeCharacters(compiled.charmap, compiled.changed))
     if late:
         steps.append(RegexStep(f"find in the normalized text: {listed(late)}", compiled.mapped_passes))
