@@ -22,8 +22,8 @@ __all__ = ["CompiledUnigram", "Pieces", "compiled_unigram"]
 class Pieces:
     """Of each piece: its token's ``ids``, its exact ``scores`` (float64), its ``units`` and ``room`` (int32; see
     :class:`~toolkit.tokenizer.unigram.lattice.Lattice`), whether it is ``certain`` to be the best path where the kernel
-    says so, its ``first`` and ``last`` character, and its UTF-8 bytes ``text[starts[n]:starts[n + 1]]``. ``trie`` is
-    their double array.
+    says so, whether its score is ``inexact``, not quite of single precision, and its UTF-8 bytes ``text[starts[n]:starts[n + 1]]``. ``nodes``
+    are those of their trie (:func:`~toolkit.tokenizer.unigram.exact.trie_nodes`).
     """
 
     ids: npt.NDArray[np.int32]
@@ -31,19 +31,18 @@ class Pieces:
     units: npt.NDArray[np.int32]
     room: npt.NDArray[np.int32]
     certain: npt.NDArray[np.bool_]
-    first: npt.NDArray[np.int32]
-    last: npt.NDArray[np.int32]
+    inexact: npt.NDArray[np.bool_]
     text: npt.NDArray[np.uint8]
     starts: npt.NDArray[np.int32]
-    trie: npt.NDArray[np.int32]
+    nodes: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class CompiledUnigram:
     """In the order of their use: passes over the raw texts that the pattern ``rare`` matches, the character map of the
     normalizers before the precompiled one, the passes of grapheme clusters over texts that not all ``plain`` patterns
-    match, the main character map, passes over the mapped text, the kernel's models, the pieces and the longest path
-    that the models prove."""
+    match, the main character map, passes over the mapped text, the kernel's models, the pieces, and the longest path
+    (in pieces) and word (in bytes) that the models prove."""
 
     raw_passes: Passes
     rare: str = field(repr=False)
@@ -58,11 +57,12 @@ class CompiledUnigram:
     models: tuple[bytes, ...] = field(repr=False)
     pieces: Pieces = field(repr=False)
     longest_path: int
+    longest_word: int
 
     def to_arrays(self) -> Arrays:
         """All of it as arrays."""
         passes = (self.raw_passes, self.mark_passes, self.cluster_passes, self.mapped_passes, self.gap_passes)
-        rest = json.dumps([*passes, self.rare, self.plain, self.changed, self.longest_path, len(self.models)])
+        rest = json.dumps([*passes, self.rare, self.plain, self.changed, self.longest_path, self.longest_word, len(self.models)])
         buffers = {"rest": rest.encode(), "early_charmap": self.early_charmap, "charmap": self.charmap}
         buffers.update((f"model_{number}", model) for number, model in enumerate(self.models))
         return {
@@ -73,7 +73,7 @@ class CompiledUnigram:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> CompiledUnigram:
         """The inverse of :meth:`to_arrays`. Raises ``ValueError`` or ``KeyError`` for other arrays."""
-        raw, mark, cluster, mapped, gap, rare, plain, changed, longest, models = json.loads(arrays["rest"].tobytes())
+        raw, mark, cluster, mapped, gap, rare, plain, changed, longest, longest_word, models = json.loads(arrays["rest"].tobytes())
         return cls(
             raw_passes=_passes(raw),
             rare=rare,
@@ -88,6 +88,7 @@ class CompiledUnigram:
             models=tuple(arrays[f"model_{number}"].tobytes() for number in range(models)),
             pieces=Pieces(**{part.name: arrays[f"pieces_{part.name}"] for part in fields(Pieces)}),
             longest_path=int(longest),
+            longest_word=int(longest_word),
         )
 
 

@@ -33,8 +33,9 @@ from toolkit.tokenizer.spec import AddedToken, TokenizerSpec, reference_tokenize
 from toolkit.tokenizer.unigram.charsmap import read_charsmap
 from toolkit.tokenizer.unigram.clusters import Clusters, Signs
 from toolkit.tokenizer.unigram.compiled import CompiledUnigram, Pieces
-from toolkit.tokenizer.unigram.lattice import build_lattice, kernel_models
-from toolkit.tokenizer.unigram.spec import META, UnigramModel
+from toolkit.tokenizer.unigram.exact import trie_nodes
+from toolkit.tokenizer.unigram.lattice import Lattice, build_lattice, kernel_models
+from toolkit.tokenizer.unigram.spec import META, UNKNOWN_PENALTY, UnigramModel
 
 __all__ = ["compile_unigram"]
 
@@ -97,7 +98,7 @@ class _Compiler:
             index[ord(end)] = index[ord(joined)] = self._string("")
             index[ord(composed)] = self._string(COMPOSED)
         mapped_passes, late_words, hard_starts = self._mapped_passes()
-        models, pieces, longest = self._pieces(raw_words | late_words)
+        models, pieces, lattice = self._pieces(raw_words | late_words)
         return CompiledUnigram(
             raw_passes=raw_passes,
             rare=rare,
@@ -111,7 +112,8 @@ class _Compiler:
             gap_passes=self._gap_passes(raw_starts, hard_starts),
             models=models,
             pieces=pieces,
-            longest_path=longest,
+            longest_path=lattice.longest_path,
+            longest_word=lattice.longest_word,
         )
 
     def _refuse(self, field: str, value: object, supported: str) -> UnsupportedError:
@@ -384,12 +386,13 @@ class _Compiler:
 
     # The pieces
 
-    def _pieces(self, words: Mapping[str, int]) -> tuple[tuple[bytes, ...], Pieces, int]:
-        """The kernel's models, the pieces' tables, and the longest path that the models prove."""
+    def _pieces(self, words: Mapping[str, int]) -> tuple[tuple[bytes, ...], Pieces, Lattice]:
+        """The kernel's models, the pieces' tables and their lattice."""
         meta = " " if self.model.prefix else WORD
         table = str.maketrans(self.remap | {META: meta})
         original = list(self.vocab)
         scores = [self.model.scores[piece] for piece in original]
+        near = np.float64(np.float32(scores)).tolist()
         ids = list(self.vocab.values())
         texts = [piece.translate(table) for piece in original]
         known = set(texts)
@@ -398,11 +401,14 @@ class _Compiler:
         texts += unknown
         ids += [self.model.unk_id] * len(unknown)
         scores += [self.model.unknown_score] * len(unknown)
+        near += [float(np.float32(self.model.lowest_score)) - UNKNOWN_PENALTY] * len(unknown)
         texts += [(" " if self.model.prefix else "") + word for word in words]
         ids += words.values()
         scores += [0.0] * len(words)
+        near += [0.0] * len(words)
+        inexact = np.not_equal(scores, near)
         try:
-            lattice = build_lattice(texts, np.array(scores))
+            lattice = build_lattice(texts, np.array(near), inexact)
         except ValueError as error:
             raise self._refuse("model.vocab", str(error), "scores that are sums of few powers of two") from error
         models, trie = kernel_models(texts, lattice.versions, self._prefixes(), dummy_prefix=self.model.prefix)
@@ -416,13 +422,12 @@ class _Compiler:
             units=lattice.versions[0].astype(np.int32),
             room=np.minimum(lattice.room, 2**30).astype(np.int32),
             certain=certain,
-            first=np.array([ord(text[0]) for text in texts], np.int32),
-            last=np.array([ord(text[-1]) for text in texts], np.int32),
+            inexact=inexact,
             text=np.frombuffer(b"".join(encoded), np.uint8),
             starts=np.cumsum([0, *map(len, encoded)]).astype(np.int32),
-            trie=trie.view(np.int32),
+            nodes=trie_nodes(trie),
         )
-        return models, pieces, lattice.longest
+        return models, pieces, lattice
 
     def _best_alone(self, pieces: Sequence[str]) -> list[bool]:
         """Whether each piece, as a word, is best left whole."""

@@ -81,6 +81,7 @@ class Unigram(Step):
     models: tuple[bytes, ...] = field(repr=False)
     pieces: Pieces = field(repr=False)
     longest_path: int
+    longest_word: int
     unk_id: int
 
     def buffers(self) -> tuple[Buffer, ...]:
@@ -122,14 +123,18 @@ class Unigram(Step):
         """The pieces and splits of all words, the doubtful ones proved or replaced."""
         import tensorflow as tf
 
-        bad = paths.inexact(self.longest_path) | paths.reordered()
+        bad = paths.uncertain(self.longest_path, self.longest_word)
         if len(models) > 1:
-            open_ = tf.where(paths.differ(models[1:2], tf.range(tf.size(bad))))[:, 0]
-            differ = paths.differ(models[2:], open_)
-            rows = tf.boolean_mask(open_, differ)
+            rows = tf.where(~bad)[:, 0]
+            rows = tf.boolean_mask(rows, paths.differ(models[1:2], rows))
+            rows = tf.cond(
+                tf.size(rows) > 0, lambda: tf.boolean_mask(rows, paths.differ(models[2:], rows)), lambda: rows
+            )
             bad = tf.tensor_scatter_nd_update(bad, rows[:, None], tf.ones_like(rows, tf.bool))
         wrong = tf.where(bad)[:, 0]
-        longest = int(np.diff(self.pieces.starts).max())
+        starts = self.pieces.starts
+        begins = (self.pieces.text & 0xC0) != 0x80
+        longest = int(np.add.reduceat(begins, starts[:-1], dtype=np.int32).max())
         kept = paths.pieces, paths.splits
         replaced, splits = tf.cond(tf.size(wrong) > 0, lambda: paths.searched(wrong, longest), lambda: kept)
         return replaced, splits
@@ -162,8 +167,9 @@ class _Paths:
     def _sizes(self, pieces: tf.Tensor) -> tf.Tensor:
         return self._table("starts", pieces + 1) - self._table("starts", pieces)
 
-    def inexact(self, longest_path: int) -> tf.Tensor:
-        """Which words' sums single precision may not hold, at the pieces' ends or inside them."""
+    def uncertain(self, longest_path: int, longest_word: int) -> tf.Tensor:
+        """Which words no version of the scores proves: long ones, those whose sums single precision may not hold, at
+        the pieces' ends or inside them, and those with a piece whose score is not of single precision."""
         import tensorflow as tf
 
         gain = tf.cast(self._table("units", self.some), tf.int64)
@@ -172,27 +178,9 @@ class _Paths:
         total -= tf.gather(before, self.row)
         reach = tf.cast(self._table("room", self.some), tf.int64)
         far = tf.maximum(tf.abs(total), tf.abs(total - gain)) + reach > SUM_LIMIT
-        return (tf.math.unsorted_segment_max(tf.cast(far, tf.int32), self.row, tf.size(self.count)) > 0) | (
-            self.count > longest_path
-        )
-
-    def reordered(self) -> tf.Tensor:
-        """Which words may consist of the same pieces in another order, if of three or more: where the orders part, one
-        piece begins with another one, and where they meet again, one ends with another one."""
-        import tensorflow as tf
-
-        many = tf.gather(self.count > 2, self.row)
-        some, row = tf.boolean_mask(self.some, many), tf.cast(tf.boolean_mask(self.row, many), tf.int64)
-
-        def shared(name: str) -> tf.Tensor:
-            key, group = tf.unique(row * 0x200000 + tf.cast(self._table(name, some), tf.int64))
-            groups = tf.size(key)
-            least = tf.math.unsorted_segment_min(some, group, groups)
-            most = tf.math.unsorted_segment_max(some, group, groups)
-            rows = tf.boolean_mask(key, least < most) // 0x200000
-            return tf.scatter_nd(rows[:, None], tf.ones_like(rows), [tf.size(self.count, tf.int64)]) > 0
-
-        return shared("first") & shared("last")
+        bad = tf.cast(far | self._table("inexact", self.some), tf.int32)
+        size = tf.math.segment_sum(self._sizes(self.some), self.row)
+        return (tf.math.segment_max(bad, self.row) > 0) | (self.count > longest_path) | (size > longest_word)
 
     def differ(self, models: tuple[tf.Tensor, ...], rows: tf.Tensor) -> tf.Tensor:
         """In which of these rows some of ``models`` finds another path.
@@ -229,9 +217,9 @@ class _Paths:
         starts = self._table("starts", used)
         places, _ = _ranges(starts, starts + self._sizes(used))
         sizes = tf.math.segment_sum(self._sizes(used), tf.repeat(tf.range(tf.size(rows)), count))
-        text_splits = tf.pad(tf.cumsum(tf.cast(sizes, tf.int64)), [[1, 0]])
+        text_splits = tf.pad(tf.cumsum(sizes), [[1, 0]])
         found, found_count = best_paths(
-            tf.gather(self.tables["text"], places), text_splits, self.tables["trie"], self.tables["scores"], longest
+            tf.gather(self.tables["text"], places), text_splits, self.tables["nodes"], self.tables["scores"], longest
         )
         words = tf.gather(self.doubtful, rows)[:, None]
         ends = tf.cumsum(found_count) + tf.size(self.pieces)
@@ -278,6 +266,6 @@ def unigram_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
         steps.append(RegexStep(f"find in the normalized text: {listed(late)}", compiled.mapped_passes))
     if compiled.gap_passes:
         steps.append(RegexStep("strip and join spaces", compiled.gap_passes))
-    steps.append(Unigram(compiled.models, compiled.pieces, compiled.longest_path, spec.model.unk_id))
+    steps.append(Unigram(compiled.models, compiled.pieces, compiled.longest_path, compiled.longest_word, spec.model.unk_id))
     steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
     return tuple(steps)
