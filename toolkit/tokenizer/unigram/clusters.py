@@ -15,7 +15,7 @@ longer than it looks (it begins with an Arabic number sign, say), and then find 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 

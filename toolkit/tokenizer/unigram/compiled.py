@@ -22,8 +22,9 @@ __all__ = ["CompiledUnigram", "Pieces", "compiled_unigram"]
 class Pieces:
     """Of each piece: its token's ``ids``, its exact ``scores`` (float64), its ``units`` and ``room`` (int32; see
     :class:`~toolkit.tokenizer.unigram.lattice.Lattice`), whether it is ``certain`` to be the best path where the kernel
-    says so, whether its score is ``inexact``, not quite of single precision, and its UTF-8 bytes ``text[starts[n]:starts[n + 1]]``. ``nodes``
-    are those of their trie (:func:`~toolkit.tokenizer.unigram.exact.trie_nodes`).
+    says so, whether its score is ``inexact``, not quite of single precision, and its UTF-8 bytes
+    ``text[starts[n]:starts[n + 1]]``. ``labels``, ``targets`` and ``values`` are the rows of their trie
+    (:class:`~toolkit.tokenizer.unigram.exact.Trie`).
     """
 
     ids: npt.NDArray[np.int32]
@@ -34,7 +35,9 @@ class Pieces:
     inexact: npt.NDArray[np.bool_]
     text: npt.NDArray[np.uint8]
     starts: npt.NDArray[np.int32]
-    nodes: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
+    targets: npt.NDArray[np.int32]
+    values: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class CompiledUnigram:
     def to_arrays(self) -> Arrays:
         """All of it as arrays."""
         passes = (self.raw_passes, self.mark_passes, self.cluster_passes, self.mapped_passes, self.gap_passes)
-        rest = json.dumps([*passes, self.rare, self.plain, self.changed, self.longest_path, self.longest_word, len(self.models)])
+        rest = json.dumps(
+            [*passes, self.rare, self.plain, self.changed, self.longest_path, self.longest_word, len(self.models)]
+        )
         buffers = {"rest": rest.encode(), "early_charmap": self.early_charmap, "charmap": self.charmap}
         buffers.update((f"model_{number}", model) for number, model in enumerate(self.models))
         return {
@@ -73,7 +78,9 @@ class CompiledUnigram:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> CompiledUnigram:
         """The inverse of :meth:`to_arrays`. Raises ``ValueError`` or ``KeyError`` for other arrays."""
-        raw, mark, cluster, mapped, gap, rare, plain, changed, longest, longest_word, models = json.loads(arrays["rest"].tobytes())
+        raw, mark, cluster, mapped, gap, rare, plain, changed, longest, longest_word, models = json.loads(
+            arrays["rest"].tobytes()
+        )
         return cls(
             raw_passes=_passes(raw),
             rare=rare,

@@ -32,14 +32,13 @@ from toolkit.tokenizer.patterns import character_class, literal
 from toolkit.tokenizer.spec import AddedToken, TokenizerSpec, reference_tokenizer
 from toolkit.tokenizer.unigram.charsmap import read_charsmap
 from toolkit.tokenizer.unigram.clusters import Clusters, Signs
-from toolkit.tokenizer.unigram.compiled import CompiledUnigram, Pieces
-from toolkit.tokenizer.unigram.exact import trie_nodes
-from toolkit.tokenizer.unigram.lattice import Lattice, build_lattice, kernel_models
-from toolkit.tokenizer.unigram.spec import META, UNKNOWN_PENALTY, UnigramModel
+from toolkit.tokenizer.unigram.compiled import CompiledUnigram
+from toolkit.tokenizer.unigram.pieces import UNKNOWN, UNKNOWN_SPACE, WORD, compile_pieces
+from toolkit.tokenizer.unigram.spec import META, UnigramModel
 
 __all__ = ["compile_unigram"]
 
-UNKNOWN, WORD, COMPOSED, UNKNOWN_SPACE = "\x01", "\x02", "\x03", "\x04"
+COMPOSED = "\x03"
 _MARKS = "\x05\x06\x07\x08"
 HARD, SOFT = "\n", "\r"
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
@@ -98,7 +97,13 @@ class _Compiler:
             index[ord(end)] = index[ord(joined)] = self._string("")
             index[ord(composed)] = self._string(COMPOSED)
         mapped_passes, late_words, hard_starts = self._mapped_passes()
-        models, pieces, lattice = self._pieces(raw_words | late_words)
+        singles = [self.remap.get(character, character) for character in self.alphabet]
+        try:
+            models, pieces, lattice = compile_pieces(
+                self.spec, self.vocab, self.remap, singles, raw_words | late_words, self._prefixes()
+            )
+        except ValueError as error:
+            raise self._refuse("model.vocab", str(error), "scores that are sums of few powers of two") from error
         return CompiledUnigram(
             raw_passes=raw_passes,
             rare=rare,
@@ -385,54 +390,6 @@ class _Compiler:
         return tuple(passes)
 
     # The pieces
-
-    def _pieces(self, words: Mapping[str, int]) -> tuple[tuple[bytes, ...], Pieces, Lattice]:
-        """The kernel's models, the pieces' tables and their lattice."""
-        meta = " " if self.model.prefix else WORD
-        table = str.maketrans(self.remap | {META: meta})
-        original = list(self.vocab)
-        scores = [self.model.scores[piece] for piece in original]
-        near = np.float64(np.float32(scores)).tolist()
-        ids = list(self.vocab.values())
-        texts = [piece.translate(table) for piece in original]
-        known = set(texts)
-        singles = [s for c in self.alphabet if (s := self.remap.get(c, c)) not in known]
-        unknown = [UNKNOWN, UNKNOWN_SPACE, *singles, *([meta] if meta not in known else [])]
-        texts += unknown
-        ids += [self.model.unk_id] * len(unknown)
-        scores += [self.model.unknown_score] * len(unknown)
-        near += [float(np.float32(self.model.lowest_score)) - UNKNOWN_PENALTY] * len(unknown)
-        texts += [(" " if self.model.prefix else "") + word for word in words]
-        ids += words.values()
-        scores += [0.0] * len(words)
-        near += [0.0] * len(words)
-        inexact = np.not_equal(scores, near)
-        try:
-            lattice = build_lattice(texts, np.array(near), inexact)
-        except ValueError as error:
-            raise self._refuse("model.vocab", str(error), "scores that are sums of few powers of two") from error
-        models, trie = kernel_models(texts, lattice.versions, self._prefixes(), dummy_prefix=self.model.prefix)
-        encoded = [text.encode() for text in texts]
-        certain = np.zeros(len(texts), np.bool_)
-        certain[: len(original)] = self._best_alone(original)
-        certain[len(texts) - len(words) :] = True
-        pieces = Pieces(
-            ids=np.array(ids, np.int32),
-            scores=np.array(scores),
-            units=lattice.versions[0].astype(np.int32),
-            room=np.minimum(lattice.room, 2**30).astype(np.int32),
-            certain=certain,
-            inexact=inexact,
-            text=np.frombuffer(b"".join(encoded), np.uint8),
-            starts=np.cumsum([0, *map(len, encoded)]).astype(np.int32),
-            nodes=trie_nodes(trie),
-        )
-        return models, pieces, lattice
-
-    def _best_alone(self, pieces: Sequence[str]) -> list[bool]:
-        """Whether each piece, as a word, is best left whole."""
-        tokenize = reference_tokenizer(self.spec, max_length=None).model.tokenize
-        return [len(tokens := tokenize(piece)) == 1 and tokens[0].id == self.vocab[piece] for piece in pieces]
 
     def _prefixes(self) -> dict[str, str]:
         """What the kernel is to replace in a word."""

@@ -6,7 +6,7 @@ words at once, character by character. Its time is linear in the longest word's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,24 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["best_paths", "trie_nodes"]
+__all__ = ["Trie", "best_paths", "trie_rows"]
 
 _LEAF = 1 << 31
 
 _BLOCK = 8  # steps without a look at whether there are more
+
+
+class Trie(NamedTuple):
+    """The pieces' trie in a form that takes few ops to walk, int32 [rows] each.
+
+    A step from node ``n`` by a byte leads to row ``n ^ byte``: ``labels`` has the byte if this is a step of the trie
+    (else -1), ``targets`` the next ``n``, ``values`` 1 + the number of the piece that ends there, or 0. ``targets[0]``
+    is the first ``n``. The last 256 rows are a node without steps, ``n = rows - 256``, to which they lead back.
+    """
+
+    labels: Any
+    targets: Any
+    values: Any
 
 
 class _Words(NamedTuple):
@@ -40,18 +53,17 @@ class _Matches(NamedTuple):
 
 
 def best_paths(
-    text: tf.Tensor, row_splits: tf.Tensor, nodes: tf.Tensor, scores: tf.Tensor, longest: int
+    text: tf.Tensor, row_splits: tf.Tensor, trie: Trie, scores: tf.Tensor, longest: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The numbers of the pieces (int32, packed) and each word's count (int32 [words]).
 
-    ``text`` uint8 holds the words end to end, ``row_splits`` int32 [words + 1] their places; ``nodes`` int32
-    [nodes, 3] are those of the pieces' trie (:func:`trie_nodes`), ``scores`` float64 [pieces]; no piece is of more than ``longest`` characters. Every character
-    is a piece.
+    ``text`` uint8 holds the words end to end, ``row_splits`` int32 [words + 1] their places; ``scores`` float64
+    [pieces]; no piece is of more than ``longest`` characters. Every character is a piece.
     """
     import tensorflow as tf
 
     words = _split(tf.cast(text, tf.int32), row_splits)
-    found = _matches(words, nodes)
+    found = _matches(words, trie)
     gain = tf.gather(scores, found.number)
     best = _best_sums(words, found, gain, longest)
     zero = tf.zeros([1], tf.float64)
@@ -69,24 +81,19 @@ def best_paths(
     return _walk_back(sizes, numbers, words)
 
 
-def trie_nodes(trie: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
-    """The nodes of a double array (darts-clone) in a form that takes few ops to walk, int32 [nodes, 3].
-
-    A step from node ``n`` by a byte leads to row ``n ^ byte``: there are the next ``n``, the byte if this is a step of
-    the trie (else -1), and 1 + the value of the key that ends there, or 0. ``n`` is 0 at first and, from rows at the
-    end on, ``len - 256`` where there is no step.
-    """
+def trie_rows(trie: npt.NDArray[np.uint32]) -> Trie:
+    """The rows of a double array (darts-clone)."""
     size = -(-len(trie) // 256) * 256
     units = np.zeros(size, np.uint32)
     units[: len(trie)] = trie
     target = np.arange(size, dtype=np.uint32) ^ (units >> 10 << ((units & 0x200) >> 6))
     inner = (units < _LEAF) & (units != 0)
     whole = inner & (units & 0x100 > 0)
-    nodes = np.full((size + 256, 3), [size, -1, 0], np.int32)
-    nodes[:size][inner, 0] = target[inner]
-    nodes[:size][inner, 1] = units[inner] & 0xFF
-    nodes[:size][whole, 2] = (units[target[whole]] & (_LEAF - 1)) + 1
-    return nodes
+    labels, targets, values = np.full((3, size + 256), [[-1], [size], [0]], np.int32)
+    labels[:size][inner] = units[inner] & 0xFF
+    targets[:size][inner] = target[inner]
+    values[:size][whole] = (units[target[whole]] & (_LEAF - 1)) + 1
+    return Trie(labels, targets, values)
 
 
 def _split(text: tf.Tensor, row_splits: tf.Tensor) -> _Words:
@@ -102,36 +109,36 @@ def _split(text: tf.Tensor, row_splits: tf.Tensor) -> _Words:
     return _Words(text, starts, tf.searchsorted(ends, starts), splits)
 
 
-def _matches(words: _Words, nodes: tf.Tensor) -> _Matches:
+def _matches(words: _Words, trie: Trie) -> _Matches:
     """All pieces at all places: walks the trie from all characters at once, as far as there are longer pieces."""
     import tensorflow as tf
 
     text = tf.pad(words.text, [[0, _BLOCK]])
-    nowhere = tf.shape(nodes)[0] - 256
+    nowhere = tf.size(trie.labels) - 256
     end = tf.size(words.text)
+    ahead = tf.range(_BLOCK)[:, None]
 
     def body(step: tf.Tensor, place: tf.Tensor, node: tf.Tensor, out: tf.TensorArray) -> tuple[tf.Tensor, ...]:
-        values = []
-        for ahead in range(_BLOCK):
-            byte = tf.gather(text, place + ahead)
-            node, label, value = tf.unstack(tf.gather(nodes, tf.bitwise.bitwise_xor(node, byte)), axis=1)
-            inside = tf.equal(label, byte)
-            node, value = tf.where(inside, node, nowhere), tf.where(inside, value, 0)
-            values.append(value)
-        return step + 1, tf.minimum(place + _BLOCK, end), node, out.write(step, tf.stack(values))
+        rows = []
+        for byte in tf.unstack(tf.gather(text, place + ahead), _BLOCK):
+            row = tf.bitwise.bitwise_xor(node, byte)
+            row = tf.where(tf.equal(tf.gather(trie.labels, row), byte), row, nowhere)
+            node = tf.gather(trie.targets, row)
+            rows.append(row)
+        return step + 1, tf.minimum(place + _BLOCK, end), node, out.write(step, tf.gather(trie.values, tf.stack(rows)))
 
     array = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[_BLOCK, None])
-    first_node = tf.fill(tf.shape(words.starts), nodes[0, 0])
+    first_node = tf.fill(tf.shape(words.starts), trie.targets[0])
     *_, array = tf.while_loop(
         lambda step, place, node, out: tf.reduce_any(node < nowhere),
         body,
         (0, words.starts, first_node, array),
     )
-    values = array.concat()
-    found = tf.where(values > 0)
+    matches = array.concat()
+    found = tf.where(matches > 0)
     offset, first = tf.unstack(tf.cast(found, tf.int32), axis=1)
     character = tf.searchsorted(words.starts, tf.gather(words.starts, first) + offset, side="right") - 1
-    return _Matches(tf.gather_nd(values, found) - 1, first, character)
+    return _Matches(tf.gather_nd(matches, found) - 1, first, character)
 
 
 def _best_sums(words: _Words, found: _Matches, gain: tf.Tensor, longest: int) -> tf.Tensor:

@@ -11,7 +11,7 @@ from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
 from toolkit.tokenizer.unigram.compiled import Pieces, compiled_unigram
-from toolkit.tokenizer.unigram.exact import best_paths
+from toolkit.tokenizer.unigram.exact import Trie, best_paths
 from toolkit.tokenizer.unigram.lattice import SUM_LIMIT
 from toolkit.tokenizer.unigram.spec import UnigramModel
 
@@ -157,7 +157,8 @@ class _Paths:
         self.count = tf.gather(splits[1:], doubtful) - first
         at, self.some_splits = _ranges(first, first + self.count)
         self.some = tf.gather(pieces, at)
-        self.row = tf.repeat(tf.range(tf.size(self.count)), self.count)
+        self.row = tf.searchsorted(self.some_splits[1:], tf.range(tf.size(self.some)), side="right")
+        self.size = tf.math.segment_sum(self._sizes(self.some), self.row)
 
     def _table(self, name: str, pieces: tf.Tensor) -> tf.Tensor:
         import tensorflow as tf
@@ -179,8 +180,7 @@ class _Paths:
         reach = tf.cast(self._table("room", self.some), tf.int64)
         far = tf.maximum(tf.abs(total), tf.abs(total - gain)) + reach > SUM_LIMIT
         bad = tf.cast(far | self._table("inexact", self.some), tf.int32)
-        size = tf.math.segment_sum(self._sizes(self.some), self.row)
-        return (tf.math.segment_max(bad, self.row) > 0) | (self.count > longest_path) | (size > longest_word)
+        return (tf.math.segment_max(bad, self.row) > 0) | (self.count > longest_path) | (self.size > longest_word)
 
     def differ(self, models: tuple[tf.Tensor, ...], rows: tf.Tensor) -> tf.Tensor:
         """In which of these rows some of ``models`` finds another path.
@@ -216,10 +216,10 @@ class _Paths:
         used = tf.gather(self.some, at)
         starts = self._table("starts", used)
         places, _ = _ranges(starts, starts + self._sizes(used))
-        sizes = tf.math.segment_sum(self._sizes(used), tf.repeat(tf.range(tf.size(rows)), count))
-        text_splits = tf.pad(tf.cumsum(sizes), [[1, 0]])
+        text_splits = tf.pad(tf.cumsum(tf.gather(self.size, rows)), [[1, 0]])
+        trie = Trie(*(self.tables[name] for name in Trie._fields))
         found, found_count = best_paths(
-            tf.gather(self.tables["text"], places), text_splits, self.tables["nodes"], self.tables["scores"], longest
+            tf.gather(self.tables["text"], places), text_splits, trie, self.tables["scores"], longest
         )
         words = tf.gather(self.doubtful, rows)[:, None]
         ends = tf.cumsum(found_count) + tf.size(self.pieces)
@@ -266,6 +266,8 @@ def unigram_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
         steps.append(RegexStep(f"find in the normalized text: {listed(late)}", compiled.mapped_passes))
     if compiled.gap_passes:
         steps.append(RegexStep("strip and join spaces", compiled.gap_passes))
-    steps.append(Unigram(compiled.models, compiled.pieces, compiled.longest_path, compiled.longest_word, spec.model.unk_id))
+    steps.append(
+        Unigram(compiled.models, compiled.pieces, compiled.longest_path, compiled.longest_word, spec.model.unk_id)
+    )
     steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
     return tuple(steps)
