@@ -42,6 +42,13 @@ def test_clusters_forms_and_tokens(xlmr, equal, hard_texts):
     equal(xlmr, [*hard_texts, *NATURAL_FORMS, *TOKENS])
 
 
+def test_marks_after_broken_utf8_and_after_letters_of_the_map(xlmr, equal):
+    broken = [b"\xe4\xb8", b"\xed\xa0\x80", b"\xe0\x80\x80", b"\x80", b"\xc3", b"\xf4\x90\x80\x80", b"\xff"]
+    before = [*broken, *(c.encode() for c in "aªﬁﬀक\u0958\u0344\u0301中ｶ")]
+    after = [mark.encode() for mark in ("\u0301", "\u0301\u0302", "\u093c", "\u0344", "\u3099", "\uff9e", "\u200d")]
+    equal(xlmr, [b"x " + one + two + end for one in before for two in after for end in (b"", b"a", b" a")])
+
+
 SPM = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), "▁")]
 
 

@@ -15,7 +15,7 @@ longer than it looks (it begins with an Arabic number sign, say), and then find 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,7 +25,8 @@ from toolkit.tokenizer.unigram.charsmap import LIMIT
 __all__ = ["Clusters", "Signs"]
 
 _ACUTE = "\u0301"  # a mark of two bytes
-_CHUNK = 64
+_CHUNK = 4096
+_SURROGATES = range(0xD800, 0xE000)
 _ALL = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
 
@@ -91,7 +92,7 @@ class Clusters:
             return set()
         while _size(probe) < LIMIT - 1:
             probe += _ACUTE
-        return self._joined(probe, _ALL, "")
+        return self._joined(probe, "", "")
 
     @cached_property
     def initial(self) -> list[str]:
@@ -103,33 +104,41 @@ class Clusters:
         """Short clusters that are not the same as their characters, by their first character."""
         return {key[0]: key for key in self.pairs} | {key: key + _ACUTE for key in self.initial}
 
-    def _joined(self, first: str, middles: Sequence[str], last: str) -> set[str]:
-        """Which of ``middles`` make one long cluster with what stands around them.
+    @cached_property
+    def _forms(self) -> list[str]:
+        """What becomes of each of all characters by itself."""
+        return [self._table.get(c, chr(c)) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
-        Otherwise the cluster ends after ``first`` or, if that is empty, begins with ``last``. Texts are asked for many
-        at a time, since most of them are alike.
+    def _joined(self, first: str, middle: str, last: str) -> set[str]:
+        """Which of all characters make one long cluster with what stands around them.
+
+        Otherwise the cluster ends after ``first`` or, if that is empty, begins with ``last``; ``middle`` comes after
+        the character. Texts are asked for many at a time, since most of them are alike.
         """
         whole_first, whole_last = self._whole(first), self._whole(last) if not first else self._apart(last)
-        apart_first, apart_last, line = self._apart(first), self._apart(last), self._apart("\n")
+        apart_first, apart_last, line = self._apart(first), self._apart(middle + last), self._apart("\n")
+        whole_last = self._apart(middle) + whole_last
         found: set[str] = set()
-        for start in range(0, len(middles), _CHUNK):
-            chunk = middles[start : start + _CHUNK]
-            forms = [self._apart(middle) for middle in chunk]
-            text = self.normalize("".join([f"{first}{middle}{last}\n" for middle in chunk]))
-            if text == "".join([f"{whole_first}{form}{whole_last}{line}" for form in forms]):
-                continue
-            if text == "".join([f"{apart_first}{form}{apart_last}{line}" for form in forms]):
-                found.update(chunk)
-                continue
-            for middle, form in zip(chunk, forms, strict=True):
-                joined = f"{apart_first}{form}{apart_last}"
-                if self.normalize(first + middle + last) == joined != f"{whole_first}{form}{whole_last}":
-                    found.add(middle)
+
+        def look(start: int, end: int) -> None:
+            text = self.normalize(first + f"{middle}{last}\n{first}".join(_ALL[start:end]) + f"{middle}{last}\n")
+            forms = self._forms[start:end]
+            if text == whole_first + f"{whole_last}{line}{whole_first}".join(forms) + whole_last + line:
+                return
+            if text == apart_first + f"{apart_last}{line}{apart_first}".join(forms) + apart_last + line:
+                found.update(_ALL[start:end])
+            elif end - start > 1:
+                size = max(1, (end - start) // 8)
+                for at in range(start, end, size):
+                    look(at, min(at + size, end))
+
+        for start in range(0, len(_ALL), _CHUNK):
+            look(start, min(start + _CHUNK, len(_ALL)))
         return found
 
-    def _joining(self, before: Iterable[str], middle: str, example: str) -> set[str]:
-        """Which of the characters ``before`` make one cluster with ``middle`` and the cluster ``example``."""
-        return {text[0] for text in self._joined("", [c + middle for c in before], example)}
+    def _joining(self, middle: str, example: str) -> set[str]:
+        """Which of all characters make one cluster with ``middle`` after them and the cluster ``example``."""
+        return self._joined("", middle, example)
 
     def _keeps(self, before: str, example: str) -> bool:
         """Whether ``example`` is no cluster of its own after ``before``."""
@@ -175,10 +184,16 @@ class Clusters:
             passes += self._pair_passes(lost, signs)
         return (f"{attach}+", rf"\0{end}"), tuple(passes)
 
+    def plain(self) -> tuple[str, ...]:
+        """Patterns that all match a whole text of valid UTF-8 in which no cluster is replaced in another way than its
+        characters: no mark comes after one of ``keys``, nor the second character of one of ``pairs`` after a first."""
+        firsts, seconds = {pair[0] for pair in self.pairs}, {pair[1] for pair in self.pairs}
+        return tuple(_never(first, second) for first, second in ((set(self.keys), self.attaching), (firsts, seconds)))
+
     def _at_start(self, starts: list[str], lost: dict[int, str], signs: Signs) -> tuple[str, str]:
         """Clusters that begin with a mark: at the start of a text and after control characters."""
         key = max(starts, key=_size)
-        joined = self._joining(_ALL, "", key + _ACUTE)
+        joined = self._joining("", key + _ACUTE)
         control = character_class(map(ord, [*(c for c in _ALL if c not in joined), *signs.apart]))
         alternatives = [
             f"({_class(of_size)}){lost[LIMIT - size]}"
@@ -204,18 +219,18 @@ class Clusters:
         patterns: list[str] = []
         if not self._examples:
             return patterns
-        prepended = self._joining(_ALL, "", next(iter(self._examples.values()))) - self.attaching
+        prepended = self._joining("", next(iter(self._examples.values()))) - self.attaching
         if prepended:
             patterns.append(f"({_class(prepended)}{_class(self._examples)})({attach})")
         pictographic = self._joined_by("\u2764\u200d")
         if pictographic:
-            before = self._joining(_ALL, "\u200d", self._examples[pictographic[0]]) - self.attaching
+            before = self._joining("\u200d", self._examples[pictographic[0]]) - self.attaching
             chain = f"{_class(before)}{attach}*\u200d{end}"
             patterns.append(f"({chain}(?:{chain})*{_class(pictographic)})({attach})")
         consonants = self._joined_by("\u0915\u094d")
         if consonants:
             example = self._examples[consonants[0]]
-            before = self._joining(_ALL, "\u094d", example) - self.attaching
+            before = self._joining("\u094d", example) - self.attaching
             linkers = {m for m in self.attaching if self._keeps("\u0915" + m, example)}
             inside = {m for m in self.attaching if self._keeps(f"\u0915{m}\u094d", example)}
             chain = f"{_class(before)}{_class(inside)}*{_class(linkers)}{_class(inside)}*{end}"
@@ -225,6 +240,16 @@ class Clusters:
     def _joined_by(self, before: str) -> list[str]:
         """First characters of clusters that ``before`` joins to itself."""
         return [first for first, example in self._examples.items() if self._keeps(before, example)]
+
+
+def _never(first: set[str], second: set[str]) -> str:
+    """A pattern of valid UTF-8 without any one of ``first`` before one of ``second``."""
+    if not (first and second):
+        return character_class(_SURROGATES, negated=True) + "*"
+    other = character_class([*map(ord, first), *_SURROGATES], negated=True)
+    neither = character_class([*map(ord, first | second), *_SURROGATES], negated=True)
+    run = _class(first) + (f"{_class(first - second)}*" if first - second else "")
+    return f"(?:{other}|{run}{neither})*(?:{run})?"
 
 
 def _class(characters: Iterable[str]) -> str:

@@ -28,17 +28,17 @@ from toolkit.tokenizer.added import MARKS, Codes, Passes, Pattern, match_passes
 from toolkit.tokenizer.characters import CODE_POINTS, DELETED, LONGER, SPACE, Characters
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.parts import parts
-from toolkit.tokenizer.patterns import character_class
+from toolkit.tokenizer.patterns import character_class, literal
 from toolkit.tokenizer.spec import AddedToken, TokenizerSpec, reference_tokenizer
 from toolkit.tokenizer.unigram.charsmap import read_charsmap
 from toolkit.tokenizer.unigram.clusters import Clusters, Signs
-from toolkit.tokenizer.unigram.compiled import CompiledUnigram, Pieces
-from toolkit.tokenizer.unigram.lattice import build_lattice, kernel_models
+from toolkit.tokenizer.unigram.compiled import CompiledUnigram
+from toolkit.tokenizer.unigram.pieces import UNKNOWN, UNKNOWN_SPACE, WORD, compile_pieces
 from toolkit.tokenizer.unigram.spec import META, UnigramModel
 
 __all__ = ["compile_unigram"]
 
-UNKNOWN, WORD, COMPOSED, UNKNOWN_SPACE = "\x01", "\x02", "\x03", "\x04"
+COMPOSED = "\x03"
 _MARKS = "\x05\x06\x07\x08"
 HARD, SOFT = "\n", "\r"
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
@@ -80,10 +80,14 @@ class _Compiler:
         index = self._character_index(self.characters)
         reserved = self._reserved(index)
         signs = [chr(next(reserved)) for _ in range(3)] if self.clusters else []
+        rare = ""
         raw_passes, raw_words, raw_starts, apart = self._raw_passes(index, reserved)
         if self.clusters or self.raw_tokens:
             used = [*map(ord, signs), *self.taken]
-            raw_passes = ((character_class(used), chr(_ORDINARY)), *raw_passes, *self._line_end_pass())
+            line_ends = self._line_end_pass()
+            raw_passes = ((character_class(used), chr(_ORDINARY)), *raw_passes, *line_ends)
+            contents = [literal(token.content) for token in self.raw_tokens]
+            rare = rf"\C*(?:{'|'.join([character_class(used), *contents, *(one for one, _ in line_ends)])})\C*"
         mark_passes: Passes = ()
         cluster_passes: Passes = ()
         if self.clusters:
@@ -93,10 +97,18 @@ class _Compiler:
             index[ord(end)] = index[ord(joined)] = self._string("")
             index[ord(composed)] = self._string(COMPOSED)
         mapped_passes, late_words, hard_starts = self._mapped_passes()
-        models, pieces, longest = self._pieces(raw_words | late_words)
+        singles = [self.remap.get(character, character) for character in self.alphabet]
+        try:
+            models, pieces, lattice = compile_pieces(
+                self.spec, self.vocab, self.remap, singles, raw_words | late_words, self._prefixes()
+            )
+        except ValueError as error:
+            raise self._refuse("model.vocab", str(error), "scores that are sums of few powers of two") from error
         return CompiledUnigram(
             raw_passes=raw_passes,
+            rare=rare,
             early_charmap=self._early_charmap(),
+            plain=self.clusters.plain() if self.clusters and mark_passes else (),
             mark_passes=mark_passes,
             cluster_passes=cluster_passes,
             charmap=self._charmap(index),
@@ -105,7 +117,8 @@ class _Compiler:
             gap_passes=self._gap_passes(raw_starts, hard_starts),
             models=models,
             pieces=pieces,
-            longest_path=longest,
+            longest_path=lattice.longest_path,
+            longest_word=lattice.longest_word,
         )
 
     def _refuse(self, field: str, value: object, supported: str) -> UnsupportedError:
@@ -377,51 +390,6 @@ class _Compiler:
         return tuple(passes)
 
     # The pieces
-
-    def _pieces(self, words: Mapping[str, int]) -> tuple[tuple[bytes, ...], Pieces, int]:
-        """The kernel's models, the pieces' tables, and the longest path that the models prove."""
-        meta = " " if self.model.prefix else WORD
-        table = str.maketrans(self.remap | {META: meta})
-        original = list(self.vocab)
-        scores = [self.model.scores[piece] for piece in original]
-        ids = list(self.vocab.values())
-        texts = [piece.translate(table) for piece in original]
-        known = set(texts)
-        singles = [s for c in self.alphabet if (s := self.remap.get(c, c)) not in known]
-        unknown = [UNKNOWN, UNKNOWN_SPACE, *singles, *([meta] if meta not in known else [])]
-        texts += unknown
-        ids += [self.model.unk_id] * len(unknown)
-        scores += [self.model.unknown_score] * len(unknown)
-        texts += [(" " if self.model.prefix else "") + word for word in words]
-        ids += words.values()
-        scores += [0.0] * len(words)
-        try:
-            lattice = build_lattice(texts, np.array(scores))
-        except ValueError as error:
-            raise self._refuse("model.vocab", str(error), "scores that are sums of few powers of two") from error
-        models, trie = kernel_models(texts, lattice.versions, self._prefixes(), dummy_prefix=self.model.prefix)
-        encoded = [text.encode() for text in texts]
-        certain = np.zeros(len(texts), np.bool_)
-        certain[: len(original)] = self._best_alone(original)
-        certain[len(texts) - len(words) :] = True
-        pieces = Pieces(
-            ids=np.array(ids, np.int32),
-            scores=np.array(scores),
-            units=lattice.versions[0].astype(np.int32),
-            room=np.minimum(lattice.room, 2**30).astype(np.int32),
-            certain=certain,
-            first=np.array([ord(text[0]) for text in texts], np.int32),
-            last=np.array([ord(text[-1]) for text in texts], np.int32),
-            text=np.frombuffer(b"".join(encoded), np.uint8),
-            starts=np.cumsum([0, *map(len, encoded)]).astype(np.int32),
-            trie=trie.view(np.int32),
-        )
-        return models, pieces, lattice.longest
-
-    def _best_alone(self, pieces: Sequence[str]) -> list[bool]:
-        """Whether each piece, as a word, is best left whole."""
-        tokenize = reference_tokenizer(self.spec, max_length=None).model.tokenize
-        return [len(tokens := tokenize(piece)) == 1 and tokens[0].id == self.vocab[piece] for piece in pieces]
 
     def _prefixes(self) -> dict[str, str]:
         """What the kernel is to replace in a word."""

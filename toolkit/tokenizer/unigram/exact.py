@@ -1,150 +1,211 @@
-"""The exact search for the best path, for the few words where rounded scores do not prove it.
+"""The exact search for the best path, for the words where rounded scores do not prove it.
 
 It does what the ``tokenizers`` package does, in double precision and in the same order, with plain TensorFlow ops: all
-words at once, character by character. Its time is linear in the longest word's length.
+words at once, character by character. Its time is linear in the longest word's length, its memory in all words'.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["best_paths"]
+__all__ = ["Trie", "best_paths", "trie_rows"]
+
+_LEAF = 1 << 31
+
+_BLOCK = 8  # steps without a look at whether there are more
+
+
+class Trie(NamedTuple):
+    """The pieces' trie in a form that takes few ops to walk, int32 [rows] each.
+
+    A step from node ``n`` by a byte leads to row ``n ^ byte``: ``labels`` has the byte if this is a step of the trie
+    (else -1), ``targets`` the next ``n``, ``values`` 1 + the number of the piece that ends there, or 0. ``targets[0]``
+    is the first ``n``. The last 256 rows are a node without steps, ``n = rows - 256``, to which they lead back.
+    """
+
+    labels: Any
+    targets: Any
+    values: Any
+
+
+class _Words(NamedTuple):
+    """Words end to end: ``text`` int32 [bytes] with a 0 after each; for each character the byte where it ``starts`` and
+    its ``word`` (int32 [characters]); ``splits`` of the words in characters (int32 [words + 1])."""
+
+    text: tf.Tensor
+    starts: tf.Tensor
+    word: tf.Tensor
+    splits: tf.Tensor
+
+
+class _Matches(NamedTuple):
+    """Pieces found in the words: number, first and last character (int32 [matches] each)."""
+
+    number: tf.Tensor
+    first: tf.Tensor
+    last: tf.Tensor
 
 
 def best_paths(
-    text: tf.Tensor, row_splits: tf.Tensor, trie: tf.Tensor, scores: tf.Tensor, longest: int
+    text: tf.Tensor, row_splits: tf.Tensor, trie: Trie, scores: tf.Tensor, longest: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The numbers of the pieces (int32, packed) and each word's count (int32 [words]).
 
-    ``text`` uint8 holds the words end to end, ``row_splits`` int64 [words + 1] their places; ``trie`` int32 is the
-    pieces' double array, ``scores`` float64 [pieces]; no piece is of more than ``longest`` bytes.
+    ``text`` uint8 holds the words end to end, ``row_splits`` int32 [words + 1] their places; ``scores`` float64
+    [pieces]; no piece is of more than ``longest`` characters. Every character is a piece.
     """
     import tensorflow as tf
 
-    lengths = tf.cast(row_splits[1:] - row_splits[:-1], tf.int32)
-    ragged = tf.RaggedTensor.from_row_splits(tf.cast(text, tf.int32), row_splits, validate=False)
-    found = _matches(ragged.to_tensor(), trie, longest)
-    sizes, numbers = _search(found, scores, longest)
-    return _walk_back(sizes, numbers, lengths)
+    words = _split(tf.cast(text, tf.int32), row_splits)
+    found = _matches(words, trie)
+    gain = tf.gather(scores, found.number)
+    best = _best_sums(words, found, gain, longest)
+    zero = tf.zeros([1], tf.float64)
+    before = tf.tensor_scatter_nd_update(
+        tf.concat([zero, best], axis=0), words.splits[:-1, None], tf.zeros_like(words.splits[:-1], tf.float64)
+    )
+    # Of pieces that lead to the same sum the longest one counts.
+    reached = tf.equal(tf.gather(before, found.first) + gain, tf.gather(best, found.last))
+    size = tf.where(reached, found.last - found.first + 1, 0)
+    sizes = tf.math.unsorted_segment_max(size, found.last, tf.size(words.starts))
+    chosen = tf.where(tf.equal(size, tf.gather(sizes, found.last)))
+    numbers = tf.scatter_nd(
+        tf.gather_nd(found.last, chosen)[:, None], tf.gather_nd(found.number, chosen), tf.shape(sizes)
+    )
+    return _walk_back(sizes, numbers, words)
 
 
-def _matches(text: tf.Tensor, trie: tf.Tensor, longest: int) -> tf.Tensor:
-    """int32 [places, words, longest]: 1 + the number of the piece of each size (in bytes, less one) that begins at a
-    place of a word, or 0. ``text`` is [words, places], padded with 0."""
+def trie_rows(trie: npt.NDArray[np.uint32]) -> Trie:
+    """The rows of a double array (darts-clone)."""
+    size = -(-len(trie) // 256) * 256
+    units = np.zeros(size, np.uint32)
+    units[: len(trie)] = trie
+    target = np.arange(size, dtype=np.uint32) ^ (units >> 10 << ((units & 0x200) >> 6))
+    inner = (units < _LEAF) & (units != 0)
+    whole = inner & (units & 0x100 > 0)
+    labels, targets, values = np.full((3, size + 256), [[-1], [size], [0]], np.int32)
+    labels[:size][inner] = units[inner] & 0xFF
+    targets[:size][inner] = target[inner]
+    values[:size][whole] = (units[target[whole]] & (_LEAF - 1)) + 1
+    return Trie(labels, targets, values)
+
+
+def _split(text: tf.Tensor, row_splits: tf.Tensor) -> _Words:
     import tensorflow as tf
 
-    def offset(unit: tf.Tensor) -> tf.Tensor:
-        return tf.bitwise.left_shift(
-            tf.bitwise.bitwise_and(tf.bitwise.right_shift(unit, 10), 0x3FFFFF),
-            tf.bitwise.right_shift(tf.bitwise.bitwise_and(unit, 0x200), 6),
-        )
+    size, ends = tf.size(text), row_splits[1:]
+    place = tf.range(size) + tf.searchsorted(ends, tf.range(size), side="right")
+    ends += tf.range(tf.size(ends))
+    text = tf.scatter_nd(place[:, None], text, size[None] + tf.size(ends))
+    begins = tf.not_equal(tf.bitwise.bitwise_and(text, 0xC0), 0x80) & (text > 0)
+    starts = tf.cast(tf.where(begins)[:, 0], tf.int32)
+    splits = tf.pad(tf.searchsorted(starts, ends), [[1, 0]])
+    return _Words(text, starts, tf.searchsorted(ends, starts), splits)
 
-    last = tf.size(trie) - 1
 
-    def body(
-        size: tf.Tensor, at: tf.Tensor, rest: tf.Tensor, alive: tf.Tensor, out: tf.TensorArray
-    ) -> tuple[tf.Tensor, ...]:
-        at = tf.minimum(tf.bitwise.bitwise_xor(at, rest), last)
-        unit = tf.gather(trie, at)
-        alive &= tf.equal(tf.bitwise.bitwise_and(unit, tf.constant(-0x80000000 | 0xFF, tf.int32)), rest) & (rest > 0)
-        at = tf.where(alive, tf.minimum(tf.bitwise.bitwise_xor(at, offset(unit)), last), 0)
-        leaf = alive & (tf.bitwise.bitwise_and(unit, 0x100) > 0)
-        number = tf.bitwise.bitwise_and(tf.gather(trie, at), 0x7FFFFFFF)
-        out = out.write(size, tf.where(leaf, number + 1, 0))
-        return size + 1, at, tf.pad(rest[:, 1:], [[0, 0], [0, 1]]), alive, out
+def _matches(words: _Words, trie: Trie) -> _Matches:
+    """All pieces at all places: walks the trie from all characters at once, as far as there are longer pieces."""
+    import tensorflow as tf
 
-    start = tf.fill(tf.shape(text), offset(trie[0]))
-    array = tf.TensorArray(tf.int32, longest, dynamic_size=False, element_shape=[None, None])
+    text = tf.pad(words.text, [[0, _BLOCK]])
+    nowhere = tf.size(trie.labels) - 256
+    end = tf.size(words.text)
+    ahead = tf.range(_BLOCK)[:, None]
+
+    def body(step: tf.Tensor, place: tf.Tensor, node: tf.Tensor, out: tf.TensorArray) -> tuple[tf.Tensor, ...]:
+        rows = []
+        for byte in tf.unstack(tf.gather(text, place + ahead), _BLOCK):
+            row = tf.bitwise.bitwise_xor(node, byte)
+            row = tf.where(tf.equal(tf.gather(trie.labels, row), byte), row, nowhere)
+            node = tf.gather(trie.targets, row)
+            rows.append(row)
+        return step + 1, tf.minimum(place + _BLOCK, end), node, out.write(step, tf.gather(trie.values, tf.stack(rows)))
+
+    array = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[_BLOCK, None])
+    first_node = tf.fill(tf.shape(words.starts), trie.targets[0])
     *_, array = tf.while_loop(
-        lambda size, *_: size < longest,
+        lambda step, place, node, out: tf.reduce_any(node < nowhere),
         body,
-        (0, start, text, tf.ones_like(text, tf.bool), array),
-        maximum_iterations=longest,
+        (0, words.starts, first_node, array),
     )
-    return tf.transpose(array.stack(), [2, 1, 0])
+    matches = array.concat()
+    found = tf.where(matches > 0)
+    offset, first = tf.unstack(tf.cast(found, tf.int32), axis=1)
+    character = tf.searchsorted(words.starts, tf.gather(words.starts, first) + offset, side="right") - 1
+    return _Matches(tf.gather_nd(matches, found) - 1, first, character)
 
 
-def _search(found: tf.Tensor, scores: tf.Tensor, longest: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """For each end (in bytes, less one) of each word, the size and the number of the last piece of the best path."""
+def _best_sums(words: _Words, found: _Matches, gain: tf.Tensor, longest: int) -> tf.Tensor:
+    """The best sum of each character's end, float64 [characters]: added from the word's beginning on.
+
+    Long words first, blocks of several characters of all words that are long enough stand together.
+    """
     import tensorflow as tf
 
-    places, words = tf.shape(found)[0], tf.shape(found)[1]
+    block = min(_BLOCK, longest)
+    lengths = words.splits[1:] - words.splits[:-1]
+    last_block, order = tf.math.top_k((lengths - 1) // block, tf.size(lengths))
+    rank = tf.math.invert_permutation(order)
+    blocks = last_block[0] + 1
+    active = tf.searchsorted(-last_block, -tf.range(blocks), side="right")
+    offsets = tf.pad(tf.cumsum(active * block), [[1, 0]])
+    place = tf.range(tf.size(words.starts)) - tf.gather(words.splits, words.word)
+    row = tf.gather(offsets, place // block) + tf.gather(rank, words.word) * block + place % block
     nothing = tf.constant(float("-inf"), tf.float64)
-    table = tf.concat([[nothing], scores], axis=0)
-
-    def body(
-        place: tf.Tensor,
-        here: tf.Tensor,
-        best: tf.Tensor,
-        size: tf.Tensor,
-        number: tf.Tensor,
-        sizes: tf.TensorArray,
-        numbers: tf.TensorArray,
-    ) -> tuple[tf.Tensor, ...]:
-        pieces = found[place]
-        candidate = here[:, None] + tf.gather(table, pieces)
-        better = candidate > best
-        best = tf.where(better, candidate, best)
-        size = tf.where(better, tf.range(1, longest + 1)[None, :], size)
-        number = tf.where(better, pieces, number)
-        sizes, numbers = sizes.write(place, size[:, 0]), numbers.write(place, number[:, 0])
-        ahead = [[0, 0], [0, 1]]
-        return (
-            place + 1,
-            best[:, 0],
-            tf.pad(best[:, 1:], ahead, constant_values=nothing),
-            tf.pad(size[:, 1:], ahead),
-            tf.pad(number[:, 1:], ahead),
-            sizes,
-            numbers,
-        )
-
-    window = tf.stack([words, longest])
-    arrays = [tf.TensorArray(tf.int32, places, dynamic_size=False, element_shape=[None]) for _ in range(2)]
-    *_, sizes, numbers = tf.while_loop(
-        lambda place, *_: place < places,
-        body,
-        (
-            0,
-            tf.zeros([words], tf.float64),
-            tf.fill(window, nothing),
-            tf.zeros(window, tf.int32),
-            tf.zeros(window, tf.int32),
-            *arrays,
-        ),
-        shape_invariants=(
-            tf.TensorShape([]),
-            tf.TensorShape([None]),
-            *[tf.TensorShape([None, longest])] * 3,
-            *[tf.TensorShape(None)] * 2,
-        ),
+    # One row for each end of pieces, the longest piece first.
+    table = tf.tensor_scatter_nd_update(
+        tf.fill([offsets[-1] * longest], nothing),
+        (tf.gather(row, found.last) * longest + longest - 1 - (found.last - found.first))[:, None],
+        gain,
     )
-    return sizes.stack(), numbers.stack()
+
+    def body(number: tf.Tensor, sums: tf.Tensor, out: tf.TensorArray) -> tuple[tf.Tensor, ...]:
+        start, end, some = offsets[number], offsets[number + 1], active[number]
+        parts = tf.reshape(table[start * longest : end * longest], [some, block, longest])
+        columns = tf.split(sums[:some], longest, axis=1)
+        for part in tf.unstack(parts, axis=1):
+            sums = tf.concat(columns[-longest:], axis=1)
+            columns.append(tf.reduce_max(sums + part, axis=1, keepdims=True))
+        best = tf.concat(columns[-block:], axis=1)
+        return number + 1, tf.concat(columns[-longest:], axis=1), out.write(number, tf.reshape(best, [-1]))
+
+    beginning = tf.constant([[float("-inf")] * (longest - 1) + [0.0]], tf.float64)
+    array = tf.TensorArray(tf.float64, blocks, dynamic_size=False, infer_shape=False, element_shape=[None])
+    *_, array = tf.while_loop(
+        lambda number, *_: number < blocks,
+        body,
+        (0, tf.tile(beginning, [tf.size(lengths), 1]), array),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, longest]), tf.TensorShape(None)),
+    )
+    return tf.gather(array.concat(), row)
 
 
-def _walk_back(sizes: tf.Tensor, numbers: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The pieces of each word's best path in order, and how many they are."""
+def _walk_back(sizes: tf.Tensor, numbers: tf.Tensor, words: _Words) -> tuple[tf.Tensor, tf.Tensor]:
+    """The pieces of each word's best path in order, and how many they are.
+
+    Characters at which a piece of the path ends are marked: the last one, and with twice as many pieces each time those
+    that lie so many pieces before a marked one.
+    """
     import tensorflow as tf
 
-    places, words = tf.shape(sizes)[0], tf.shape(sizes)[1]
-    column = tf.range(words)
-    flat_sizes, flat_numbers = tf.reshape(sizes, [-1]), tf.reshape(numbers, [-1])
+    count = tf.size(sizes)
+    before = tf.range(count) - sizes
+    nowhere = before < tf.gather(words.splits, words.word)
+    before = tf.concat([tf.where(nowhere, count, before), [count]], axis=0)
+    ends = words.splits[1:, None] - 1
+    marks = tf.scatter_nd(ends, tf.ones_like(ends[:, 0]), [count + 1])
 
-    def body(step: tf.Tensor, end: tf.Tensor, out: tf.TensorArray) -> tuple[tf.Tensor, ...]:
-        at = tf.maximum(end - 1, 0) * words + column
-        open_ = end > 0
-        out = out.write(step, tf.where(open_, tf.gather(flat_numbers, at), 0))
-        return step + 1, tf.where(open_, end - tf.maximum(tf.gather(flat_sizes, at), 1), 0), out
+    def body(before: tf.Tensor, marks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        more = tf.gather(before, tf.where(marks > 0))
+        return tf.gather(before, before), tf.tensor_scatter_nd_update(marks, more, tf.ones_like(more[:, 0]))
 
-    array = tf.TensorArray(tf.int32, places, dynamic_size=False, element_shape=[None])
-    steps, _, array = tf.while_loop(
-        lambda step, end, _: tf.reduce_any(end > 0),
-        body,
-        (0, lengths, array),
-    )
-    path = tf.reverse(tf.transpose(array.gather(tf.range(steps))), [1])
-    inside = path > 0
-    return tf.boolean_mask(path, inside) - 1, tf.reduce_sum(tf.cast(inside, tf.int32), axis=1)
+    _, marks = tf.while_loop(lambda before, _: tf.reduce_any(before < count), body, (before, marks))
+    inside = marks[:-1]
+    at = tf.gather(tf.pad(tf.cumsum(inside), [[1, 0]]), words.splits)
+    return tf.boolean_mask(numbers, inside > 0), at[1:] - at[:-1]

@@ -4,17 +4,21 @@ The kernel finds the best path through the lattice of pieces, adding in single p
 adds in double precision, nearly exactly so as the scores are in single precision. Here scores are whole multiples of
 ``2**-BITS``, of which single precision holds sums up to 2**24 exactly. That rounds them, but several rounded versions
 of them together tell the truth: the exact scores ``s`` are a mean, with positive weights, of all the versions, so a
-path that is best in each of them is best for ``s``. (Among equals, both sides take the path whose last piece is
-longest, and so on before.) For the few words where versions disagree there is the exact search,
-:mod:`toolkit.tokenizer.unigram.exact`. It also decides where the same pieces in another order may be the same word:
-then what the ``tokenizers`` package adds up depends on the order in the last bits, as reading JSON makes scores that
-are not quite of single precision.
+path that is best in each of them is best for ``s``. Among equals, both sides take the path whose last piece is longest,
+and so on before. For the few words where versions disagree there is the exact search,
+:mod:`toolkit.tokenizer.unigram.exact`.
+
+Reading JSON makes scores that are not quite of single precision, so that which one of several equally good paths is the
+best one for the ``tokenizers`` package depends on the last bits. Hence words whose best path has such a piece are
+searched as well, and the versions after the first make such pieces better by one unit: then a path without any that is
+best in all versions is better than every path with one. Sums without such pieces are exact in double precision.
 
 To keep sums small, each character's usual share is taken from every piece's score, which changes no comparison.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,22 +38,22 @@ Ints = npt.NDArray[np.int64]
 class Lattice:
     """``versions`` of the rounded scores (int64 [pieces], in units of 2**-BITS), of which the first and second prove a
     path, and the first and all after the second do so more often; ``room``: how far sums inside a piece
-    may lie from those at its ends; ``longest``: of how many pieces a path may be."""
+    may lie from those at its ends; ``longest_path`` and ``longest_word``: of how many pieces and bytes a path may be.
+    """
 
     versions: tuple[Ints, ...] = field(repr=False)
     room: Ints = field(repr=False)
-    longest: int
+    longest_path: int
+    longest_word: int
 
 
-def build_lattice(pieces: Sequence[str], scores: npt.NDArray[np.float64]) -> Lattice:
-    """Raises ``ValueError`` for scores that are not multiples of a common small number."""
-    scores = scores.astype(np.float32).astype(np.float64)
-    precision = next((m for m in range(BITS, 61) if np.array_equal(scores * 2.0**m, np.rint(scores * 2.0**m))), None)
-    if precision is None:
-        raise ValueError("scores are not multiples of 2**-60")
-    exact = np.rint(scores * 2.0 ** min(precision, 52)).astype(np.int64) if precision <= 52 else None
-    if exact is None:
-        raise ValueError(f"scores are multiples of 2**-{precision} only")
+def build_lattice(pieces: Sequence[str], scores: npt.NDArray[np.float64], inexact: npt.NDArray[np.bool_]) -> Lattice:
+    """``inexact``: the scores that the ``tokenizers`` package adds are slightly different ones. Raises ``ValueError``
+    for scores that are not multiples of a common small number."""
+    precision = next((m for m in range(BITS, 61) if np.array_equal(scores * 2.0**m, np.rint(scores * 2.0**m))), 61)
+    if precision > 52:
+        raise ValueError("scores are not multiples of 2**-52")
+    exact = np.rint(scores * 2.0**precision).astype(np.int64)
     extra = precision - BITS
     second = extra // 2  # bits of the second remainder
     rounded = _divided(exact, extra)
@@ -65,11 +69,15 @@ def build_lattice(pieces: Sequence[str], scores: npt.NDArray[np.float64]) -> Lat
     singles[at] = rounded[single] + lift[single]
     steps = np.abs(singles)[points]
     room = np.bincount(owner, steps, len(pieces)).astype(np.int64) + np.abs(rounded + lift)
-    versions = [rounded + lift]
-    if extra:
-        versions += [rounded + rest + lift, rounded + first_rest + lift, rounded + second_rest + lift]
-    amplitude = max(int(np.abs(version - versions[0]).max()) for version in versions)
-    return Lattice(tuple(versions), room, (1 << 21) // max(amplitude, 1))
+    base = rounded + lift
+    versions = [base, base + rest + inexact]
+    versions += [base + first_rest, base + second_rest + inexact] if extra else [base + inexact]
+    amplitude = max(int(np.abs(version - base).max()) for version in versions)
+    # A path of n characters has at most n pieces and sums of at most n scores: the sum of all roundings of what the
+    # package adds, two last bits in a score and half a last bit in a sum, is less than half a unit of the exact scores.
+    rounding = 3 * float(np.abs(scores).max()) * 2.0**-52
+    longest_word = math.isqrt(int(2.0**-precision / 2 / max(rounding, 2.0**-70)))
+    return Lattice(tuple(versions), room, (1 << 21) // max(amplitude, 1), min(longest_word, 1 << 20))
 
 
 def _divided(values: Ints, bits: int) -> Ints:

@@ -12,7 +12,7 @@ import numpy as np
 from toolkit.errors import UnsupportedError
 from toolkit.tokenizer.parts import parts
 
-__all__ = ["META", "UnigramModel", "read_unigram"]
+__all__ = ["META", "UNKNOWN_PENALTY", "UnigramModel", "read_unigram"]
 
 META = "▁"
 
@@ -22,7 +22,7 @@ _CHARACTERS = ("Lowercase", "Nmt", "StripAccents")
 _NORMALIZERS = ("Precompiled", *_CHARACTERS, "Strip", "Replace of ' {2,}'", "Sequence of these")
 _RUNS = {"Regex": " {2,}"}
 _PRE_TOKENIZERS = ("Metaspace", "Sequence of WhitespaceSplit and Metaspace")
-_UNKNOWN_PENALTY = 10.0
+UNKNOWN_PENALTY = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,14 @@ class UnigramModel:
     after: tuple[Mapping[str, Any], ...]
 
     @property
+    def lowest_score(self) -> float:
+        """The least score of any piece."""
+        return min(self.scores.values())
+
+    @property
     def unknown_score(self) -> float:
         """The score of a character that is no piece."""
-        return min(self.scores.values()) - _UNKNOWN_PENALTY
+        return self.lowest_score - UNKNOWN_PENALTY
 
 
 def read_unigram(file: str, root: Mapping[str, Any]) -> UnigramModel:

@@ -11,7 +11,7 @@ from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
 from toolkit.tokenizer.unigram.compiled import Pieces, compiled_unigram
-from toolkit.tokenizer.unigram.exact import best_paths
+from toolkit.tokenizer.unigram.exact import Trie, best_paths
 from toolkit.tokenizer.unigram.lattice import SUM_LIMIT
 from toolkit.tokenizer.unigram.spec import UnigramModel
 
@@ -22,27 +22,51 @@ __all__ = ["FindClusters", "Unigram", "unigram_steps"]
 
 
 @dataclass(frozen=True)
-class FindClusters(RegexStep):
-    """Mark the ends of runs of marks (``ends``); only if there is any, find the short grapheme clusters."""
+class RareRegexStep(RegexStep):
+    """A step for few texts: those that ``rare`` matches as a whole. The others stay as they are."""
 
-    ends: Passes = field(repr=False)
+    rare: str = field(repr=False)
 
     def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
         import tensorflow as tf
 
-        marked = value
-        for pattern, rewrite in self.ends:
-            marked = tf.strings.regex_replace(marked, pattern, rewrite)
-        found = tf.where(tf.not_equal(tf.strings.length(marked), tf.strings.length(value)))
+        found = tf.where(tf.strings.regex_full_match(value, self.rare))
+
+        def replace() -> tf.Tensor:
+            return tf.tensor_scatter_nd_update(value, found, self._replaced(tf.gather_nd(value, found)))
+
+        return tf.cond(tf.size(found) > 0, replace, lambda: value)
+
+    def _replaced(self, some: tf.Tensor) -> tf.Tensor:
+        return super().apply(some)
+
+
+@dataclass(frozen=True)
+class FindClusters(Step):
+    """Find short grapheme clusters, in the texts that are not ``plain``: mark the ends of runs of marks (``ends``) and,
+    only if there is any, look at the characters before (``passes``)."""
+
+    plain: tuple[str, ...] = field(repr=False)
+    ends: Passes = field(repr=False)
+    passes: Passes = field(repr=False)
+
+    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
+        plain = [tf.strings.regex_full_match(value, pattern) for pattern in self.plain]
+        found = tf.where(~tf.reduce_all(plain, axis=0))
 
         def find() -> tf.Tensor:
             # What is replaced for broken UTF-8 counts as a character of a cluster.
-            some = tf.strings.unicode_transcode(tf.gather_nd(marked, found), "UTF-8", "UTF-8", errors="replace")
-            for pattern, rewrite in self.passes:
+            some = tf.strings.unicode_transcode(tf.gather_nd(value, found), "UTF-8", "UTF-8", errors="replace")
+            for pattern, rewrite in (*self.ends, *self.passes):
                 some = tf.strings.regex_replace(some, pattern, rewrite)
-            return tf.tensor_scatter_nd_update(marked, found, some)
+            return tf.tensor_scatter_nd_update(value, found, some)
 
-        return tf.cond(tf.size(found) > 0, find, lambda: marked)
+        return tf.cond(tf.size(found) > 0, find, lambda: value)
+
+    def __str__(self) -> str:
+        return "find short grapheme clusters"
 
 
 @dataclass(frozen=True)
@@ -57,6 +81,7 @@ class Unigram(Step):
     models: tuple[bytes, ...] = field(repr=False)
     pieces: Pieces = field(repr=False)
     longest_path: int
+    longest_word: int
     unk_id: int
 
     def buffers(self) -> tuple[Buffer, ...]:
@@ -68,41 +93,48 @@ class Unigram(Step):
 
         tables = {part.name: buffer for part, buffer in zip(fields(Pieces), buffers, strict=False)}
         models = buffers[len(tables) :]
-        words = tf.strings.split(value)
-        pieces, splits = _tokenize(models[0], words.values)
+        split = tf.strings.split(value)
+        words, which = tf.unique(split.values)
+        pieces, splits = _tokenize(models[0], words)
         count = splits[1:] - splits[:-1]
         certain = tf.gather(tables["certain"], tf.gather(tf.pad(pieces, [[0, 1]]), splits[:-1]))
         doubtful = tf.where((count != 1) | ~certain)[:, 0]
         pieces, splits = tf.cond(
             tf.size(doubtful) > 0,
-            lambda: self._proved(_Paths(words.values, pieces, splits, doubtful, tables), models),
+            lambda: self._proved(_Paths(words, pieces, splits, doubtful, tables), models),
             lambda: (pieces, splits),
         )
-        return self._fused(tf.gather(tables["ids"], pieces), splits, words.row_splits)
+        token_ids, splits = self._fused(tf.gather(tables["ids"], pieces), splits)
+        at, splits = _ranges(tf.gather(splits[:-1], which), tf.gather(splits[1:], which))
+        row_splits = tf.gather(splits, split.row_splits)
+        return Tokens(tf.gather(token_ids, at), tf.cast(row_splits, tf.int64))
 
-    def _fused(self, token_ids: tf.Tensor, splits: tf.Tensor, word_splits: tf.Tensor) -> Tokens:
-        """Rows of tokens, a word's unknown ones in a row as one."""
+    def _fused(self, token_ids: tf.Tensor, splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The words' token ids and splits, a word's unknown ones in a row as one."""
         import tensorflow as tf
 
         unknown = tf.equal(token_ids, self.unk_id)
         begins = tf.scatter_nd(splits[:, None], tf.ones_like(splits), [tf.size(token_ids) + 1])[:-1] > 0
         keep = ~(unknown & tf.concat([[False], unknown], axis=0)[:-1]) | begins
         kept = tf.pad(tf.cumsum(tf.cast(keep, tf.int32)), [[1, 0]])
-        row_splits = tf.gather(kept, tf.gather(splits, word_splits))
-        return Tokens(tf.boolean_mask(token_ids, keep), tf.cast(row_splits, tf.int64))
+        return tf.boolean_mask(token_ids, keep), tf.gather(kept, splits)
 
     def _proved(self, paths: _Paths, models: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
         """The pieces and splits of all words, the doubtful ones proved or replaced."""
         import tensorflow as tf
 
-        bad = paths.inexact(self.longest_path) | paths.reordered()
+        bad = paths.uncertain(self.longest_path, self.longest_word)
         if len(models) > 1:
-            open_ = tf.where(paths.differ(models[1:2], tf.range(tf.size(bad))))[:, 0]
-            differ = paths.differ(models[2:], open_)
-            rows = tf.boolean_mask(open_, differ)
+            rows = tf.where(~bad)[:, 0]
+            rows = tf.boolean_mask(rows, paths.differ(models[1:2], rows))
+            rows = tf.cond(
+                tf.size(rows) > 0, lambda: tf.boolean_mask(rows, paths.differ(models[2:], rows)), lambda: rows
+            )
             bad = tf.tensor_scatter_nd_update(bad, rows[:, None], tf.ones_like(rows, tf.bool))
         wrong = tf.where(bad)[:, 0]
-        longest = int(np.diff(self.pieces.starts).max())
+        starts = self.pieces.starts
+        begins = (self.pieces.text & 0xC0) != 0x80
+        longest = int(np.add.reduceat(begins, starts[:-1], dtype=np.int32).max())
         kept = paths.pieces, paths.splits
         replaced, splits = tf.cond(tf.size(wrong) > 0, lambda: paths.searched(wrong, longest), lambda: kept)
         return replaced, splits
@@ -125,7 +157,8 @@ class _Paths:
         self.count = tf.gather(splits[1:], doubtful) - first
         at, self.some_splits = _ranges(first, first + self.count)
         self.some = tf.gather(pieces, at)
-        self.row = tf.repeat(tf.range(tf.size(self.count)), self.count)
+        self.row = tf.searchsorted(self.some_splits[1:], tf.range(tf.size(self.some)), side="right")
+        self.size = tf.math.segment_sum(self._sizes(self.some), self.row)
 
     def _table(self, name: str, pieces: tf.Tensor) -> tf.Tensor:
         import tensorflow as tf
@@ -135,8 +168,9 @@ class _Paths:
     def _sizes(self, pieces: tf.Tensor) -> tf.Tensor:
         return self._table("starts", pieces + 1) - self._table("starts", pieces)
 
-    def inexact(self, longest_path: int) -> tf.Tensor:
-        """Which words' sums single precision may not hold, at the pieces' ends or inside them."""
+    def uncertain(self, longest_path: int, longest_word: int) -> tf.Tensor:
+        """Which words no version of the scores proves: long ones, those whose sums single precision may not hold, at
+        the pieces' ends or inside them, and those with a piece whose score is not of single precision."""
         import tensorflow as tf
 
         gain = tf.cast(self._table("units", self.some), tf.int64)
@@ -145,27 +179,8 @@ class _Paths:
         total -= tf.gather(before, self.row)
         reach = tf.cast(self._table("room", self.some), tf.int64)
         far = tf.maximum(tf.abs(total), tf.abs(total - gain)) + reach > SUM_LIMIT
-        return (tf.math.unsorted_segment_max(tf.cast(far, tf.int32), self.row, tf.size(self.count)) > 0) | (
-            self.count > longest_path
-        )
-
-    def reordered(self) -> tf.Tensor:
-        """Which words may consist of the same pieces in another order, if of three or more: where the orders part, one
-        piece begins with another one, and where they meet again, one ends with another one."""
-        import tensorflow as tf
-
-        many = tf.gather(self.count > 2, self.row)
-        some, row = tf.boolean_mask(self.some, many), tf.cast(tf.boolean_mask(self.row, many), tf.int64)
-
-        def shared(name: str) -> tf.Tensor:
-            key, group = tf.unique(row * 0x200000 + tf.cast(self._table(name, some), tf.int64))
-            groups = tf.size(key)
-            least = tf.math.unsorted_segment_min(some, group, groups)
-            most = tf.math.unsorted_segment_max(some, group, groups)
-            rows = tf.boolean_mask(key, least < most) // 0x200000
-            return tf.scatter_nd(rows[:, None], tf.ones_like(rows), [tf.size(self.count, tf.int64)]) > 0
-
-        return shared("first") & shared("last")
+        bad = tf.cast(far | self._table("inexact", self.some), tf.int32)
+        return (tf.math.segment_max(bad, self.row) > 0) | (self.count > longest_path) | (self.size > longest_word)
 
     def differ(self, models: tuple[tf.Tensor, ...], rows: tf.Tensor) -> tf.Tensor:
         """In which of these rows some of ``models`` finds another path.
@@ -201,10 +216,10 @@ class _Paths:
         used = tf.gather(self.some, at)
         starts = self._table("starts", used)
         places, _ = _ranges(starts, starts + self._sizes(used))
-        sizes = tf.math.segment_sum(self._sizes(used), tf.repeat(tf.range(tf.size(rows)), count))
-        text_splits = tf.pad(tf.cumsum(tf.cast(sizes, tf.int64)), [[1, 0]])
+        text_splits = tf.pad(tf.cumsum(tf.gather(self.size, rows)), [[1, 0]])
+        trie = Trie(*(self.tables[name] for name in Trie._fields))
         found, found_count = best_paths(
-            tf.gather(self.tables["text"], places), text_splits, self.tables["trie"], self.tables["scores"], longest
+            tf.gather(self.tables["text"], places), text_splits, trie, self.tables["scores"], longest
         )
         words = tf.gather(self.doubtful, rows)[:, None]
         ends = tf.cumsum(found_count) + tf.size(self.pieces)
@@ -240,16 +255,19 @@ def unigram_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps: list[Step] = []
     if compiled.raw_passes:
-        steps.append(RegexStep(f"find in the text: {listed(raw) or 'nothing'}", compiled.raw_passes))
+        title = f"find in the text: {listed(raw) or 'nothing'}"
+        steps.append(RareRegexStep(title, compiled.raw_passes, compiled.rare))
     if compiled.early_charmap:
         steps.append(NormalizeCharacters(compiled.early_charmap, 0))
     if compiled.mark_passes:
-        steps.append(FindClusters("find short grapheme clusters", compiled.cluster_passes, compiled.mark_passes))
+        steps.append(FindClusters(compiled.plain, compiled.mark_passes, compiled.cluster_passes))
     steps.append(NormalizeCharacters(compiled.charmap, compiled.changed))
     if late:
         steps.append(RegexStep(f"find in the normalized text: {listed(late)}", compiled.mapped_passes))
     if compiled.gap_passes:
         steps.append(RegexStep("strip and join spaces", compiled.gap_passes))
-    steps.append(Unigram(compiled.models, compiled.pieces, compiled.longest_path, spec.model.unk_id))
+    steps.append(
+        Unigram(compiled.models, compiled.pieces, compiled.longest_path, compiled.longest_word, spec.model.unk_id)
+    )
     steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
     return tuple(steps)
