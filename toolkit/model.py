@@ -12,6 +12,7 @@ from toolkit.batching import Batching
 from toolkit.encoder import bert
 from toolkit.encoder.batching import batched
 from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
+from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.heads import apply_head, head_parameters, pool, stage_names
 from toolkit.signatures import SIGNATURES, Tensor
 from toolkit.spec import ModelSpec, PoolingSpec
@@ -67,7 +68,8 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         return packed.ids, tf.cast(packed.row_splits, tf.int32), packed.num_tokens
 
     def _encode(self, chunk: Chunk, *, inlined: bool = True) -> tf.Tensor:
-        return bert.hidden_states(self._parameters(), self._spec.encoder, chunk, inlined=inlined)
+        products = Float32Products(self._parameters(), self._spec.encoder)
+        return bert.hidden_states(products, self._spec.encoder, chunk, inlined=inlined)
 
     def _pool_tokens(self, *packed: tf.Tensor, inlined: bool = True) -> tf.Tensor:
         def encode(chunk: Chunk) -> tf.Tensor:
