@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from toolkit.encoder import bert
 from toolkit.encoder.batching import batched
 from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
 from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.heads import apply_head, head_parameters, pool, stage_names
 from toolkit.signatures import SIGNATURES, Tensor
 from toolkit.spec import ModelSpec, PoolingSpec
@@ -23,29 +25,52 @@ __all__ = ["ServingModel"]
 Outputs = dict[str, tf.Tensor]
 
 TEXT = tf.TensorSpec([None], tf.string)
+CHUNK = (
+    tf.TensorSpec([4, None], tf.int32),
+    tf.TensorSpec([], tf.int32),
+    tf.TensorSpec([], tf.int32),
+    tf.TensorSpec([None, None], tf.bool),
+    tf.TensorSpec([None], tf.int32),
+)
 PACKED = (tf.TensorSpec([None], tf.int32),) * 4
+
+
+@dataclass(frozen=True)
+class _Untracked:
+    """Arrays that tf.Module must not take for state to be saved."""
+
+    arrays: Mapping[str, Any]
 
 
 class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
     """A ``ModelSpec`` as TensorFlow functions, one for each signature (``signature_functions``).
 
     ``stages`` is not served: it yields the embedding after every module and lets ``check`` name the first that
-    diverges. With ``batching``, requests for embeddings that arrive together are encoded together.
+    diverges. With ``batching``, requests for embeddings that arrive together are encoded together. With ``plan`` the
+    encoder's products are computed as it says, else all in float32.
     """
 
-    def __init__(self, spec: ModelSpec, batching: Batching | None = None) -> None:
+    def __init__(self, spec: ModelSpec, batching: Batching | None = None, plan: Plan | None = None) -> None:
         super().__init__()
         pooling = spec.heads[0]
         assert isinstance(pooling, PoolingSpec)
         self._spec = spec
         self._pooling = pooling
+        self._plan = plan
         self.tokenizer = build_tokenizer(spec.tokenizer)
+        self._weights = _Untracked(bert.parameters(spec.encoder))
         # float32 weights are variables, not constants: oneDNN would cache each constant once more in the layout of
         # the first batch it sees, which doubles batch-1 latency and takes several times the memory.
         self.params = {
             name.replace("/", "__"): tf.Variable(value, trainable=False, name=name)
-            for name, value in (bert.parameters(spec.encoder) | head_parameters(spec.heads)).items()
+            for name, value in (self._variables() | head_parameters(spec.heads)).items()
         }
+        if plan is not None:
+            # Constants of the graph stand in this function, once for all that call it: inlined they would be copied,
+            # and so they would if a tf.function were called, whose first call is traced apart from all others.
+            once = {"experimental_attributes": {"_noinline": True}}
+            function = tf.function(self._encode_columns, input_signature=CHUNK, autograph=False, **once)
+            self._encode_once = function.get_concrete_function()
         # Shared by the signatures, so that the artifact holds each part of the graph once.
         self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
         pool = self._pool_tokens
@@ -58,6 +83,10 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     def _parameters(self) -> dict[str, tf.Tensor]:
         return {name.replace("__", "/"): variable for name, variable in self.params.items()}
 
+    def encoder_parameters(self) -> dict[str, tf.Tensor]:
+        """The encoder's variables by the names of ``bert.parameters``."""
+        return {name: value for name, value in self._parameters().items() if name in self._weights.arrays}
+
     # parts of the graph
 
     def _tokenize_text(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -68,27 +97,57 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         return packed.ids, tf.cast(packed.row_splits, tf.int32), packed.num_tokens
 
     def _encode(self, chunk: Chunk, *, inlined: bool = True) -> tf.Tensor:
-        products = Float32Products(self._parameters(), self._spec.encoder)
-        return bert.hidden_states(products, self._spec.encoder, chunk, inlined=inlined)
+        encoder = self._spec.encoder
+        if self._plan is None:
+            return bert.hidden_states(Float32Products(self._parameters(), encoder), encoder, chunk, inlined=inlined)
+        columns = tf.stack([*chunk.tokens[:3], chunk.slot])
+        hidden = self._encode_once(columns, chunk.rows, chunk.length, chunk.mask, chunk.token)
+        return tf.ensure_shape(hidden, [None, encoder.hidden_size])
+
+    def _encode_columns(
+        self, columns: tf.Tensor, rows: tf.Tensor, length: tf.Tensor, mask: tf.Tensor, token: tf.Tensor
+    ) -> tf.Tensor:
+        """``_encode`` of a chunk's tensors; ``columns`` are its ids, type ids, positions and slots."""
+        assert self._plan is not None
+        encoder = self._spec.encoder
+        *tokens, slot = tf.unstack(columns, num=4)
+        none = tf.zeros([0], tf.int32)
+        chunk = Chunk(Tokens(*tokens, none), tf.size(slot), rows, length, mask, slot, token)
+        products = MixedProducts(self._parameters(), encoder, self._plan, self._weights.arrays)
+        return bert.hidden_states(products, encoder, chunk)
+
+    def _variables(self) -> dict[str, Any]:
+        """The encoder's parameters that are variables."""
+        arrays = self._weights.arrays
+        if self._plan is None:
+            return dict(arrays)
+        found: dict[str, Any] = {name: value for name, value in arrays.items() if not self._plan.constant(name)}
+        # By far the largest table, of which a few rows are used: half the bytes, at 2^-9 of each value.
+        return found | {"embeddings/word": arrays["embeddings/word"].astype(tf.bfloat16.as_numpy_dtype)}
 
     def _pool_tokens(self, *packed: tf.Tensor, inlined: bool = True) -> tf.Tensor:
         def encode(chunk: Chunk) -> tf.Tensor:
             return pool(self._pooling, self._encode(chunk, inlined=inlined), chunk)
 
-        return in_chunks(Tokens(*packed), encode, self._pooling.dim, per_token=False)
+        return in_chunks(Tokens(*packed), encode, self._pooling.dim, per_token=False, uniform=self._plan is not None)
 
     def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
-        return in_chunks(Tokens(*packed), self._encode, self._spec.encoder.hidden_size, per_token=True)
+        width, uniform = self._spec.encoder.hidden_size, self._plan is not None
+        return in_chunks(Tokens(*packed), self._encode, width, per_token=True, uniform=uniform)
 
-    def _text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
+    def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
+        """Strings to packed tokens, and the int32 number of each text's tokens before truncation."""
         ids, splits, num_tokens = self._tokenize(text)
         positions = tf.range(tf.size(ids)) - tf.repeat(splits[:-1], splits[1:] - splits[:-1])
         return Tokens(ids, tf.zeros_like(ids), positions, splits), num_tokens
 
     def _embedding(self, tokens: Tokens) -> tuple[tf.Tensor, Outputs]:
         """The final embedding ``[batch, dim]``, and the embedding after each module."""
-        x = self._pool(*tokens)
-        params = self._parameters()
+        return self.finish(self._pool(*tokens))
+
+    def finish(self, pooled: tf.Tensor) -> tuple[tf.Tensor, Outputs]:
+        """What pooling gave to the final embedding ``[batch, dim]``; and the embedding after each module."""
+        x, params = pooled, self._parameters()
         stages = {}
         for name, head in zip(stage_names(self._spec.heads), self._spec.heads, strict=True):
             x = x if isinstance(head, PoolingSpec) else apply_head(head, name, params, x)
@@ -110,10 +169,10 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     # signatures
 
     def _serving_default(self, text: tf.Tensor) -> Outputs:
-        return {"embedding": self._embedding(self._text_tokens(text)[0])[0]}
+        return {"embedding": self._embedding(self.text_tokens(text)[0])[0]}
 
     def _detailed(self, text: tf.Tensor) -> Outputs:
-        tokens, num_tokens = self._text_tokens(text)
+        tokens, num_tokens = self.text_tokens(text)
         return {
             "embedding": self._embedding(tokens)[0],
             "num_tokens": num_tokens,
@@ -153,12 +212,12 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
             return Tokens(*map(tf.identity, tokens))
 
     def _token_embeddings(self, text: tf.Tensor) -> Outputs:
-        tokens, _ = self._text_tokens(text)
+        tokens, _ = self.text_tokens(text)
         hidden, mask = self._padded(tokens.row_splits, (self._hidden(*tokens), 0.0))
         return {"token_embeddings": hidden, "attention_mask": mask}
 
     def _stages(self, text: tf.Tensor) -> Outputs:
-        return self._embedding(self._text_tokens(text)[0])[1]
+        return self._embedding(self.text_tokens(text)[0])[1]
 
     def signature_functions(self) -> dict[str, Any]:
         """Concrete functions by signature name, with the input names and dtypes of ``toolkit.signatures``."""

@@ -99,9 +99,9 @@ def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, inline
         return tf.reshape(chunk.to_packed(context), tf.shape(x))
 
     x = (
-        tf.gather(products.parameter("embeddings/word"), ids)
-        + tf.gather(products.parameter("embeddings/type"), type_ids)
-        + tf.gather(products.parameter("embeddings/position"), positions)
+        products.embedding("embeddings/word", ids)
+        + products.embedding("embeddings/type", type_ids)
+        + products.embedding("embeddings/position", positions)
     )
     x = products.dropout(norm(x, "embeddings/norm"), spec.hidden_dropout)
     for layer in range(spec.num_layers):

@@ -16,7 +16,7 @@ __all__ = ["Float32Products"]
 
 
 class Float32Products:
-    """Products of the tensors in ``params``, variables or what was read of them.
+    """Products of the tensors in ``params``, variables or what was read of them. Tables may be of another float type.
 
     ``dropout`` (values, rate) stands where the model has it in training.
     """
@@ -33,6 +33,11 @@ class Float32Products:
 
     def parameter(self, name: str) -> tf.Tensor:
         return self._params[name]
+
+    def embedding(self, name: str, ids: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
+        return tf.cast(tf.gather(self._params[name], ids), tf.float32)
 
     def linear(
         self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None

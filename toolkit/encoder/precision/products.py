@@ -14,7 +14,10 @@ class Products(Protocol):
     """The linear products of an encoder, by the names of its parameters (``layer_0/qkv``)."""
 
     def parameter(self, name: str) -> tf.Tensor:
-        """A float32 parameter that takes part in no product: of an embedding or a LayerNorm."""
+        """A float32 parameter that takes part in no product: of a LayerNorm."""
+
+    def embedding(self, name: str, ids: tf.Tensor) -> tf.Tensor:
+        """Rows ``ids``, int32 ``[n]``, of a table: float32 ``[n, hidden]``."""
 
     def linear(self, x: Any, name: str, *, activation: bool = False, residual: tf.Tensor | None = None) -> Any:
         """``x @ kernel + bias``: ``[n, in]`` to ``[n, out]``, with the encoder's activation or ``residual`` added.

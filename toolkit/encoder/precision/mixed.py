@@ -1,0 +1,75 @@
+"""Products of several precisions in one encoder, each as a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from toolkit.encoder.precision.bfloat16 import Bfloat16Product
+from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.encoder.precision.int8 import Int8Product
+from toolkit.encoder.precision.quantization import Quantization
+
+if TYPE_CHECKING:
+    from toolkit.spec import EncoderSpec
+
+__all__ = ["MixedProducts", "Plan", "product_names"]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The precision of each product, by its name; ``int8`` holds the numbers of those in int8.
+
+    A product that is in neither is computed in float32.
+    """
+
+    bfloat16: frozenset[str] = frozenset()
+    int8: Mapping[str, Quantization] = field(default_factory=dict)
+
+    def precision(self, name: str) -> str:
+        """Of a product: ``int8``, ``bfloat16`` or ``float32``."""
+        return "int8" if name in self.int8 else "bfloat16" if name in self.bfloat16 else "float32"
+
+    def constant(self, parameter: str) -> bool:
+        """Whether a parameter becomes part of the graph: kernels and biases of all products but those in float32."""
+        name, _, kind = parameter.rpartition("/")
+        return kind in ("kernel", "bias") and self.precision(name) != "float32"
+
+
+def product_names(parameters: Iterable[str]) -> tuple[str, ...]:
+    """The products that an encoder's parameters are for, in their order."""
+    return tuple(name.removesuffix("/kernel") for name in parameters if name.endswith("/kernel"))
+
+
+class _Product(Protocol):
+    def __call__(self, x: tf.Tensor, *, activation: bool, residual: tf.Tensor | None) -> tf.Tensor: ...
+
+
+class MixedProducts(Float32Products):
+    """Products of ``params`` as ``plan`` says; ``values`` are the same parameters as arrays, for constants."""
+
+    def __init__(
+        self, params: Mapping[str, tf.Tensor], spec: EncoderSpec, plan: Plan, values: Mapping[str, Array]
+    ) -> None:
+        super().__init__(params, spec)
+        self._products: dict[str, _Product] = {
+            name: Bfloat16Product(values[f"{name}/kernel"], values[f"{name}/bias"], spec.activation)
+            for name in plan.bfloat16
+        }
+        self._products |= {
+            name: Int8Product(numbers, values[f"{name}/bias"], spec.activation) for name, numbers in plan.int8.items()
+        }
+
+    def linear(
+        self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        if name in self._products:
+            return self._products[name](x, activation=activation, residual=residual)
+        return super().linear(tf.cast(x, tf.float32), name, activation=activation, residual=residual)
