@@ -16,9 +16,11 @@ from toolkit.checkpoint import Checkpoint, open_checkpoint
 from toolkit.comparison import Bounds, CheckReport
 from toolkit.compatibility import graph_ops, serving_releases
 from toolkit.corpus import SHORT, check_texts
-from toolkit.errors import MissingExtraError
+from toolkit.encoder.precision.texts import Calibration, built_in_texts, read_texts
+from toolkit.errors import MissingExtraError, UnsupportedError
 from toolkit.exactness import check
 from toolkit.heads import stage_names
+from toolkit.precision import Precision
 from toolkit.savedmodel import require_space, stage_version, write_model, write_provenance, write_warmup
 from toolkit.signatures import SIGNATURES
 from toolkit.spec import ModelSpec, read_spec
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Export", "export"]
 
 Progress = Callable[[str, int, int], None]
+
+_MOST_CONSTANTS = 1_800_000_000  # a protocol buffer holds less than 2 GiB
 
 _STAMPED_PACKAGES = (
     "sentence-transformers",
@@ -65,8 +69,11 @@ def export(
     version: int | None = None,
     verify: bool = True,
     tokenizer_sample: float = 1.0,
-    bounds: Bounds = Bounds(),
+    bounds: Bounds | None = None,
     batching: Batching | None = Batching(),
+    precision: str = "float32",
+    min_cosine: float | None = None,
+    calibration: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -77,13 +84,22 @@ def export(
     The proof is in two parts: the tokenizer's tables against the tokenizers package on over a million texts (every code
     point among them; ``tokenizer_sample`` takes a share of them), then the written artifact, reloaded, against the
     original. With ``verify=False`` there is none, and the provenance says so. ``batching`` is how requests are batched
-    inside the graph (``None``: not at all). ``progress`` is called with (what is done at present, steps done, steps in
-    all).
+    inside the graph (``None``: not at all).
 
-    Raises ``SourceError`` or ``UnsupportedError`` for the source, ``ArtifactError`` for the target,
-    ``CheckError`` if the artifact differs from the original: then nothing is left in ``models_dir``.
+    ``precision`` is that of the encoder's products: ``"float32"``, ``"bfloat16"`` or ``"int8"``. In int8 they are
+    calibrated on the texts of the file ``calibration``, UTF-8 and one a line (``None``: a built-in set), and those that
+    lose most are computed in bfloat16, as few as bring every vector's cosine with the original's to ``min_cosine``
+    (0.995; for bfloat16, which has no choice to make, 0.9999). That choice is made with ``verify=False`` too, against
+    the float32 graph. ``bounds`` are what the proof asks for instead of the precision's own. ``progress`` is called
+    with (what is done at present, steps done, steps in all).
+
+    Raises ``InputError`` for options that are not usable or do not go together, ``SourceError`` or ``UnsupportedError``
+    for the source, ``ArtifactError`` for the target, ``CheckError`` if the artifact differs from the original: then
+    nothing is left in ``models_dir``.
     """
     say = progress or (lambda stage, done, total: None)
+    wanted = Precision(precision, min_cosine, calibration)
+    texts = read_texts(calibration) if calibration is not None else None
     # Names and places are refused before minutes are spent on loading.
     with stage_version(Path(models_dir), name, version) as staged:
         say("reading the checkpoint", 0, 0)
@@ -91,7 +107,7 @@ def export(
         spec = read_spec(checkpoint)
         require_space(staged.folder, _size_estimate(checkpoint))
         say("building the graph", 0, 0)
-        model = _build(spec, batching)
+        model, stamp = _build(spec, batching, wanted, texts, say)
         tokenizer_report = None
         if verify:
             tokenizer_report = self_check(
@@ -107,19 +123,60 @@ def export(
         if verify:
             say("checking", 0, 0)
             report = check(
-                staged.folder, checkpoint, bounds=bounds, progress=lambda done, total: say("checking", done, total)
+                staged.folder,
+                checkpoint,
+                bounds=bounds or wanted.bounds,
+                progress=lambda done, total: say("checking", done, total),
             )
             report.require_passed()
-        write_provenance(staged.folder, _provenance(checkpoint, spec, model, staged.folder, report, tokenizer_report))
+        provenance = _provenance(checkpoint, spec, model, stamp, staged.folder, report, tokenizer_report)
+        write_provenance(staged.folder, provenance)
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report)
 
 
-def _build(spec: ModelSpec, batching: Batching | None) -> ServingModel:
+def _build(
+    spec: ModelSpec, batching: Batching | None, wanted: Precision, texts: Calibration | None, say: Progress
+) -> tuple[ServingModel, dict[str, Any]]:
+    """The model in the precision that is wanted, and what the provenance says of it."""
     try:
+        from toolkit.encoder import bert
+        from toolkit.encoder.precision.choice import all_bfloat16, choose_int8
         from toolkit.model import ServingModel
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
-    return ServingModel(spec, batching)
+    stamp: dict[str, Any] = {"name": wanted.name, "min_cosine": wanted.required_cosine}
+    if wanted.name == "float32":
+        return ServingModel(spec, batching), stamp
+    _require_small(spec)
+    if wanted.name == "bfloat16":
+        plan = all_bfloat16(spec.encoder)
+    else:
+        calibration = texts or built_in_texts(spec.max_length)
+        assert wanted.required_cosine is not None
+        choice = choose_int8(
+            ServingModel(spec), spec, calibration, check_texts(spec.max_length), wanted.required_cosine, say
+        )
+        plan = choice.plan
+        stamp["calibration"] = {
+            "source": calibration.source,
+            "texts": len(calibration.texts),
+            "sha256": calibration.digest,
+        }
+        stamp["losses"] = choice.losses
+    return ServingModel(spec, batching, plan), stamp | {"products": plan.by_precision(bert.product_names(spec.encoder))}
+
+
+def _require_small(spec: ModelSpec) -> None:
+    """Raise ``UnsupportedError`` if the products' weights, all in bfloat16, leave no room in one file."""
+    encoder = spec.encoder
+    size = 2 * encoder.num_layers * encoder.hidden_size * (4 * encoder.hidden_size + 2 * encoder.intermediate_size)
+    if size > _MOST_CONSTANTS:
+        raise UnsupportedError(
+            "config.json",
+            "bytes of the products in bfloat16",
+            size,
+            f"up to {_MOST_CONSTANTS}, as they stand in saved_model.pb, or precision float32",
+        )
 
 
 def _size_estimate(checkpoint: Checkpoint) -> int:
@@ -138,6 +195,7 @@ def _provenance(
     checkpoint: Checkpoint,
     spec: ModelSpec,
     model: ServingModel,
+    stamp: dict[str, Any],
     folder: Path,
     report: CheckReport | None,
     tokenizer_report: TokenizerReport | None,
@@ -161,8 +219,9 @@ def _provenance(
             "dimension": spec.dim,
             "max_sequence_length": spec.max_length,
             "prompt": spec.prompt,
-            "precision": "float32",
+            "precision": stamp["name"],
         },
+        "precision": stamp,
         "tokenizer": [str(step) for step in model.tokenizer.steps],
         "signatures": [item.name for item in SIGNATURES],
         "tf_serving": {"since": releases.since, "because": list(releases.because)},

@@ -110,9 +110,9 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         """``_encode`` of a chunk's tensors; ``columns`` are its ids, type ids, positions and slots."""
         assert self._plan is not None
         encoder = self._spec.encoder
-        *tokens, slot = tf.unstack(columns, num=4)
+        ids, type_ids, positions, slot = tf.unstack(columns, num=4)
         none = tf.zeros([0], tf.int32)
-        chunk = Chunk(Tokens(*tokens, none), tf.size(slot), rows, length, mask, slot, token)
+        chunk = Chunk(Tokens(ids, type_ids, positions, none), tf.size(slot), rows, length, mask, slot, token)
         products = MixedProducts(self._parameters(), encoder, self._plan, self._weights.arrays)
         return bert.hidden_states(products, encoder, chunk)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolkit.encoder.precision.products import Products
     from toolkit.spec import EncoderSpec
 
-__all__ = ["hidden_states", "parameters"]
+__all__ = ["hidden_states", "parameters", "product_names"]
 
 Array = npt.NDArray[np.float32]
 
@@ -64,6 +64,12 @@ def parameters(spec: EncoderSpec) -> dict[str, Array]:
         p |= norm(f"{source}.output.LayerNorm", f"{out}/output_norm")
     weights.finish()
     return p
+
+
+def product_names(spec: EncoderSpec) -> tuple[str, ...]:
+    """The linear products, in the order in which ``hidden_states`` asks for them."""
+    parts = ("qkv", "attention_output", "intermediate", "output")
+    return tuple(f"layer_{layer}/{part}" for layer in range(spec.num_layers) for part in parts)
 
 
 def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, inlined: bool = False) -> tf.Tensor:

@@ -161,8 +161,8 @@ def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
     for group in groups:
         index = tf.concat([tf.range(splits[row], splits[row + 1]) for row in group], 0)
         row_splits = tf.cumsum(tf.constant([0, *(int(lengths[row]) for row in group)]))
-        columns = (tf.gather(values, index) for values in tokens[:3])
-        chunks.append(make_chunk(Tokens(*columns, row_splits), coarse=True))
+        ids, type_ids, positions = (tf.gather(values, index) for values in tokens[:3])
+        chunks.append(make_chunk(Tokens(ids, type_ids, positions, row_splits), coarse=True))
     return chunks, order
 
 
@@ -188,9 +188,7 @@ def in_chunks(
     return tf.ensure_shape(result, [None, width])
 
 
-def _loop(
-    tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_token: bool, coarse: bool
-) -> tf.Tensor:
+def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_token: bool, coarse: bool) -> tf.Tensor:
     starts = tokens.row_splits[:-1]
     lengths = tokens.row_splits[1:] - starts
     batch = tf.size(lengths)

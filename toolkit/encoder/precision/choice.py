@@ -16,16 +16,18 @@ import tensorflow as tf
 
 from toolkit.encoder import bert
 from toolkit.encoder.packing import eager_chunks
-from toolkit.encoder.precision.calibration import Calibration, record
-from toolkit.encoder.precision.mixed import MixedProducts, Plan, product_names
+from toolkit.encoder.precision.calibration import record
+from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.encoder.precision.quantization import OUTLIERS, Quantization, quantize
 from toolkit.errors import CheckError
 from toolkit.heads import pool
+from toolkit.spec import PoolingSpec
 
 if TYPE_CHECKING:
     from toolkit.encoder.packing import Tokens
+    from toolkit.encoder.precision.texts import Calibration
     from toolkit.model import ServingModel
-    from toolkit.spec import ModelSpec, PoolingSpec
+    from toolkit.spec import EncoderSpec, ModelSpec
 
 __all__ = ["Choice", "all_bfloat16", "choose_int8"]
 
@@ -47,9 +49,9 @@ class Choice:
     losses: Mapping[str, float]
 
 
-def all_bfloat16(parameters: Mapping[str, Array]) -> Plan:
+def all_bfloat16(spec: EncoderSpec) -> Plan:
     """Every product in bfloat16."""
-    return Plan(bfloat16=frozenset(product_names(parameters)))
+    return Plan(bfloat16=frozenset(bert.product_names(spec)))
 
 
 class _Laboratory:
@@ -67,6 +69,7 @@ class _Laboratory:
 
     def _embed(self, plan: Plan, sample: bool) -> Array:
         encoder, pooling = self._spec.encoder, self._spec.heads[0]
+        assert isinstance(pooling, PoolingSpec)
         products = MixedProducts(self._model.encoder_parameters(), encoder, plan, self._values)
         chunks, order = eager_chunks(self._sample if sample else self._all)
         parts = [pool(pooling, bert.hidden_states(products, encoder, chunk), chunk) for chunk in chunks]
@@ -98,7 +101,7 @@ def choose_int8(
     inputs = record(
         model.encoder_parameters(), spec.encoder, tokens, lambda done, total: progress("calibrating", done, total)
     )
-    names = product_names(values)
+    names = bert.product_names(spec.encoder)
     numbers: dict[str, Quantization] = {}
     for done, name in enumerate(names):
         progress("quantizing", done, len(names))

@@ -7,6 +7,7 @@ registers. The op exists in TensorFlow 2.12 and later; its kernels only where Te
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +32,22 @@ class Int8Product:
         self._numbers = numbers
         self._bias = bias
         self._activation = activation
-        # The op exists in graphs only; outside of one this is its graph.
-        self._in_graph = tf.function(self._call, autograph=False, reduce_retracing=True)
+        self._graphs: dict[tuple[Any, ...], Any] = {}
 
     def __call__(self, x: tf.Tensor, *, activation: bool, residual: tf.Tensor | None) -> tf.Tensor:
-        call = self._in_graph if tf.executing_eagerly() else self._call
-        return call(x, activation, residual)
+        if not tf.executing_eagerly():
+            return self._call(x, activation, residual)
+        # The op exists in graphs only; so here it gets one of its own.
+        rows, columns = self._numbers.kernel.shape
+        given = [tf.TensorSpec([None, rows], x.dtype), activation]
+        if residual is None:
+            return self._graph(*given, None)(x)
+        return self._graph(*given, tf.TensorSpec([None, columns], tf.float32))(x, residual)
+
+    def _graph(self, *given: Any) -> Any:
+        if given not in self._graphs:
+            self._graphs[given] = tf.function(self._call, autograph=False).get_concrete_function(*given)
+        return self._graphs[given]
 
     def _call(self, x: tf.Tensor, activation: bool, residual: tf.Tensor | None) -> tf.Tensor:
         x = tf.cast(x, tf.float32)

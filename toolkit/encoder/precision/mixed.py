@@ -18,7 +18,7 @@ from toolkit.encoder.precision.quantization import Quantization
 if TYPE_CHECKING:
     from toolkit.spec import EncoderSpec
 
-__all__ = ["MixedProducts", "Plan", "product_names"]
+__all__ = ["MixedProducts", "Plan"]
 
 Array = npt.NDArray[np.float32]
 
@@ -37,15 +37,17 @@ class Plan:
         """Of a product: ``int8``, ``bfloat16`` or ``float32``."""
         return "int8" if name in self.int8 else "bfloat16" if name in self.bfloat16 else "float32"
 
+    def by_precision(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Those of ``names`` in each precision that there is any in."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            found.setdefault(self.precision(name), []).append(name)
+        return found
+
     def constant(self, parameter: str) -> bool:
         """Whether a parameter becomes part of the graph: kernels and biases of all products but those in float32."""
         name, _, kind = parameter.rpartition("/")
         return kind in ("kernel", "bias") and self.precision(name) != "float32"
-
-
-def product_names(parameters: Iterable[str]) -> tuple[str, ...]:
-    """The products that an encoder's parameters are for, in their order."""
-    return tuple(name.removesuffix("/kernel") for name in parameters if name.endswith("/kernel"))
 
 
 class _Product(Protocol):

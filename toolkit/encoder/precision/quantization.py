@@ -74,7 +74,9 @@ def quantize(kernel: Array, inputs: Inputs, *, outliers: int = 0) -> Quantizatio
         low, high = float((inputs.low * scale)[kept].min()), float((inputs.high * scale)[kept].max())
         for share in CLIPPING:
             step = max((high - low) * share / UINT8, 1e-12)
-            cut = np.clip(np.round((sample - low * share) / step), 0, UINT8) * np.float32(step) + np.float32(low * share)
+            cut = np.clip(np.round((sample - low * share) / step), 0, UINT8) * np.float32(step) + np.float32(
+                low * share
+            )
             error = float(np.linalg.norm(cut @ restored - exact)) / norm
             if alpha not in found or error < found[alpha].error:
                 found[alpha] = Quantization(
