@@ -17,7 +17,7 @@ from toolkit.comparison import Bounds, CheckReport
 from toolkit.compatibility import graph_ops, serving_releases
 from toolkit.corpus import SHORT, check_texts
 from toolkit.encoder.precision.texts import Calibration, built_in_texts, read_texts
-from toolkit.errors import MissingExtraError, UnsupportedError
+from toolkit.errors import MissingExtraError
 from toolkit.exactness import check
 from toolkit.heads import stage_names
 from toolkit.precision import Precision
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Export", "export"]
 
 Progress = Callable[[str, int, int], None]
-
-_MOST_CONSTANTS = 1_800_000_000  # a protocol buffer holds less than 2 GiB
 
 _STAMPED_PACKAGES = (
     "sentence-transformers",
@@ -147,7 +145,6 @@ def _build(
     stamp: dict[str, Any] = {"name": wanted.name, "min_cosine": wanted.required_cosine}
     if wanted.name == "float32":
         return ServingModel(spec, batching), stamp
-    _require_small(spec)
     if wanted.name == "bfloat16":
         plan = all_bfloat16(spec.encoder)
     else:
@@ -164,19 +161,6 @@ def _build(
         }
         stamp["losses"] = choice.losses
     return ServingModel(spec, batching, plan), stamp | {"products": plan.by_precision(bert.product_names(spec.encoder))}
-
-
-def _require_small(spec: ModelSpec) -> None:
-    """Raise ``UnsupportedError`` if the products' weights, all in bfloat16, leave no room in one file."""
-    encoder = spec.encoder
-    size = 2 * encoder.num_layers * encoder.hidden_size * (4 * encoder.hidden_size + 2 * encoder.intermediate_size)
-    if size > _MOST_CONSTANTS:
-        raise UnsupportedError(
-            "config.json",
-            "bytes of the products in bfloat16",
-            size,
-            f"up to {_MOST_CONSTANTS}, as they stand in saved_model.pb, or precision float32",
-        )
 
 
 def _size_estimate(checkpoint: Checkpoint) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,21 +24,7 @@ __all__ = ["ServingModel"]
 Outputs = dict[str, tf.Tensor]
 
 TEXT = tf.TensorSpec([None], tf.string)
-CHUNK = (
-    tf.TensorSpec([4, None], tf.int32),
-    tf.TensorSpec([], tf.int32),
-    tf.TensorSpec([], tf.int32),
-    tf.TensorSpec([None, None], tf.bool),
-    tf.TensorSpec([None], tf.int32),
-)
 PACKED = (tf.TensorSpec([None], tf.int32),) * 4
-
-
-@dataclass(frozen=True)
-class _Untracked:
-    """Arrays that tf.Module must not take for state to be saved."""
-
-    arrays: Mapping[str, Any]
 
 
 class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
@@ -58,19 +43,15 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         self._pooling = pooling
         self._plan = plan
         self.tokenizer = build_tokenizer(spec.tokenizer)
-        self._weights = _Untracked(bert.parameters(spec.encoder))
-        # float32 weights are variables, not constants: oneDNN would cache each constant once more in the layout of
-        # the first batch it sees, which doubles batch-1 latency and takes several times the memory.
+        arrays = bert.parameters(spec.encoder)
+        self._encoder_names = tuple(arrays)
+        # Weights are variables, not constants: oneDNN would cache each float32 constant once more in the layout of the
+        # first batch it sees, which doubles batch-1 latency and takes several times the memory; and each path through
+        # the graph would have constants of its own.
         self.params = {
             name.replace("/", "__"): tf.Variable(value, trainable=False, name=name)
-            for name, value in (self._variables() | head_parameters(spec.heads)).items()
+            for name, value in ((plan.stored(arrays) if plan else arrays) | head_parameters(spec.heads)).items()
         }
-        if plan is not None:
-            # Constants of the graph stand in this function, once for all that call it: inlined they would be copied,
-            # and so they would if a tf.function were called, whose first call is traced apart from all others.
-            once = {"experimental_attributes": {"_noinline": True}}
-            function = tf.function(self._encode_columns, input_signature=CHUNK, autograph=False, **once)
-            self._encode_once = function.get_concrete_function()
         # Shared by the signatures, so that the artifact holds each part of the graph once.
         self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
         pool = self._pool_tokens
@@ -85,7 +66,8 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
     def encoder_parameters(self) -> dict[str, tf.Tensor]:
         """The encoder's variables by the names of ``bert.parameters``."""
-        return {name: value for name, value in self._parameters().items() if name in self._weights.arrays}
+        params = self._parameters()
+        return {name: params[name] for name in self._encoder_names}
 
     # parts of the graph
 
@@ -97,43 +79,19 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         return packed.ids, tf.cast(packed.row_splits, tf.int32), packed.num_tokens
 
     def _encode(self, chunk: Chunk, *, inlined: bool = True) -> tf.Tensor:
-        encoder = self._spec.encoder
-        if self._plan is None:
-            return bert.hidden_states(Float32Products(self._parameters(), encoder), encoder, chunk, inlined=inlined)
-        columns = tf.stack([*chunk.tokens[:3], chunk.slot])
-        hidden = self._encode_once(columns, chunk.rows, chunk.length, chunk.mask, chunk.token)
-        return tf.ensure_shape(hidden, [None, encoder.hidden_size])
-
-    def _encode_columns(
-        self, columns: tf.Tensor, rows: tf.Tensor, length: tf.Tensor, mask: tf.Tensor, token: tf.Tensor
-    ) -> tf.Tensor:
-        """``_encode`` of a chunk's tensors; ``columns`` are its ids, type ids, positions and slots."""
-        assert self._plan is not None
-        encoder = self._spec.encoder
-        ids, type_ids, positions, slot = tf.unstack(columns, num=4)
-        none = tf.zeros([0], tf.int32)
-        chunk = Chunk(Tokens(ids, type_ids, positions, none), tf.size(slot), rows, length, mask, slot, token)
-        products = MixedProducts(self._parameters(), encoder, self._plan, self._weights.arrays)
-        return bert.hidden_states(products, encoder, chunk)
-
-    def _variables(self) -> dict[str, Any]:
-        """The encoder's parameters that are variables."""
-        arrays = self._weights.arrays
-        if self._plan is None:
-            return dict(arrays)
-        found: dict[str, Any] = {name: value for name, value in arrays.items() if not self._plan.constant(name)}
-        # By far the largest table, of which a few rows are used: half the bytes, at 2^-9 of each value.
-        return found | {"embeddings/word": arrays["embeddings/word"].astype(tf.bfloat16.as_numpy_dtype)}
+        encoder, params = self._spec.encoder, self.encoder_parameters()
+        products = MixedProducts(params, encoder, self._plan) if self._plan else Float32Products(params, encoder)
+        return bert.hidden_states(products, encoder, chunk, inlined=inlined)
 
     def _pool_tokens(self, *packed: tf.Tensor, inlined: bool = True) -> tf.Tensor:
         def encode(chunk: Chunk) -> tf.Tensor:
             return pool(self._pooling, self._encode(chunk, inlined=inlined), chunk)
 
-        return in_chunks(Tokens(*packed), encode, self._pooling.dim, per_token=False, uniform=self._plan is not None)
+        return in_chunks(Tokens(*packed), encode, self._pooling.dim, per_token=False, coarse=self._plan is not None)
 
     def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
-        width, uniform = self._spec.encoder.hidden_size, self._plan is not None
-        return in_chunks(Tokens(*packed), self._encode, width, per_token=True, uniform=uniform)
+        width, coarse = self._spec.encoder.hidden_size, self._plan is not None
+        return in_chunks(Tokens(*packed), self._encode, width, per_token=True, coarse=coarse)
 
     def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """Strings to packed tokens, and the int32 number of each text's tokens before truncation."""

@@ -135,10 +135,10 @@ def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     return Chunk(filled, total, rows, length, mask, slot, tf.reshape(token, [-1]))
 
 
-def make_single_chunk(tokens: Tokens) -> Chunk:
+def make_single_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     """Prepare the one row of ``tokens``: nothing is moved between views."""
     total = tf.size(tokens.ids)
-    size = tf.maximum(_round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
+    size = tf.maximum(_round_up_coarsely(total) if coarse else _round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
     ids, types, positions = _filled(size, *tokens[:3])
     filled = Tokens(ids, types, positions, tokens.row_splits)
     return Chunk(filled, total, tf.constant(1), size, (tf.range(size) < total)[None, :], None, None)
@@ -167,23 +167,22 @@ def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
 
 
 def in_chunks(
-    tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool, uniform: bool = False
+    tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool, coarse: bool = False
 ) -> tf.Tensor:
     """Run ``encode`` over chunks of rows and put its results back in the rows' order.
 
     ``encode`` maps a chunk to float32 ``[rows, width]``, or with ``per_token`` to ``[padded_total, width]``. The result
     is ``[batch, width]``, or packed ``[total, width]``. An empty batch gives an empty result. A batch of one row does
-    without the loop. With ``uniform`` it is prepared like all others, and chunks are of fewer sizes: for an encoder
-    that is one function in the graph.
+    without the loop. With ``coarse`` chunks are of fewer sizes.
     """
 
     def single() -> tf.Tensor:
-        chunk = make_chunk(tokens, coarse=True) if uniform else make_single_chunk(tokens)
+        chunk = make_single_chunk(tokens, coarse=coarse)
         result = encode(chunk)
         return result[: chunk.total] if per_token else result
 
     result = tf.cond(
-        tf.equal(tf.size(tokens.row_splits), 2), single, lambda: _loop(tokens, encode, width, per_token, uniform)
+        tf.equal(tf.size(tokens.row_splits), 2), single, lambda: _loop(tokens, encode, width, per_token, coarse)
     )
     return tf.ensure_shape(result, [None, width])
 

@@ -70,7 +70,7 @@ class _Laboratory:
     def _embed(self, plan: Plan, sample: bool) -> Array:
         encoder, pooling = self._spec.encoder, self._spec.heads[0]
         assert isinstance(pooling, PoolingSpec)
-        products = MixedProducts(self._model.encoder_parameters(), encoder, plan, self._values)
+        products = MixedProducts({k: tf.constant(v) for k, v in plan.stored(self._values).items()}, encoder, plan)
         chunks, order = eager_chunks(self._sample if sample else self._all)
         parts = [pool(pooling, bert.hidden_states(products, encoder, chunk), chunk) for chunk in chunks]
         pooled = tf.gather(tf.concat(parts, 0), np.argsort(order))

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 
@@ -19,16 +17,15 @@ from toolkit.encoder.precision.quantization import Quantization
 
 __all__ = ["Int8Product"]
 
-Array = npt.NDArray[np.float32]
-
 # What the kernel computes itself, by the names of toolkit.spec; other activations follow it.
 _FUSED_ACTIVATIONS = {"gelu": "GeluExact", "gelu_tanh": "GeluApproximate", "relu": "Relu"}
 
 
 class Int8Product:
-    """``[n, in]`` of any float type times int8 weights: float32 ``[n, out]``."""
+    """``[n, in]`` of any float type times int8 ``kernel`` ``[in, out]``, as ``numbers`` say: float32 ``[n, out]``."""
 
-    def __init__(self, numbers: Quantization, bias: Array, activation: str) -> None:
+    def __init__(self, kernel: tf.Tensor, bias: tf.Tensor, numbers: Quantization, activation: str) -> None:
+        self._kernel = kernel
         self._numbers = numbers
         self._bias = bias
         self._activation = activation
@@ -51,11 +48,11 @@ class Int8Product:
 
     def _call(self, x: tf.Tensor, activation: bool, residual: tf.Tensor | None) -> tf.Tensor:
         x = tf.cast(x, tf.float32)
-        numbers, bias = self._numbers, tf.constant(self._bias)
+        numbers, bias = self._numbers, tf.convert_to_tensor(self._bias)
         if residual is not None and numbers.outliers.size:
             apart = tf.gather(x, numbers.outliers, axis=1)
             residual = dense(apart, tf.constant(numbers.outlier_kernel), bias) + residual
-            bias = tf.zeros([len(self._bias)])
+            bias = tf.zeros([numbers.kernel.shape[1]])
         given = tf.raw_ops.QuantizeV2(
             input=x if numbers.scale is None else x * numbers.scale,
             min_range=tf.constant(numbers.low, tf.float32),
@@ -63,7 +60,7 @@ class Int8Product:
             T=tf.quint8,
             mode="MIN_FIRST",
         )
-        kernel = tf.bitcast(tf.constant(numbers.kernel), tf.qint8)
+        kernel = tf.bitcast(tf.convert_to_tensor(self._kernel), tf.qint8)
         fused = _FUSED_ACTIVATIONS.get(self._activation) if activation else None
         steps = ["BiasAdd", *([fused] if fused else []), *(["Add"] if residual is not None else []), "Dequantize"]
         y = _quantized_matmul(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +44,15 @@ class Plan:
             found.setdefault(self.precision(name), []).append(name)
         return found
 
-    def constant(self, parameter: str) -> bool:
-        """Whether a parameter becomes part of the graph: kernels and biases of all products but those in float32."""
-        name, _, kind = parameter.rpartition("/")
-        return kind in ("kernel", "bias") and self.precision(name) != "float32"
+    def stored(self, parameters: Mapping[str, Array]) -> dict[str, npt.NDArray[Any]]:
+        """``parameters`` in the types in which ``MixedProducts`` wants them."""
+        bfloat16 = tf.bfloat16.as_numpy_dtype
+        # By far the largest table, of which few rows are used at a time: half the bytes, at 2^-9 of each value.
+        found: dict[str, npt.NDArray[Any]] = dict(parameters)
+        found["embeddings/word"] = parameters["embeddings/word"].astype(bfloat16)
+        for name in self.bfloat16:
+            found |= {key: parameters[key].astype(bfloat16) for key in (f"{name}/kernel", f"{name}/bias")}
+        return found | {f"{name}/kernel": numbers.kernel for name, numbers in self.int8.items()}
 
 
 class _Product(Protocol):
@@ -55,19 +60,16 @@ class _Product(Protocol):
 
 
 class MixedProducts(Float32Products):
-    """Products of ``params`` as ``plan`` says; ``values`` are the same parameters as arrays, for constants."""
+    """Products of ``params``, in the types of ``plan.stored``, as ``plan`` says."""
 
-    def __init__(
-        self, params: Mapping[str, tf.Tensor], spec: EncoderSpec, plan: Plan, values: Mapping[str, Array]
-    ) -> None:
+    def __init__(self, params: Mapping[str, tf.Tensor], spec: EncoderSpec, plan: Plan) -> None:
         super().__init__(params, spec)
-        self._products: dict[str, _Product] = {
-            name: Bfloat16Product(values[f"{name}/kernel"], values[f"{name}/bias"], spec.activation)
-            for name in plan.bfloat16
-        }
-        self._products |= {
-            name: Int8Product(numbers, values[f"{name}/bias"], spec.activation) for name, numbers in plan.int8.items()
-        }
+        self._products: dict[str, _Product] = {}
+        for name in plan.bfloat16:
+            self._products[name] = Bfloat16Product(params[f"{name}/kernel"], params[f"{name}/bias"], spec.activation)
+        for name, numbers in plan.int8.items():
+            kernel, bias = params[f"{name}/kernel"], params[f"{name}/bias"]
+            self._products[name] = Int8Product(kernel, bias, numbers, spec.activation)
 
     def linear(
         self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
