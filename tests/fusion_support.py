@@ -36,7 +36,7 @@ def optimized_ops(saved_model: Path, *, with_types: bool = False) -> collections
         for node in graph.node:
             fused = [name.decode() for name in node.attr["fused_ops"].list.s] if "fused_ops" in node.attr else []
             name = f"{node.op}[{','.join(fused)}]" if fused else node.op
-            if with_types and "T" in node.attr:
+            if with_types and node.attr["T"].type:
                 name += f":{tf.as_dtype(node.attr['T'].type).name}"
             ops[name] += 1
     session.close()

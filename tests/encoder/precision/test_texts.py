@@ -1,4 +1,4 @@
-"""Calibration texts: the user's file is refused by name where it cannot be used; the built-in set is always the same."""
+"""Calibration texts: a file that cannot be used is refused by name; the built-in set is always the same."""
 
 from __future__ import annotations
 
