@@ -23,14 +23,18 @@ Arrays = dict[str, Array]
 # Intermediate values may be large, so their tolerance scales with them; the final vector's bound does not. Hidden
 # states have gone through the most operations and are averaged away by pooling: they are given ten times as much.
 HIDDEN_TOLERANCE = 10.0
+NEIGHBOURS = 10
 VECTORS = ("serving_default", "embedding", "embed_tokens")
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What counts as equal: largest absolute difference of a component, largest cosine distance of a vector."""
+    """What counts as equal: largest absolute difference of a component, largest cosine distance of a vector.
 
-    max_abs: float = 1e-5
+    Without ``max_abs``, for artifacts of lower precision, only the cosine decides.
+    """
+
+    max_abs: float | None = 1e-5
     max_cosine_distance: float = 1e-6
 
 
@@ -54,13 +58,19 @@ class Divergence:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Figures of a check. ``comparisons`` counts vectors: each text alone and in batches of several sizes."""
+    """Figures of a check. ``comparisons`` counts vectors: each text alone and in batches of several sizes.
+
+    ``neighbours`` is the share of the ``NEIGHBOURS`` texts nearest to each text by the original's vectors that are
+    still among its nearest by the artifact's; ``None`` where there are too few texts to tell.
+    """
 
     texts: int
     comparisons: int
     token_ids_equal: bool
     max_abs: float
     max_cosine_distance: float
+    mean_cosine_distance: float
+    neighbours: float | None
     bounds: Bounds
     stages: tuple[StageFigure, ...]
     divergence: Divergence | None
@@ -90,6 +100,8 @@ class _Comparison:
         self.comparisons = 0
         self.max_abs = 0.0
         self.max_cosine = 0.0
+        self.sum_cosine = 0.0
+        self.vectors: dict[int, Array] = {}
         self.ids_equal = True
         self.failed = False
         self.figures: dict[str, StageFigure] = {}
@@ -117,14 +129,15 @@ class _Comparison:
             self.note("number of tokens", text, detail)
         return True
 
-    def stage(self, stage: str, text: int, ours: Array, theirs: Array, tolerance: float) -> None:
-        """Compare an intermediate value."""
+    def stage(self, stage: str, text: int, ours: Array, theirs: Array, factor: float = 1.0) -> None:
+        """Compare an intermediate value: within ``factor`` times the bound, where there is one."""
         self._ranks.setdefault(stage, len(self._ranks))
         if ours.shape != theirs.shape:
             self.note(stage, text, f"shape {ours.shape} instead of {theirs.shape}")
             return
         difference, magnitude = self._figure(stage, ours, theirs)
-        if not difference <= tolerance * max(1.0, magnitude):
+        bound = self.bounds.max_abs
+        if bound is not None and not difference <= factor * bound * max(1.0, magnitude):
             self.note(stage, text, f"max abs difference {difference:.3g}")
 
     def vector(self, text: int, ours: Array, theirs: Array) -> None:
@@ -137,8 +150,11 @@ class _Comparison:
         difference, _ = self._figure("embedding", ours, theirs)
         cosine = _cosine_distance(ours, theirs)
         self.comparisons += 1
+        self.sum_cosine += cosine
+        self.vectors.setdefault(text, ours)
         self.max_abs, self.max_cosine = max(self.max_abs, difference), max(self.max_cosine, cosine)
-        if not (difference <= self.bounds.max_abs and cosine <= self.bounds.max_cosine_distance):
+        exact = self.bounds.max_abs is None or difference <= self.bounds.max_abs
+        if not (exact and cosine <= self.bounds.max_cosine_distance):
             self.failed = True
             self.note("embedding", text, f"max abs difference {difference:.3g}, cosine distance {cosine:.3g}")
 
@@ -170,9 +186,9 @@ def compare(
                 continue  # other tokens give another vector: nothing to learn from it
             if "hidden" in outputs:
                 hidden = outputs["hidden"][row][mask]
-                comparison.stage("hidden state", text, hidden, reference.hidden, HIDDEN_TOLERANCE * bounds.max_abs)
+                comparison.stage("hidden state", text, hidden, reference.hidden, HIDDEN_TOLERANCE)
             for key, theirs in zip(stages, reference.stages, strict=True) if stages else ():
-                comparison.stage(key.removeprefix("stage/"), text, outputs[key][row], theirs, bounds.max_abs)
+                comparison.stage(key.removeprefix("stage/"), text, outputs[key][row], theirs)
             for key in VECTORS:
                 if key in outputs:
                     comparison.vector(text, outputs[key][row], reference.embedding)
@@ -182,10 +198,33 @@ def compare(
         token_ids_equal=comparison.ids_equal,
         max_abs=comparison.max_abs,
         max_cosine_distance=comparison.max_cosine,
+        mean_cosine_distance=comparison.sum_cosine / max(1, comparison.comparisons),
+        neighbours=_neighbours_kept(comparison.vectors, references),
         bounds=bounds,
         stages=tuple(comparison.figures.values()),
         divergence=comparison.first(),
     )
+
+
+def _neighbours_kept(vectors: dict[int, Array], references: Sequence[ReferenceAnswer]) -> float | None:
+    texts = sorted(vectors)
+    if len(texts) <= NEIGHBOURS:
+        return None
+    ours = _similarities(np.stack([vectors[text] for text in texts]))
+    theirs = _similarities(np.stack([references[text].embedding for text in texts]))
+    nearest = np.argsort(-ours, axis=1, kind="stable")[:, :NEIGHBOURS]
+    # Texts that are as near as the last of the nearest, such as equal ones, count as nearest too.
+    last = np.sort(theirs, axis=1)[:, -NEIGHBOURS][:, None]
+    return float(np.mean(np.take_along_axis(theirs, nearest, 1) >= last - 1e-6))
+
+
+def _similarities(vectors: Array) -> Array:
+    """Cosines of all pairs, in float64; -1 of each with itself."""
+    x = np.nan_to_num(vectors.astype(np.float64))
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+    similarities: Array = x @ x.T
+    np.fill_diagonal(similarities, -1.0)
+    return similarities
 
 
 def _stage_number(key: str) -> int:

@@ -38,6 +38,8 @@ _SINCE: dict[str, str] = {
     "TensorListSetItem.resize_if_index_out_of_bounds": "2.13",
     "TFText>FastSentencepieceTokenize": "2.12",
     "TFText>FastSentencepieceDetokenize": "2.12",
+    # int8 products; an internal op of builds with oneDNN, which are those for x86
+    "_QuantizedMatMul": "2.17",
     "TFText>RoundRobinTrim": "2.20",
     "TFText>RoundRobinGenerateMasks": "2.20",
     "TFText>Utf8Binarize": "2.20",

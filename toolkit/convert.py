@@ -16,9 +16,11 @@ from toolkit.checkpoint import Checkpoint, open_checkpoint
 from toolkit.comparison import Bounds, CheckReport
 from toolkit.compatibility import graph_ops, serving_releases
 from toolkit.corpus import SHORT, check_texts
+from toolkit.encoder.precision.texts import Calibration, built_in_texts, read_texts
 from toolkit.errors import InputError, MissingExtraError
 from toolkit.exactness import check
 from toolkit.heads import stage_names
+from toolkit.precision import Precision
 from toolkit.savedmodel import require_space, stage_version, write_model, write_provenance, write_warmup
 from toolkit.signatures import SIGNATURES
 from toolkit.spec import ModelSpec, read_spec
@@ -66,8 +68,11 @@ def export(
     verify: bool = True,
     tokenizer_sample: float = 1.0,
     tokenizer_engine: Engine = COMPILED,
-    bounds: Bounds = Bounds(),
+    bounds: Bounds | None = None,
     batching: Batching | None = Batching(),
+    precision: str = "float32",
+    min_cosine: float | None = None,
+    calibration: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -80,15 +85,23 @@ def export(
     original. With ``verify=False`` there is none, and the provenance says so. ``tokenizer_engine`` is ``compiled`` or,
     for WordPiece, a slower tokenizer of tensorflow-text in its place, ``BertTokenizer`` or ``FastBertTokenizer``, which
     the same proof admits or refuses. ``batching`` is how requests are batched inside the graph (``None``: not at all).
-    ``progress`` is called with (what is done at present, steps done, steps in all).
 
-    Raises ``InputError`` for an engine that does not exist or would go unproved, ``SourceError`` or
-    ``UnsupportedError`` for the source, ``ArtifactError`` for the target, ``CheckError`` if the artifact differs from
-    the original: then nothing is left in ``models_dir``.
+    ``precision`` is that of the encoder's products: ``"float32"``, ``"bfloat16"`` or ``"int8"``. In int8 they are
+    calibrated on the texts of the file ``calibration``, UTF-8 and one a line (``None``: a built-in set), and those that
+    lose most are computed in bfloat16, as few as bring every vector's cosine with the original's to ``min_cosine``
+    (0.995; for bfloat16, which has no choice to make, 0.9999). That choice is made with ``verify=False`` too, against
+    the float32 graph. ``bounds`` are what the proof asks for instead of the precision's own. ``progress`` is called
+    with (what is done at present, steps done, steps in all).
+
+    Raises ``InputError`` for options that are not usable or do not go together, ``SourceError`` or ``UnsupportedError``
+    for the source, ``ArtifactError`` for the target, ``CheckError`` if the artifact differs from the original: then
+    nothing is left in ``models_dir``.
     """
     if tokenizer_engine != COMPILED and not verify:
         raise InputError(f"tokenizer engine {tokenizer_engine!r} is only taken where it is proved equal: not unchecked")
     say = progress or (lambda stage, done, total: None)
+    wanted = Precision(precision, min_cosine, calibration)
+    texts = read_texts(calibration) if calibration is not None else None
     # Names and places are refused before minutes are spent on loading.
     with stage_version(Path(models_dir), name, version) as staged:
         say("reading the checkpoint", 0, 0)
@@ -96,7 +109,7 @@ def export(
         spec = read_spec(checkpoint)
         require_space(staged.folder, _size_estimate(checkpoint))
         say("building the graph", 0, 0)
-        model = _build(spec, batching, tokenizer_engine)
+        model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, say)
         tokenizer_report = None
         if verify:
             tokenizer_report = self_check(
@@ -112,19 +125,52 @@ def export(
         if verify:
             say("checking", 0, 0)
             report = check(
-                staged.folder, checkpoint, bounds=bounds, progress=lambda done, total: say("checking", done, total)
+                staged.folder,
+                checkpoint,
+                bounds=bounds or wanted.bounds,
+                progress=lambda done, total: say("checking", done, total),
             )
             report.require_passed()
-        write_provenance(staged.folder, _provenance(checkpoint, spec, model, staged.folder, report, tokenizer_report))
+        provenance = _provenance(checkpoint, spec, model, stamp, staged.folder, report, tokenizer_report)
+        write_provenance(staged.folder, provenance)
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report)
 
 
-def _build(spec: ModelSpec, batching: Batching | None, tokenizer_engine: Engine) -> ServingModel:
+def _build(
+    spec: ModelSpec,
+    batching: Batching | None,
+    engine: Engine,
+    wanted: Precision,
+    texts: Calibration | None,
+    say: Progress,
+) -> tuple[ServingModel, dict[str, Any]]:
+    """The model in the precision that is wanted, and what the provenance says of it."""
     try:
+        from toolkit.encoder import bert
+        from toolkit.encoder.precision.choice import all_bfloat16, choose_int8
         from toolkit.model import ServingModel
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
-    return ServingModel(spec, batching, tokenizer_engine)
+    stamp: dict[str, Any] = {"name": wanted.name, "min_cosine": wanted.required_cosine}
+    if wanted.name == "float32":
+        return ServingModel(spec, batching, engine), stamp
+    if wanted.name == "bfloat16":
+        plan = all_bfloat16(spec.encoder)
+    else:
+        calibration = texts or built_in_texts(spec.max_length)
+        assert wanted.required_cosine is not None
+        choice = choose_int8(
+            ServingModel(spec), spec, calibration, check_texts(spec.max_length), wanted.required_cosine, say
+        )
+        plan = choice.plan
+        stamp["calibration"] = {
+            "source": calibration.source,
+            "texts": len(calibration.texts),
+            "sha256": calibration.digest,
+        }
+        stamp["losses"] = choice.losses
+    stamp["products"] = plan.by_precision(bert.product_names(spec.encoder))
+    return ServingModel(spec, batching, engine, plan), stamp
 
 
 def _size_estimate(checkpoint: Checkpoint) -> int:
@@ -143,6 +189,7 @@ def _provenance(
     checkpoint: Checkpoint,
     spec: ModelSpec,
     model: ServingModel,
+    stamp: dict[str, Any],
     folder: Path,
     report: CheckReport | None,
     tokenizer_report: TokenizerReport | None,
@@ -166,9 +213,10 @@ def _provenance(
             "dimension": spec.dim,
             "max_sequence_length": spec.max_length,
             "prompt": spec.prompt,
-            "precision": "float32",
+            "precision": stamp["name"],
         },
         "tokenizer_engine": model.tokenizer.engine,
+        "precision": stamp,
         "tokenizer": [str(step) for step in model.tokenizer.steps],
         "signatures": [item.name for item in SIGNATURES],
         "tf_serving": {"since": releases.since, "because": list(releases.because)},

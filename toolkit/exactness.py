@@ -24,7 +24,9 @@ from toolkit.checkpoint import Checkpoint, open_checkpoint
 from toolkit.comparison import Arrays, Bounds, CheckReport, compare
 from toolkit.corpus import check_texts
 from toolkit.errors import ArtifactError, InputError
+from toolkit.precision import stamped_bounds
 from toolkit.reference import reference_answers
+from toolkit.savedmodel import read_provenance
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -40,13 +42,14 @@ def check(
     source: str | Path | SentenceTransformer | Checkpoint,
     *,
     texts: Sequence[str] | None = None,
-    bounds: Bounds = Bounds(),
+    bounds: Bounds | None = None,
     progress: Progress | None = None,
     trust_remote_code: bool = False,
 ) -> CheckReport:
     """Compare a SavedModel (a version directory) with its original; the result says whether they are equal.
 
-    ``texts`` replaces the built-in corpus. ``progress`` is called with (batches done, batches in all).
+    ``texts`` replaces the built-in corpus; ``bounds`` those of the precision that the artifact was exported in, which
+    its provenance names. ``progress`` is called with (batches done, batches in all).
     Raises ``ArtifactError`` if the SavedModel cannot be loaded or run, ``SourceError`` for the original.
     """
     folder = Path(saved_model)
@@ -54,6 +57,8 @@ def check(
         raise ArtifactError(f"{folder}: no saved_model.pb; expected a version directory <models>/<name>/<version>")
     if texts is not None and not texts:
         raise InputError("check needs at least one text")
+    if bounds is None:
+        bounds = stamped_bounds(read_provenance(folder))
     checkpoint = (
         source if isinstance(source, Checkpoint) else open_checkpoint(source, trust_remote_code=trust_remote_code)
     )

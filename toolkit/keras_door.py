@@ -18,6 +18,7 @@ import tensorflow as tf
 from toolkit.checkpoint import open_checkpoint
 from toolkit.encoder import bert
 from toolkit.encoder.packing import Chunk, make_chunk, pack, padded_index
+from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.errors import InputError
 from toolkit.heads import apply_head, head_parameters, pool, stage_names
 from toolkit.spec import DenseSpec, EncoderSpec, HeadSpec, LayerNormSpec, NormalizeSpec, PoolingSpec, read_spec
@@ -107,7 +108,7 @@ class BertEncoder(_Parameters):
             return keras.random.dropout(x, rate, seed=self.seed) if training and rate else x
 
         chunk = _chunk(input_ids, attention_mask, token_type_ids)
-        hidden = bert.hidden_states(self.tensors(), self.spec, chunk, dropout)
+        hidden = bert.hidden_states(Float32Products(self.tensors(), self.spec, dropout), self.spec, chunk)
         place = tf.where(tf.not_equal(attention_mask, 0))
         shape = tf.concat([tf.shape(input_ids, tf.int64), [self.spec.hidden_size]], 0)
         return tf.scatter_nd(place, hidden[: chunk.total], shape)

@@ -12,6 +12,8 @@ from toolkit.batching import Batching
 from toolkit.encoder import bert
 from toolkit.encoder.batching import batched
 from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
+from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.heads import apply_head, head_parameters, pool, stage_names
 from toolkit.signatures import SIGNATURES, Tensor
 from toolkit.spec import ModelSpec, PoolingSpec
@@ -29,21 +31,32 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     """A ``ModelSpec`` as TensorFlow functions, one for each signature (``signature_functions``).
 
     ``stages`` is not served: it yields the embedding after every module and lets ``check`` name the first that
-    diverges. With ``batching``, requests for embeddings that arrive together are encoded together.
+    diverges. With ``batching``, requests for embeddings that arrive together are encoded together. With ``plan`` the
+    encoder's products are computed as it says, else all in float32.
     """
 
-    def __init__(self, spec: ModelSpec, batching: Batching | None = None, tokenizer_engine: Engine = COMPILED) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        batching: Batching | None = None,
+        tokenizer_engine: Engine = COMPILED,
+        plan: Plan | None = None,
+    ) -> None:
         super().__init__()
         pooling = spec.heads[0]
         assert isinstance(pooling, PoolingSpec)
         self._spec = spec
         self._pooling = pooling
+        self._plan = plan
         self.tokenizer = build_tokenizer(spec.tokenizer, tokenizer_engine)
-        # float32 weights are variables, not constants: oneDNN would cache each constant once more in the layout of
-        # the first batch it sees, which doubles batch-1 latency and takes several times the memory.
+        arrays = bert.parameters(spec.encoder)
+        self._encoder_names = tuple(arrays)
+        # Weights are variables, not constants: oneDNN would cache each float32 constant once more in the layout of the
+        # first batch it sees, which doubles batch-1 latency and takes several times the memory; and each path through
+        # the graph would have constants of its own.
         self.params = {
             name.replace("/", "__"): tf.Variable(value, trainable=False, name=name)
-            for name, value in (bert.parameters(spec.encoder) | head_parameters(spec.heads)).items()
+            for name, value in ((plan.stored(arrays) if plan else arrays) | head_parameters(spec.heads)).items()
         }
         # Shared by the signatures, so that the artifact holds each part of the graph once.
         self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
@@ -57,6 +70,11 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     def _parameters(self) -> dict[str, tf.Tensor]:
         return {name.replace("__", "/"): variable for name, variable in self.params.items()}
 
+    def encoder_parameters(self) -> dict[str, tf.Tensor]:
+        """The encoder's variables by the names of ``bert.parameters``."""
+        params = self._parameters()
+        return {name: params[name] for name in self._encoder_names}
+
     # parts of the graph
 
     def _tokenize_text(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -67,26 +85,33 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         return packed.ids, tf.cast(packed.row_splits, tf.int32), packed.num_tokens
 
     def _encode(self, chunk: Chunk, *, inlined: bool = True) -> tf.Tensor:
-        return bert.hidden_states(self._parameters(), self._spec.encoder, chunk, inlined=inlined)
+        encoder, params = self._spec.encoder, self.encoder_parameters()
+        products = MixedProducts(params, encoder, self._plan) if self._plan else Float32Products(params, encoder)
+        return bert.hidden_states(products, encoder, chunk, inlined=inlined)
 
     def _pool_tokens(self, *packed: tf.Tensor, inlined: bool = True) -> tf.Tensor:
         def encode(chunk: Chunk) -> tf.Tensor:
             return pool(self._pooling, self._encode(chunk, inlined=inlined), chunk)
 
-        return in_chunks(Tokens(*packed), encode, self._pooling.dim, per_token=False)
+        return in_chunks(Tokens(*packed), encode, self._pooling.dim, per_token=False, coarse=self._plan is not None)
 
     def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
-        return in_chunks(Tokens(*packed), self._encode, self._spec.encoder.hidden_size, per_token=True)
+        width, coarse = self._spec.encoder.hidden_size, self._plan is not None
+        return in_chunks(Tokens(*packed), self._encode, width, per_token=True, coarse=coarse)
 
-    def _text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
+    def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
+        """Strings to packed tokens, and the int32 number of each text's tokens before truncation."""
         ids, splits, num_tokens = self._tokenize(text)
         positions = tf.range(tf.size(ids)) - tf.repeat(splits[:-1], splits[1:] - splits[:-1])
         return Tokens(ids, tf.zeros_like(ids), positions, splits), num_tokens
 
     def _embedding(self, tokens: Tokens) -> tuple[tf.Tensor, Outputs]:
         """The final embedding ``[batch, dim]``, and the embedding after each module."""
-        x = self._pool(*tokens)
-        params = self._parameters()
+        return self.finish(self._pool(*tokens))
+
+    def finish(self, pooled: tf.Tensor) -> tuple[tf.Tensor, Outputs]:
+        """What pooling gave to the final embedding ``[batch, dim]``; and the embedding after each module."""
+        x, params = pooled, self._parameters()
         stages = {}
         for name, head in zip(stage_names(self._spec.heads), self._spec.heads, strict=True):
             x = x if isinstance(head, PoolingSpec) else apply_head(head, name, params, x)
@@ -108,10 +133,10 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     # signatures
 
     def _serving_default(self, text: tf.Tensor) -> Outputs:
-        return {"embedding": self._embedding(self._text_tokens(text)[0])[0]}
+        return {"embedding": self._embedding(self.text_tokens(text)[0])[0]}
 
     def _detailed(self, text: tf.Tensor) -> Outputs:
-        tokens, num_tokens = self._text_tokens(text)
+        tokens, num_tokens = self.text_tokens(text)
         return {
             "embedding": self._embedding(tokens)[0],
             "num_tokens": num_tokens,
@@ -151,12 +176,12 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
             return Tokens(*map(tf.identity, tokens))
 
     def _token_embeddings(self, text: tf.Tensor) -> Outputs:
-        tokens, _ = self._text_tokens(text)
+        tokens, _ = self.text_tokens(text)
         hidden, mask = self._padded(tokens.row_splits, (self._hidden(*tokens), 0.0))
         return {"token_embeddings": hidden, "attention_mask": mask}
 
     def _stages(self, text: tf.Tensor) -> Outputs:
-        return self._embedding(self._text_tokens(text)[0])[1]
+        return self._embedding(self.text_tokens(text)[0])[1]
 
     def signature_functions(self) -> dict[str, Any]:
         """Concrete functions by signature name, with the input names and dtypes of ``toolkit.signatures``."""

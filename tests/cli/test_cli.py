@@ -210,3 +210,31 @@ def test_inspect_prints_the_steps_of_a_tokenizer(run: Run, tiny_export: Path, tm
     assert (code, "needs the checkpoint" in one_line(err)) == (2, True)
     code, _, err = run("inspect", tiny_export, "--text", "a")
     assert (code, "--text needs --tokenizer" in one_line(err)) == (2, True)
+
+
+def test_export_in_another_precision_is_held_to_a_cosine_and_inspect_says_so(
+    run: Run, tiny_source: Path, tmp_path: Path
+) -> None:
+    options = ("--precision", "bfloat16", "--min-cosine", "0.99", "--tokenizer-sample", "0.001")
+    code, out, err = run("export", tiny_source, tmp_path, "--name", "m", *options)
+    assert code == 0, err
+    assert "close enough: max abs difference" in out
+    assert "of the 10 nearest texts" in out
+    code, out, _ = run("inspect", tmp_path / "m" / "1")
+    assert code == 0
+    words = " ".join(out.split())
+    assert "bfloat16: 8 products in bfloat16; smallest cosine allowed 0.99" in words
+    assert "quality cosine with the original: smallest 0.99" in words
+
+
+def test_export_names_precision_options_that_do_not_go_together(run: Run, tiny_source: Path, tmp_path: Path) -> None:
+    target = (tiny_source, tmp_path / "models", "--name", "m")
+    code, _, err = run("export", *target, "--calibration", tmp_path / "texts.txt")
+    assert (code, one_line(err)) == (2, "calibration: is for int8; float32 needs none")
+    code, _, err = run("export", *target, "--precision", "int8", "--calibration", tmp_path / "texts.txt")
+    assert code == 2
+    assert f"calibration file {tmp_path / 'texts.txt'}: cannot be read: No such file" in one_line(err)
+    code, _, err = run("export", *target, "--precision", "int4")
+    assert code == 2
+    assert "'float32', 'bfloat16', 'int8'" in err
+    assert not (tmp_path / "models").exists()

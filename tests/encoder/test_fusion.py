@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-import collections
 from pathlib import Path
 
 import pytest
-import tensorflow as tf
-from support import TEXTS
-from tensorflow.python.util import _pywrap_util_port
+from fusion_support import LAYERS, PATHS, needs_onednn, optimized_ops
 
 from toolkit.convert import export
-
-LAYERS = 2
-PATHS = 2  # one for a single row, one for the loop over chunks
-
-
-def optimized_ops(saved_model: Path) -> collections.Counter[str]:
-    """Kernel names in the optimized graph of ``serving_default``, with what is fused into them."""
-    session = tf.compat.v1.Session(graph=tf.Graph())
-    with session.graph.as_default():
-        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
-    signature = meta.signature_def["serving_default"]
-    run = tf.compat.v1.RunMetadata()
-    session.run(
-        signature.outputs["embedding"].name,
-        {signature.inputs["text"].name: list(TEXTS)},
-        options=tf.compat.v1.RunOptions(output_partition_graphs=True),
-        run_metadata=run,
-    )
-    ops: collections.Counter[str] = collections.Counter()
-    for graph in run.partition_graphs:
-        for node in graph.node:
-            fused = [name.decode() for name in node.attr["fused_ops"].list.s] if "fused_ops" in node.attr else []
-            ops[f"{node.op}[{','.join(fused)}]" if fused else node.op] += 1
-    session.close()
-    return ops
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +15,7 @@ def unbatched(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return export(tiny_source, tmp_path_factory.mktemp("models"), "tiny", verify=False, batching=None).path
 
 
-@pytest.mark.skipif(not _pywrap_util_port.IsMklEnabled(), reason="this TensorFlow has no oneDNN kernels")
+@needs_onednn
 def test_each_layer_is_ten_fused_kernels(unbatched: Path) -> None:
     ops = optimized_ops(unbatched)
     layers = PATHS * LAYERS

@@ -23,7 +23,8 @@ def command(saved_model: Path, source: str, texts: TextIO | None, trust_remote_c
     """Compare SAVED_MODEL (a version directory) with its original SOURCE.
 
     The SavedModel is reloaded in a fresh process. Exit code 0 if token ids are identical and vectors within 1e-5
-    (largest absolute difference) and 1e-6 (cosine distance); 1 if not, naming the first stage that diverges.
+    (largest absolute difference) and 1e-6 (cosine distance), or for bfloat16 and int8 within the cosine that the
+    artifact was exported with; 1 if not, naming the first stage that diverges.
     """
     quiet_tensorflow()
     from toolkit.exactness import check

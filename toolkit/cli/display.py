@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import MissingExtraError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from toolkit.batching import Batching
     from toolkit.comparison import CheckReport
 
-__all__ = ["batching_words", "check_table", "quiet_tensorflow", "stage_progress"]
+__all__ = ["batching_words", "check_table", "precision_words", "quality_words", "quiet_tensorflow", "stage_progress"]
 
 
 def quiet_tensorflow(extra: str = "convert") -> None:
@@ -79,12 +79,43 @@ def check_table(report: CheckReport) -> None:
     console = Console()
     console.print(table)
     bounds = report.bounds
-    verdict = "[green]equal[/green]" if report.passed else "[red]NOT equal[/red]"
+    largest = "" if bounds.max_abs is None else f" (bound {bounds.max_abs:.0e})"
+    word = "equal" if bounds.max_abs is not None else "close enough"
+    verdict = f"[green]{word}[/green]" if report.passed else f"[red]NOT {word}[/red]"
     console.print(
-        f"{verdict}: max abs difference {report.max_abs:.2e} (bound {bounds.max_abs:.0e}), "
-        f"cosine distance {report.max_cosine_distance:.2e} (bound {bounds.max_cosine_distance:.0e})",
+        f"{verdict}: max abs difference {report.max_abs:.2e}{largest}, "
+        f"cosine distance {report.max_cosine_distance:.2e} (bound {bounds.max_cosine_distance:.1g})",
         soft_wrap=True,
         highlight=False,
+    )
+    if bounds.max_abs is None:
+        console.print(quality_words(report.to_json()), soft_wrap=True, highlight=False)
+
+
+def quality_words(report: Mapping[str, Any]) -> str:
+    """How close the vectors of lower precision are, in one line; ``report`` is a check's, as JSON values."""
+    kept = report["neighbours"]
+    return (
+        f"cosine with the original: smallest {1 - report['max_cosine_distance']:.5f}, "
+        f"mean {1 - report['mean_cosine_distance']:.5f}"
+        + ("" if kept is None else f"; of the 10 nearest texts {kept:.1%} are the same")
+    )
+
+
+def precision_words(stamp: Mapping[str, Any]) -> str:
+    """Which products are in which precision, and what they were calibrated on; ``stamp`` is of the provenance."""
+    products = {name: found for name, found in stamp["products"].items() if found}
+    parts = [
+        f"{len(found)} products in {name}"
+        + (f" ({', '.join(found)})" if len(products) > 1 and len(found) == min(map(len, products.values())) else "")
+        for name, found in products.items()
+    ]
+    words = f"{stamp['name']}: {', '.join(parts)}; smallest cosine allowed {stamp['min_cosine']}"
+    calibration = stamp.get("calibration")
+    if not calibration:
+        return words
+    return (
+        f"{words}; calibrated on {calibration['texts']} texts ({calibration['source']}); needs oneDNN on x86 with VNNI"
     )
 
 

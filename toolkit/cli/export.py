@@ -9,6 +9,7 @@ import click
 
 from toolkit.cli.display import check_table, quiet_tensorflow, stage_progress
 from toolkit.cli.tune_artifact import batching_changes, batching_options
+from toolkit.precision import PRECISIONS
 from toolkit.tokenizer import COMPILED, ENGINES, Engine
 
 __all__ = ["command"]
@@ -38,6 +39,24 @@ __all__ = ["command"]
     help="What finds the tokens: our compiled tables, or a slower tokenizer of tensorflow-text, for WordPiece, if the "
     "proof admits it.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="float32",
+    show_default=True,
+    help="Of the encoder's products. bfloat16 is for processors that have it in hardware (AMX, AVX512_BF16); int8 for "
+    "x86 with VNNI and TF Serving 2.17 and later.",
+)
+@click.option(
+    "--min-cosine",
+    type=float,
+    help="Smallest cosine with the original's vectors to accept.  [default: 0.995 for int8, 0.9999 for bfloat16]",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="Texts to calibrate int8 on, one a line, UTF-8: like those that will be embedded.  [default: a built-in set]",
+)
 @click.option("--no-batching", is_flag=True, help="Do not batch requests inside the graph.")
 @batching_options
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings along.")
@@ -51,6 +70,9 @@ def command(
     no_check: bool,
     tokenizer_sample: float,
     tokenizer_engine: Engine,
+    precision: str,
+    min_cosine: float | None,
+    calibration: Path | None,
     no_batching: bool,
     trust_remote_code: bool,
     as_json: bool,
@@ -63,7 +85,8 @@ def command(
     The tokenizer's tables are compared with the original tokenizer on over a million texts, every Unicode code point
     among them. Then the SavedModel is reloaded in a fresh process and compared with the original on a built-in corpus:
     token ids must be identical, vectors within 1e-5 (largest absolute difference) and 1e-6 (cosine distance). Where
-    they are not, nothing is left in MODELS_DIR, the first diverging stage is named and the exit code is 1.
+    they are not, nothing is left in MODELS_DIR, the first diverging stage is named and the exit code is 1. In bfloat16
+    and int8 a smallest cosine is asked for instead.
     """
     changes = batching_changes(batching)
     if no_batching and changes:
@@ -83,6 +106,9 @@ def command(
             verify=not no_check,
             tokenizer_sample=tokenizer_sample,
             tokenizer_engine=tokenizer_engine,
+            precision=precision,
+            min_cosine=min_cosine,
+            calibration=calibration,
             batching=None if no_batching else Batching(**changes),
             revision=revision,
             trust_remote_code=trust_remote_code,

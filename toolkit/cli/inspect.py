@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.display import batching_words, quiet_tensorflow
+from toolkit.cli.display import batching_words, precision_words, quality_words, quiet_tensorflow
 
 if TYPE_CHECKING:
     from toolkit.inspection import Inspection
@@ -99,6 +99,9 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
         ("versions", ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())),
         ("model", ", ".join(f"{name} {value}" for name, value in model.items() if value != "")),
     ]
+    stamp = provenance.get("precision")
+    if isinstance(stamp, dict) and stamp.get("products"):
+        rows.append(("precision", precision_words(stamp)))
     if not check:
         rows.append(("check", "skipped: nothing proves that this artifact equals its original"))
     else:
@@ -109,4 +112,6 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
                 f"max abs difference {check['max_abs']:.2e}, cosine distance {check['max_cosine_distance']:.2e}",
             )
         )
+        if check.get("mean_cosine_distance") is not None and stamp and stamp.get("products"):
+            rows.append(("quality", quality_words(check)))
     return rows

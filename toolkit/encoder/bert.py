@@ -6,7 +6,6 @@ pools the last hidden state itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +17,10 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from toolkit.encoder.packing import Chunk
+    from toolkit.encoder.precision.products import Products
     from toolkit.spec import EncoderSpec
 
-__all__ = ["hidden_states", "parameters"]
+__all__ = ["hidden_states", "parameters", "product_names"]
 
 Array = npt.NDArray[np.float32]
 
@@ -66,58 +66,54 @@ def parameters(spec: EncoderSpec) -> dict[str, Array]:
     return p
 
 
-def hidden_states(
-    params: Mapping[str, tf.Tensor],
-    spec: EncoderSpec,
-    chunk: Chunk,
-    dropout: Callable[[tf.Tensor, float], tf.Tensor] = lambda x, rate: x,
-    *,
-    inlined: bool = False,
-) -> tf.Tensor:
+def product_names(spec: EncoderSpec) -> tuple[str, ...]:
+    """The linear products, in the order in which ``hidden_states`` asks for them."""
+    parts = ("qkv", "attention_output", "intermediate", "output")
+    return tuple(f"layer_{layer}/{part}" for layer in range(spec.num_layers) for part in parts)
+
+
+def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, inlined: bool = False) -> tf.Tensor:
     """The last hidden state of a chunk's packed tokens: float32 ``[padded_total, hidden]``.
 
-    ``params`` holds what ``parameters`` names. ``dropout`` (values, rate) stands where BertModel has it in training.
-    ``inlined`` says that the optimizer will see this in the main graph, not in a function that is called.
+    ``products`` computes with what ``parameters`` names. ``inlined`` says that the optimizer will see this in the main
+    graph, not in a function that is called.
     """
     import tensorflow as tf
 
-    from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, dense, fused_layer_norm, layer_norm
+    from toolkit.encoder.layers import fused_layer_norm, layer_norm
 
-    activation = ACTIVATION_FUNCTIONS[spec.activation]
+    linear = products.linear
     ids, type_ids, positions, _ = chunk.tokens
     # 0 where a token may be looked at, a number that leaves nothing of exp() where not; chosen, not multiplied: the
     # optimizer looks for scale and mask behind the product, and would take this product for that one
     look = tf.where(chunk.mask, 0.0, -1e9)[:, None, None, :]
     head_size = spec.hidden_size // spec.num_heads
 
-    def linear(x: tf.Tensor, name: str) -> tf.Tensor:
-        return dense(x, params[f"{name}/kernel"], params[f"{name}/bias"])
-
     def norm(x: tf.Tensor, name: str) -> tf.Tensor:
         form = fused_layer_norm if inlined else layer_norm
-        return form(x, params[f"{name}/gamma"], params[f"{name}/beta"], spec.layer_norm_eps)
+        return form(x, products.parameter(f"{name}/gamma"), products.parameter(f"{name}/beta"), spec.layer_norm_eps)
 
     def attention(qkv: tf.Tensor) -> tf.Tensor:
         # packed [tokens, 3 * hidden] -> padded [3, rows, heads, length, head size] -> packed [tokens, hidden]
         shape = tf.stack([chunk.rows, chunk.length, 3, spec.num_heads, head_size])
         query, key, value = tf.unstack(tf.transpose(tf.reshape(chunk.to_padded(qkv), shape), [2, 0, 3, 1, 4]), num=3)
-        scores = tf.linalg.matmul(query, key, transpose_b=True) * (head_size**-0.5) + look
-        context = tf.linalg.matmul(dropout(tf.nn.softmax(scores), spec.attention_dropout), value)
-        context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, spec.hidden_size])
+        scores = tf.linalg.matmul(query, key, transpose_b=True) * (head_size**-0.5) + tf.cast(look, qkv.dtype)
+        weights = products.dropout(tf.nn.softmax(scores), spec.attention_dropout)
+        context = tf.transpose(tf.linalg.matmul(weights, value), [0, 2, 1, 3])
+        context = tf.reshape(context, [-1, spec.hidden_size])
         # Of x's shape, as the optimizer must know to add the residual inside the product.
         return tf.reshape(chunk.to_packed(context), tf.shape(x))
 
     x = (
-        tf.gather(params["embeddings/word"], ids)
-        + tf.gather(params["embeddings/type"], type_ids)
-        + tf.gather(params["embeddings/position"], positions)
+        products.embedding("embeddings/word", ids)
+        + products.embedding("embeddings/type", type_ids)
+        + products.embedding("embeddings/position", positions)
     )
-    x = dropout(norm(x, "embeddings/norm"), spec.hidden_dropout)
+    x = products.dropout(norm(x, "embeddings/norm"), spec.hidden_dropout)
     for layer in range(spec.num_layers):
         name = f"layer_{layer}"
         context = attention(linear(x, f"{name}/qkv"))
-        attended = dropout(linear(context, f"{name}/attention_output"), spec.hidden_dropout)
-        x = norm(attended + x, f"{name}/attention_norm")
-        inner = activation(linear(x, f"{name}/intermediate"))
-        x = norm(dropout(linear(inner, f"{name}/output"), spec.hidden_dropout) + x, f"{name}/output_norm")
+        x = norm(linear(context, f"{name}/attention_output", residual=x), f"{name}/attention_norm")
+        inner = linear(x, f"{name}/intermediate", activation=True)
+        x = norm(linear(inner, f"{name}/output", residual=x), f"{name}/output_norm")
     return x

@@ -16,6 +16,7 @@ __all__ = [
     "TOKEN_BUDGET",
     "Chunk",
     "Tokens",
+    "eager_chunks",
     "in_chunks",
     "make_chunk",
     "make_single_chunk",
@@ -73,8 +74,13 @@ class Chunk(NamedTuple):
         return values if self.slot is None else tf.gather(values, self.slot)
 
 
-def _round_up(x: tf.Tensor, multiple: int = ROUND_TO) -> tf.Tensor:
+def _round_up(x: tf.Tensor, multiple: int | tf.Tensor = ROUND_TO) -> tf.Tensor:
     return (x + (multiple - 1)) // multiple * multiple
+
+
+def _round_up_coarsely(x: tf.Tensor) -> tf.Tensor:
+    """To one of 24 sizes in a budget: each int8 product keeps a compiled kernel for every size that it has seen."""
+    return _round_up(x, tf.where(x <= 64, 8, tf.where(x <= 128, 16, 32)))
 
 
 def row_of_token(row_splits: tf.Tensor) -> tf.Tensor:
@@ -116,47 +122,72 @@ def _filled(size: tf.Tensor, *columns: tf.Tensor) -> list[tf.Tensor]:
     return list(tf.unstack(tf.pad(stacked, [[0, 0], [0, size - tf.shape(stacked)[1]]]), num=len(columns)))
 
 
-def make_chunk(tokens: Tokens) -> Chunk:
-    """Prepare all rows of ``tokens`` as one chunk."""
+def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
+    """Prepare all rows of ``tokens`` as one chunk; ``coarse`` fills it up to one of fewer sizes."""
     lengths = tokens.row_splits[1:] - tokens.row_splits[:-1]
     rows, total = tf.size(lengths), tf.size(tokens.ids)
     length = tf.maximum(_round_up(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
     token, mask = padded_index(tokens.row_splits, length)
     slot = tf.cast(tf.where(tf.reshape(mask, [-1]))[:, 0], tf.int32)
-    ids, types, positions, slot = _filled(tf.maximum(_round_up(total), ROUND_TO), *tokens[:3], slot)
+    size = _round_up_coarsely(total) if coarse else _round_up(total)
+    ids, types, positions, slot = _filled(tf.maximum(size, ROUND_TO), *tokens[:3], slot)
     filled = Tokens(ids, types, positions, tokens.row_splits)
     return Chunk(filled, total, rows, length, mask, slot, tf.reshape(token, [-1]))
 
 
-def make_single_chunk(tokens: Tokens) -> Chunk:
+def make_single_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     """Prepare the one row of ``tokens``: nothing is moved between views."""
     total = tf.size(tokens.ids)
-    size = tf.maximum(_round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
+    size = tf.maximum(_round_up_coarsely(total) if coarse else _round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
     ids, types, positions = _filled(size, *tokens[:3])
     filled = Tokens(ids, types, positions, tokens.row_splits)
     return Chunk(filled, total, tf.constant(1), size, (tf.range(size) < total)[None, :], None, None)
 
 
-def in_chunks(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool) -> tf.Tensor:
+def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
+    """All rows as chunks under the token budget, shortest rows first, and the numbers of the rows in that order.
+
+    For tensors that have values, not for those of a graph.
+    """
+    splits = tokens.row_splits.numpy()
+    lengths = splits[1:] - splits[:-1]
+    order = lengths.argsort(kind="stable").tolist()
+    groups: list[list[int]] = []
+    for row in order:
+        if not groups or (len(groups[-1]) + 1) * lengths[row] > TOKEN_BUDGET:
+            groups.append([])
+        groups[-1].append(row)
+    chunks = []
+    for group in groups:
+        index = tf.concat([tf.range(splits[row], splits[row + 1]) for row in group], 0)
+        row_splits = tf.cumsum(tf.constant([0, *(int(lengths[row]) for row in group)]))
+        ids, type_ids, positions = (tf.gather(values, index) for values in tokens[:3])
+        chunks.append(make_chunk(Tokens(ids, type_ids, positions, row_splits), coarse=True))
+    return chunks, order
+
+
+def in_chunks(
+    tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool, coarse: bool = False
+) -> tf.Tensor:
     """Run ``encode`` over chunks of rows and put its results back in the rows' order.
 
     ``encode`` maps a chunk to float32 ``[rows, width]``, or with ``per_token`` to ``[padded_total, width]``. The result
     is ``[batch, width]``, or packed ``[total, width]``. An empty batch gives an empty result. A batch of one row does
-    without the loop.
+    without the loop. With ``coarse`` chunks are of fewer sizes.
     """
 
     def single() -> tf.Tensor:
-        chunk = make_single_chunk(tokens)
+        chunk = make_single_chunk(tokens, coarse=coarse)
         result = encode(chunk)
         return result[: chunk.total] if per_token else result
 
     result = tf.cond(
-        tf.equal(tf.size(tokens.row_splits), 2), single, lambda: _loop(tokens, encode, width, per_token=per_token)
+        tf.equal(tf.size(tokens.row_splits), 2), single, lambda: _loop(tokens, encode, width, per_token, coarse)
     )
     return tf.ensure_shape(result, [None, width])
 
 
-def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool) -> tf.Tensor:
+def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_token: bool, coarse: bool) -> tf.Tensor:
     starts = tokens.row_splits[:-1]
     lengths = tokens.row_splits[1:] - starts
     batch = tf.size(lengths)
@@ -179,7 +210,8 @@ def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, p
                 tf.gather(tokens.type_ids, index),
                 tf.gather(tokens.positions, index),
                 splits,
-            )
+            ),
+            coarse=coarse,
         )
         result = encode(chunk)
         result = result[: chunk.total] if per_token else result

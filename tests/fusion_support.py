@@ -1,0 +1,43 @@
+"""What TensorFlow's optimizer makes of an artifact's graph."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from support import TEXTS
+from tensorflow.python.util import _pywrap_util_port
+
+LAYERS = 2
+"""Of the tiny models."""
+PATHS = 2
+"""One for a single row, one for the loop over chunks."""
+
+needs_onednn = pytest.mark.skipif(not _pywrap_util_port.IsMklEnabled(), reason="this TensorFlow has no oneDNN kernels")
+
+
+def optimized_ops(saved_model: Path, *, with_types: bool = False) -> collections.Counter[str]:
+    """Kernels in the optimized graph of ``serving_default``, with what is fused into them; their ``T`` on request."""
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
+    signature = meta.signature_def["serving_default"]
+    run = tf.compat.v1.RunMetadata()
+    session.run(
+        signature.outputs["embedding"].name,
+        {signature.inputs["text"].name: list(TEXTS)},
+        options=tf.compat.v1.RunOptions(output_partition_graphs=True),
+        run_metadata=run,
+    )
+    ops: collections.Counter[str] = collections.Counter()
+    for graph in run.partition_graphs:
+        for node in graph.node:
+            fused = [name.decode() for name in node.attr["fused_ops"].list.s] if "fused_ops" in node.attr else []
+            name = f"{node.op}[{','.join(fused)}]" if fused else node.op
+            if with_types and node.attr["T"].type:
+                name += f":{tf.as_dtype(node.attr['T'].type).name}"
+            ops[name] += 1
+    session.close()
+    return ops

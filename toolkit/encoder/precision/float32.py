@@ -1,0 +1,48 @@
+"""Products in float32: exact, on any processor, and trainable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, dense
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from toolkit.spec import EncoderSpec
+
+__all__ = ["Float32Products"]
+
+
+class Float32Products:
+    """Products of the tensors in ``params``, variables or what was read of them. Tables may be of another float type.
+
+    ``dropout`` (values, rate) stands where the model has it in training.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, tf.Tensor],
+        spec: EncoderSpec,
+        dropout: Callable[[tf.Tensor, float], tf.Tensor] = lambda x, rate: x,
+    ) -> None:
+        self._params = params
+        self._spec = spec
+        self.dropout = dropout
+
+    def parameter(self, name: str) -> tf.Tensor:
+        return self._params[name]
+
+    def embedding(self, name: str, ids: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
+        return tf.cast(tf.gather(self._params[name], ids), tf.float32)
+
+    def linear(
+        self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        y = dense(x, self._params[f"{name}/kernel"], self._params[f"{name}/bias"])
+        if activation:
+            y = ACTIVATION_FUNCTIONS[self._spec.activation](y)
+        return y if residual is None else self.dropout(y, self._spec.hidden_dropout) + residual

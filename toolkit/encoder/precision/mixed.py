@@ -1,0 +1,79 @@
+"""Products of several precisions in one encoder, each as a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from toolkit.encoder.precision.bfloat16 import Bfloat16Product
+from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.encoder.precision.int8 import Int8Product
+from toolkit.encoder.precision.quantization import Quantization
+
+if TYPE_CHECKING:
+    from toolkit.spec import EncoderSpec
+
+__all__ = ["MixedProducts", "Plan"]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The precision of each product, by its name; ``int8`` holds the numbers of those in int8.
+
+    A product that is in neither is computed in float32.
+    """
+
+    bfloat16: frozenset[str] = frozenset()
+    int8: Mapping[str, Quantization] = field(default_factory=dict)
+
+    def precision(self, name: str) -> str:
+        """Of a product: ``int8``, ``bfloat16`` or ``float32``."""
+        return "int8" if name in self.int8 else "bfloat16" if name in self.bfloat16 else "float32"
+
+    def by_precision(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Those of ``names`` in each precision that there is any in."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            found.setdefault(self.precision(name), []).append(name)
+        return found
+
+    def stored(self, parameters: Mapping[str, Array]) -> dict[str, npt.NDArray[Any]]:
+        """``parameters`` in the types in which ``MixedProducts`` wants them."""
+        bfloat16 = tf.bfloat16.as_numpy_dtype
+        # By far the largest table, of which few rows are used at a time: half the bytes, at 2^-9 of each value.
+        found: dict[str, npt.NDArray[Any]] = dict(parameters)
+        found["embeddings/word"] = parameters["embeddings/word"].astype(bfloat16)
+        for name in self.bfloat16:
+            found |= {key: parameters[key].astype(bfloat16) for key in (f"{name}/kernel", f"{name}/bias")}
+        return found | {f"{name}/kernel": numbers.kernel for name, numbers in self.int8.items()}
+
+
+class _Product(Protocol):
+    def __call__(self, x: tf.Tensor, *, activation: bool, residual: tf.Tensor | None) -> tf.Tensor: ...
+
+
+class MixedProducts(Float32Products):
+    """Products of ``params``, in the types of ``plan.stored``, as ``plan`` says."""
+
+    def __init__(self, params: Mapping[str, tf.Tensor], spec: EncoderSpec, plan: Plan) -> None:
+        super().__init__(params, spec)
+        self._products: dict[str, _Product] = {}
+        for name in plan.bfloat16:
+            self._products[name] = Bfloat16Product(params[f"{name}/kernel"], params[f"{name}/bias"], spec.activation)
+        for name, numbers in plan.int8.items():
+            kernel, bias = params[f"{name}/kernel"], params[f"{name}/bias"]
+            self._products[name] = Int8Product(kernel, bias, numbers, spec.activation)
+
+    def linear(
+        self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        if name in self._products:
+            return self._products[name](x, activation=activation, residual=residual)
+        return super().linear(tf.cast(x, tf.float32), name, activation=activation, residual=residual)
