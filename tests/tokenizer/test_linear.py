@@ -23,7 +23,9 @@ from toolkit.tokenizer.texts import NATURAL
 
 # Ops that hand on what is there already (a loop, all that it does not change).
 _PASSES_ON = re.compile(r" = (Const|Identity|IdentityN|Enter|RefEnter|Exit|Merge|NextIteration|Switch)\(")
-LENGTH = 400  # of the shortest text
+LENGTH = (
+    2000  # of the shortest text: long enough that words on which rounded sums cannot decide are searched in all three
+)
 
 # By name: a text of about so many characters.
 TEXTS: dict[str, Callable[[int], str]] = {
