@@ -63,7 +63,7 @@ def _play_warm_up(spec: Spec, run: Callable[..., Vectors]) -> None:
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
-    from toolkit.server.servable import return_memory
+    from toolkit.server.process import return_memory
 
     for record in tf.data.TFRecordDataset(str(spec.path / "assets.extra" / "tf_serving_warmup_requests")):
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request

@@ -57,6 +57,7 @@ _OURS: dict[str, str] = {
     "rest_tls": "Use --ssl_config_file for REST too.",
     "auth_token_file": "Bearer tokens, one a line; requests need one of them.",
     "max_message_bytes": "Largest request.",
+    "pin_front": "Keep the threads that talk to clients on one CPU; TensorFlow's use all.",
     "max_rows": "Most rows in a request; 0: no limit.",
     "max_deadline_seconds": "Longest run of a request; 0: no limit.",
     "wait_for_models": "Wait at the start for models that have no version yet, instead of refusing.",

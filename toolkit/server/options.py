@@ -79,6 +79,8 @@ class ServerOptions:
     tensorflow_inter_op_parallelism: int = 0
     enable_serialization_as_tensor_content: bool = False
     enable_signature_method_name_check: bool = False
+    pin_front: bool = True
+    """Keep the threads that talk to clients on one CPU, chosen at random, where the kernel can (Linux)."""
 
     # Who may ask, and how much
     ssl_config_file: Path | None = None
@@ -111,6 +113,21 @@ class ServerOptions:
     """After SIGTERM, requests in flight may take this long."""
     drain_delay_seconds: float = 0
     """Between SIGTERM and the end of accepting: time for load balancers to see that readiness is gone."""
+
+    @property
+    def intra_op_threads(self) -> int:
+        """Threads within an op; 0: TensorFlow chooses."""
+        return self.tensorflow_session_parallelism or self.tensorflow_intra_op_parallelism
+
+    @property
+    def inter_op_threads(self) -> int:
+        """Threads among ops; 0: TensorFlow chooses."""
+        return self.tensorflow_session_parallelism or self.tensorflow_inter_op_parallelism
+
+    @property
+    def runs_in_front(self) -> bool:
+        """Whether the thread of a request runs the graph as well: one at a time spares a change of threads."""
+        return self.inter_op_threads == 1 and not self.enable_batching
 
     def __post_init__(self) -> None:
         for check in (self._check_source, self._check_ports, self._check_batching, self._check_numbers):

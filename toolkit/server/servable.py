@@ -6,8 +6,6 @@ a ``tf.function`` call does: about 30 microseconds.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,9 +23,10 @@ from tensorflow.python.saved_model import loader_impl
 from toolkit.errors import ArtifactError
 from toolkit.server import batching, wire
 from toolkit.server.configfiles import Batching
+from toolkit.server.process import settle
 from toolkit.server.status import Code, ServingError, invalid
 
-__all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing", "count_rows", "return_memory"]
+__all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing", "count_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -43,6 +42,8 @@ class RunOptions:
     tags: tuple[str, ...] = ("serve",)
     intra_op_threads: int = 0
     inter_op_threads: int = 0
+    in_callers: bool = False
+    """Run a graph in the thread that asks for it, which must not be one that is kept on one CPU with others."""
     timeout_ms: int = 0
     batching: Batching | None = None
     count_tokens: bool = True
@@ -106,6 +107,15 @@ class Servable:
             self._batched = batching.add_twins(
                 self._session.graph, self.signatures.values(), options.batching, counting, TOKEN_COUNTS
             )
+            self._start_schedulers()
+
+    def _start_schedulers(self) -> None:
+        """Runs every twin without rows, which runs nothing: its scheduler's threads begin here, and not where a request
+        meets it first; they stay on the CPUs of the thread that began them."""
+        for name, twin in self._batched.items():
+            types = self.signatures[name].dtypes.values()
+            rows = [np.zeros((0, *inner), dtype) for inner, dtype in zip(twin.inner, types, strict=True)]
+            self._callable(name, (), twin.feeds, twin.fetches)(*rows)
 
     def _counting(self) -> Signature | None:
         """The signature of an exported model that gives the default one's outputs and the token counts too.
@@ -149,7 +159,7 @@ class Servable:
         self._callables.clear()
         self._session.close()
         del self._session
-        gc.collect()  # graph and session objects refer to each other
+        settle()  # graph and session objects refer to each other
 
     # -- work ---------------------------------------------------------------------------------------------------------
 
@@ -237,7 +247,7 @@ class Servable:
             return found
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
         options.run_options.timeout_in_ms = self._options.timeout_ms
-        if key in self._batched or self._options.inter_op_threads == 1:
+        if key in self._batched or self._options.in_callers:
             # In the caller's thread: with batching it only hands its rows over, and a batch runs on the scheduler's
             # threads; waking a thread of the inter-op pool would cost more than the work it is given.
             options.run_options.inter_op_thread_pool = -1
@@ -325,16 +335,6 @@ def _load(
             raise ArtifactError(f"{path} cannot be loaded: {text}") from error
         raise
     return session, dict(definition.signature_def), stages
-
-
-def return_memory() -> None:
-    """Gives back what loading and first runs used for a moment; the C library would keep it.
-
-    For all-MiniLM-L6-v2 that is as much as its weights: the checkpoint's buffers, and what the optimizer needed.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
 
 
 def _register_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:

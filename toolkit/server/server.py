@@ -5,24 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from toolkit.errors import MissingExtraError, ServerError
 from toolkit.server.modelfolders import model_folders, version_folders
 from toolkit.server.options import ServerOptions
 
 if TYPE_CHECKING:
-    import ssl
-
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
     from toolkit.server.accesslog import AccessLog
-    from toolkit.server.configfiles import Tls
     from toolkit.server.grpcfront import GrpcFront
+    from toolkit.server.restthread import RestThread
     from toolkit.server.servable import Servable
 
 __all__ = ["Server"]
@@ -47,7 +44,7 @@ class Server:
         self._stopping = threading.Lock()
         self._poller: threading.Thread | None = None
         self._grpc: GrpcFront | None = None
-        self._rest: _RestThread | None = None
+        self._rest: RestThread | None = None
         self._access_log: AccessLog | None = None
         self._started = False
 
@@ -71,13 +68,16 @@ class Server:
         from toolkit.server.grpcfront import GrpcFront
         from toolkit.server.manager import ModelManager
         from toolkit.server.metrics import Metrics
+        from toolkit.server.process import Front
         from toolkit.server.restfront import RestFront
+        from toolkit.server.restthread import RestThread
 
         options = self.options
         tls = read_tls(options.ssl_config_file) if options.ssl_config_file else None
         tokens = _tokens(options.auth_token_file) if options.auth_token_file else []
         page = metrics_path(options.monitoring_config_file) if options.monitoring_config_file else options.metrics_path
         config = self._read_models()
+        front = Front(pinned=options.pin_front and not options.runs_in_front)
         self._metrics = Metrics()
         self._manager = ModelManager(
             _Loading(self).load,
@@ -93,17 +93,20 @@ class Server:
         try:
             # The ports are taken before the models are loaded, so that a taken one is known at once; they are
             # served only afterwards.
-            self._grpc = GrpcFront(self._core, options, self._configure, access_log, tls, tokens)
+            with front.threads():
+                self._grpc = GrpcFront(self._core, options, self._configure, access_log, tls, tokens)
             rest_socket = self._rest_socket()
             self._manager.start()
             self._started = True
             self._configure(config, first=True)
             if rest_socket is not None:
                 app = RestFront(self._core, options, access_log, page, tokens)
-                self._rest = _RestThread(app, rest_socket, options, tls if options.rest_tls else None)
-                self._rest.start()
+                self._rest = RestThread(app, rest_socket, options, tls if options.rest_tls else None)
+                with front.threads():
+                    self._rest.start()
                 self.rest_port = rest_socket.getsockname()[1]
-            self._grpc.start()
+            with front.threads():
+                self._grpc.start()
         except BaseException:
             self.stop(grace=0)
             raise
@@ -263,11 +266,11 @@ class _Loading:
 
             file = options.batching_parameters_file
             self._batching = read_batching(file) if file else Batching()
-        both = options.tensorflow_session_parallelism
         self._run = RunOptions(
             tags=tuple(options.saved_model_tags.split(",")),
-            intra_op_threads=both or options.tensorflow_intra_op_parallelism,
-            inter_op_threads=both or options.tensorflow_inter_op_parallelism,
+            intra_op_threads=options.intra_op_threads,
+            inter_op_threads=options.inter_op_threads,
+            in_callers=options.runs_in_front,
             timeout_ms=int(options.max_deadline_seconds * 1000),
             batching=self._batching,
             count_tokens=options.count_tokens,
@@ -279,7 +282,8 @@ class _Loading:
 
         from toolkit.errors import ArtifactError
         from toolkit.server.configfiles import read_batching
-        from toolkit.server.servable import Servable, return_memory
+        from toolkit.server.process import return_memory, settle
+        from toolkit.server.servable import Servable
         from toolkit.server.warmup import replay
 
         server = self._server
@@ -302,75 +306,10 @@ class _Loading:
             except ArtifactError:
                 servable.close()
                 raise
+        settle()
         return_memory()
         server._metrics.loaded(name, str(path), servable.stages, times)
         return servable
-
-
-class _RestThread:
-    """uvicorn on a thread of its own."""
-
-    def __init__(self, app: Any, listener: socket.socket, options: ServerOptions, tls: Tls | None) -> None:
-        import uvicorn
-
-        config = uvicorn.Config(
-            app,
-            http="auto",
-            loop="auto",
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=2048,
-            timeout_keep_alive=75,
-            ssl_context_factory=(lambda *_: _ssl_context(tls)) if tls else None,
-        )
-        self._server = uvicorn.Server(config)
-        self._app = app
-        self._listener = listener
-        self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
-
-    def _run(self) -> None:
-        self._server.run(sockets=[self._listener])
-
-    def start(self) -> None:
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                raise ServerError("the REST server did not start")
-            time.sleep(0.005)
-
-    def stop(self, grace: float) -> None:
-        self._server.config.timeout_graceful_shutdown = max(1, round(grace))
-        self._server.should_exit = True
-        self._thread.join(grace + 2)
-        if self._thread.is_alive():
-            self._server.force_exit = True
-            self._thread.join(5)
-        self._listener.close()
-        self._app.close()
-
-
-def _ssl_context(tls: Tls) -> ssl.SSLContext:
-    """An SSL context of keys in memory, for which the standard library wants files."""
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in (("key", tls.server_key), ("cert", tls.server_cert)):
-            file = os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT, 0o600)
-            os.write(file, content)
-            os.close(file)
-        try:
-            context.load_cert_chain(Path(folder) / "cert", Path(folder) / "key")
-            if tls.custom_ca:
-                context.load_verify_locations(cadata=tls.custom_ca.decode())
-        except (ssl.SSLError, ValueError) as error:
-            raise ServerError(f"ssl_config_file: key, certificate or CA cannot be used: {error}") from None
-    if tls.client_verify:
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 def _tokens(path: Path) -> list[bytes]:
