@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -34,6 +33,7 @@ from toolkit.server.metadata import metadata_response, status_response
 from toolkit.server.metrics import Run
 from toolkit.server.options import ServerOptions
 from toolkit.server.status import Code, ServingError, invalid
+from toolkit.server.workers import Workers
 
 __all__ = ["GrpcFront"]
 
@@ -65,10 +65,7 @@ class GrpcFront:
         self._as_content = options.enable_serialization_as_tensor_content
         self._specs: dict[tuple[str, int, str], bytes] = {}
         self._health = health.HealthServicer(experimental_non_blocking=True)
-        self._server = grpc.server(
-            ThreadPoolExecutor(options.grpc_max_threads + _SPARE_THREADS, thread_name_prefix="grpc"),
-            options=_arguments(options),
-        )
+        self._server = grpc.server(Workers(options.grpc_max_threads + _SPARE_THREADS), options=_arguments(options))
         self._register()
         self.port = self._listen(tls)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -47,6 +48,18 @@ def test_marks_after_broken_utf8_and_after_letters_of_the_map(xlmr, equal):
     before = [*broken, *(c.encode() for c in "aªﬁﬀक\u0958\u0344\u0301中ｶ")]
     after = [mark.encode() for mark in ("\u0301", "\u0301\u0302", "\u093c", "\u0344", "\u3099", "\uff9e", "\u200d")]
     equal(xlmr, [b"x " + one + two + end for one in before for two in after for end in (b"", b"a", b" a")])
+
+
+def test_what_joins_pictographs_and_consonants_with_the_cluster_before(xlmr, equal):
+    marks = ["\u0301", "\u200d", "\u0903", "\u0e33", "\ufe0f", "\U0001f3fb", "\u093c", "\u094d", "\u0d4d", "\u200c"]
+    between = ["".join(some) for count in range(4) for some in itertools.product(marks, repeat=count)]
+    texts = [
+        f"a{first}{some}{last}\u0301 b"
+        for some in between
+        for first in ("\u2764", "\u0915", "v", "\u2764\u200d\u2764")
+        for last in ("\u2122", "\u0958", "ª")
+    ]
+    equal(xlmr, texts)
 
 
 SPM = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), "▁")]

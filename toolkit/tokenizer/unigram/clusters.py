@@ -224,8 +224,11 @@ class Clusters:
             patterns.append(f"({_class(prepended)}{_class(self._examples)})({attach})")
         pictographic = self._joined_by("\u2764\u200d")
         if pictographic:
-            before = self._joining("\u200d", self._examples[pictographic[0]]) - self.attaching
-            chain = f"{_class(before)}{attach}*\u200d{end}"
+            example = self._examples[pictographic[0]]
+            before = self._joining("\u200d", example) - self.attaching
+            # Not every mark: after a spacing one, and after a second joiner, a cluster begins.
+            inside = {m for m in self.attaching if self._keeps(f"\u2764{m}\u200d", example)}
+            chain = f"{_class(before)}{_class(inside)}*\u200d{end}"
             patterns.append(f"({chain}(?:{chain})*{_class(pictographic)})({attach})")
         consonants = self._joined_by("\u0915\u094d")
         if consonants:
