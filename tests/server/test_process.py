@@ -38,9 +38,16 @@ def ask(server: Server) -> int:
     return int(answer.model_spec.version.value)
 
 
-def cpus_of_front() -> list[set[int]]:
+@pytest.fixture
+def others() -> set[threading.Thread]:
+    """The threads of other tests' servers."""
+    return set(threading.enumerate())
+
+
+def cpus_of_front(others: set[threading.Thread]) -> list[set[int]]:
     """Of each Python thread that answers requests."""
-    front = [thread for thread in threading.enumerate() if thread.name.startswith(("grpc_", "rest"))]
+    mine = set(threading.enumerate()) - others
+    front = [thread for thread in mine if thread.name.startswith(("grpc_", "rest"))]
     names = {thread.name.split("_")[0] for thread in front}
     assert names == {"grpc", "rest"}
     return [os.sched_getaffinity(thread.native_id or 0) for thread in front]
@@ -68,14 +75,14 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 @several_cpus
 def test_threads_that_talk_to_clients_stay_on_one_cpu_and_those_of_the_graph_on_none(
-    start_server: StartServer, options: dict[str, Any]
+    start_server: StartServer, options: dict[str, Any], others: set[threading.Thread]
 ) -> None:
     here = os.sched_getaffinity(0)
     server = start_server(**options)
     ask(server)
     copy_version(options["model_base_path"], 2)  # loaded while serving
     wait_until(lambda: ask(server) == 2)
-    pinned = cpus_of_front()
+    pinned = cpus_of_front(others)
     assert len(pinned[0]) == 1
     assert all(cpus == pinned[0] for cpus in pinned)
     assert cpus_of_graph()
@@ -94,10 +101,10 @@ def test_threads_that_talk_to_clients_stay_on_one_cpu_and_those_of_the_graph_on_
     ids=["not wanted", "front runs the graph"],
 )
 def test_nothing_is_pinned_where_it_is_not_wanted_or_would_bind_the_graph(
-    start_server: StartServer, options: dict[str, Any], changes: dict[str, Any]
+    start_server: StartServer, options: dict[str, Any], others: set[threading.Thread], changes: dict[str, Any]
 ) -> None:
     ask(start_server(**(options | changes)))
-    assert all(cpus == os.sched_getaffinity(0) for cpus in cpus_of_front())
+    assert all(cpus == os.sched_getaffinity(0) for cpus in cpus_of_front(others))
 
 
 @several_cpus
