@@ -112,7 +112,8 @@ def rates_table(results: Results) -> Iterator[str]:
         if variant["kind"] == "gemm":
             continue
         share = share_of_peak(results, name, sizes[-1])
-        cells = [f"{rate(results, name, size):.3g}" for size in sizes]
+        rates = [rate(results, name, size) for size in sizes]
+        cells = [f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in rates]
         cells.append("" if share is None else f"{share:.0%}")
         error = variant["error"]
         cells += [f"{error['max_abs']:.1e}", f"{error['cosine_mean']:.6f} {error['cosine_min']:.6f}"]

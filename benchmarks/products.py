@@ -1,0 +1,112 @@
+"""Why a single short text is slower in TensorFlow than in ONNX Runtime: the matrix products alone, by rows.
+
+    python -m benchmarks.products            prints the table
+    python -m benchmarks.products --docs     and writes it into docs/performance.md
+
+The 24 products of all-MiniLM-L6-v2's layers, one after another, on one core, in CPU time: with weights in variables and
+the bias in the product's kernel, as exports have them; and with weights as constants of the graph, which oneDNN can put
+into its own order once and not at each call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.encoders.process import ROOT
+from benchmarks.encoders.report import replace_section
+
+DOCUMENT = ROOT / "docs" / "performance.md"
+LAYERS, HIDDEN = 6, 384
+SHAPES = ((HIDDEN, 3 * HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 4 * HIDDEN), (4 * HIDDEN, HIDDEN))
+ROWS = (8, 16, 32, 64, 128, 512, 2048)
+ROUNDS = 25
+
+
+def chains() -> dict[str, Callable[[Any], Any]]:
+    """The ways to compute the products, by name."""
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    weights = [(random.standard_normal(shape) * 0.02).astype(np.float32) for shape in SHAPES * LAYERS]
+    stored = [tf.Variable(weight) for weight in weights]
+    half = [tf.Variable(tf.cast(weight, tf.bfloat16)) for weight in weights]
+    biases = [tf.Variable(np.zeros(weight.shape[1], np.float32)) for weight in weights]
+
+    def chain(product: Callable[[Any, int], Any]) -> Any:
+        def run(rows: Any) -> Any:
+            for layer in range(LAYERS):
+                number = len(SHAPES) * layer
+                rows = product(rows, number)[:, :HIDDEN]
+                for other in (1, 2, 3):
+                    rows = product(rows, number + other)
+            return rows
+
+        return tf.function(run, input_signature=[tf.TensorSpec([None, HIDDEN], tf.float32)])
+
+    def in_half(rows: Any, number: int) -> Any:
+        return tf.cast(tf.matmul(tf.cast(rows, tf.bfloat16), half[number]), tf.float32)
+
+    return {
+        "variables, fused bias": chain(lambda rows, i: tf.nn.bias_add(tf.matmul(rows, stored[i]), biases[i])),
+        "variables": chain(lambda rows, i: tf.matmul(rows, stored[i])),
+        "constants": chain(lambda rows, i: tf.matmul(rows, weights[i])),
+        "bfloat16 variables": chain(in_half),
+    }
+
+
+def measured() -> Iterator[str]:
+    """The table's lines."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    yield "Milliseconds of CPU for the 24 products, and GFLOP/s:"
+    yield ""
+    header_done = False
+    for rows in ROWS:
+        ways = chains()  # made anew: oneDNN keeps constants in the order that suits the first call's rows
+        data = tf.constant(np.random.default_rng(1).standard_normal((rows, HIDDEN)).astype(np.float32))
+        if not header_done:
+            yield f"| rows | {' | '.join(ways)} |"
+            yield "|---:|" + "---:|" * len(ways)
+            header_done = True
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(3):
+            for run in ways.values():
+                run(data)
+        for _ in range(ROUNDS):
+            for name, run in ways.items():
+                started = time.process_time()
+                run(data)
+                times[name].append(time.process_time() - started)
+        work = 2 * rows * LAYERS * sum(inner * outer for inner, outer in SHAPES)
+        cells = [f"{1e3 * (t := median(times[name])):.2f} ({work / t / 1e9:.0f})" for name in ways]
+        yield f"| {rows} | {' | '.join(cells)} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/performance.md")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    lines = []
+    for line in measured():
+        print(line, flush=True)
+        lines.append(line)
+    if arguments.docs:
+        text = DOCUMENT.read_text(encoding="utf-8")
+        DOCUMENT.write_text(replace_section(text, "benchmarks/products.py", lines), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
