@@ -94,9 +94,13 @@ def with_added_tokens(json: str) -> str:
     return str(tokenizer.to_str())
 
 
-def unigram(vocab_size: int) -> str:
+def unigram(vocab_size: int, white_space: bool = True) -> str:
     """A Unigram tokenizer in the style of XLM-R, with SentencePiece's map nmt_nfkc: parts of the words of random texts
-    of all scripts, by how often they occur."""
+    of all scripts, by how often they occur.
+
+    ``white_space``: words are split at white space, then marked, as XLM-R's two pre-tokenizers do; else runs of spaces
+    become one in the normalizer and Metaspace stands alone, as newer conversions have it.
+    """
     charsmap = Path(__file__).parents[1] / "tests" / "data" / "nmt_nfkc.charsmap.xz"
     normalizer = normalizers.Precompiled(lzma.decompress(charsmap.read_bytes()))
     counts: collections.Counter[str] = collections.Counter()
@@ -111,7 +115,13 @@ def unigram(vocab_size: int) -> str:
     vocab = [*((token, 0.0) for token in special), *scores, ("<mask>", 0.0)]
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    if white_space:
+        steps = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    else:
+        runs = normalizers.Replace(Regex(" {2,}"), " ")
+        tokenizer.normalizer = normalizers.Sequence([normalizer, normalizers.Strip(left=False), runs])
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.add_special_tokens([*special, AddedToken("<mask>", lstrip=True)])
     ids = [("<s>", 0), ("</s>", 2)]
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ids)
@@ -187,6 +197,8 @@ TOKENIZERS: dict[str, Callable[[], str]] = {
     ),
     "WordPiece, all-MiniLM-L6-v2 and added tokens": lambda: with_added_tokens(minilm()),
     "Unigram, 8,000": lambda: unigram(8000),
+    "Unigram, 30,000": lambda: unigram(30_000),
+    "Unigram, Metaspace alone, 30,000": lambda: unigram(30_000, white_space=False),
     "Unigram, 250,000": lambda: unigram(250_000),
     "BPE, like RoBERTa's, 50,000": roberta,
     "BPE, like ModernBERT's, 50,000": modernbert,

@@ -63,7 +63,7 @@ def test_the_share_of_the_peak_counts_operations(results: Any) -> None:
 
 def test_the_section_shows_rates_ratios_with_aims_and_how_peers_sorted(results: Any, tmp_path: Path) -> None:
     lines = list(section(results))
-    assert "| ours-fp32 | 5 | 80% | 2.0e-07 | 1.000000 0.999999 |" in lines
+    assert "| ours-fp32 | 5.0 | 80% | 2.0e-07 | 1.000000 0.999999 |" in lines
     assert "| ours-fp32 / best sorted fp32 peer | 2.00 (1.4) |" in lines
     assert not any("bf16 /" in line for line in lines)  # nothing of the kind was measured
     assert "- fast: batch 8: groups of 4 rows" in lines
