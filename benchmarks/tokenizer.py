@@ -1,10 +1,11 @@
 """Exactness at full size and speed of the in-graph tokenizers, as Markdown tables.
 
-    python -m benchmarks.tokenizer [--out FILE] [--sample 1.0] [--skip-speed] [--only BPE]
+    python -m benchmarks.tokenizer [--out FILE] [--sample 1.0] [--skip-speed] [--only BPE] [--texts FILE]
 
 Exactness: for each tokenizer all 1,112,064 code points in three contexts, 200,000 random texts, 100,000 strings of
 broken UTF-8, the vocabulary, and sentences in sixty languages, against the ``tokenizers`` package. Speed: the graph in
-one ``tf.function`` on one thread against ``encode_batch`` and ``encode_batch_fast`` on one thread.
+one ``tf.function`` on one thread against ``encode_batch`` and ``encode_batch_fast`` on one thread: on the same
+sentences again and again, and on the lines of ``--texts``, each of which is new to the package's cache of words.
 """
 
 from __future__ import annotations
@@ -295,19 +296,45 @@ def speed(name: str, spec: TokenizerSpec, engine: Engine) -> Iterator[str]:
             yield f"| {name} | {language} | {size} | {times} | {full / ours:.1f} | {fast / ours:.1f} |"
 
 
+def speed_of_new(name: str, spec: TokenizerSpec, engine: Engine, texts: Sequence[str]) -> Iterator[str]:
+    """The table's rows for ``texts``, each of which a tokenizer sees once: the best of three rounds over all."""
+    graph = build_tokenizer(spec, engine)
+    signature = [tf.TensorSpec([None], tf.string)]
+    function = tf.function(graph.__call__, input_signature=signature).get_concrete_function()
+    for size in BATCHES:
+        batches = [list(texts[at : at + size]) for at in range(0, len(texts) - size + 1, size)]
+        if not batches:
+            continue
+        tensors = [tf.constant(batch) for batch in batches]
+        function(tensors[0])
+        best = [float("inf")] * 3
+        for _ in range(3):
+            rivals = reference_tokenizer(spec).encode_batch, reference_tokenizer(spec).encode_batch_fast
+            for at, (call, some) in enumerate(zip((function, *rivals), (tensors, batches, batches), strict=True)):
+                best[at] = min(best[at], _round(call, some) / size)
+        ours, full, fast = best
+        times = " | ".join(f"{seconds * 1e6:.1f}" for seconds in best)
+        yield f"| {name} | new | {size} | {times} | {full / ours:.1f} | {fast / ours:.1f} |"
+
+
+def _round(function: Callable[[Any], Any], batches: Sequence[Any]) -> float:
+    """Seconds for one batch on average."""
+    started = time.perf_counter()
+    for batch in batches:
+        function(batch)
+    return (time.perf_counter() - started) / len(batches)
+
+
 def _best(function: Callable[[Any], Any], batches: Sequence[Any]) -> float:
     """Seconds for one batch on average, in the best of many rounds over all of them."""
     best = float("inf")
     stop = time.perf_counter() + 2
     while time.perf_counter() < stop:
-        started = time.perf_counter()
-        for batch in batches:
-            function(batch)
-        best = min(best, (time.perf_counter() - started) / len(batches))
+        best = min(best, _round(function, batches))
     return best
 
 
-def report(sample: float, with_speed: bool, only: str = "") -> Iterator[str]:
+def report(sample: float, with_speed: bool, only: str = "", texts: Sequence[str] = ()) -> Iterator[str]:
     """The lines of the report."""
     chosen: list[tuple[str, TokenizerSpec, Engine]] = []
     for name, make in TOKENIZERS.items():
@@ -338,6 +365,8 @@ def report(sample: float, with_speed: bool, only: str = "") -> Iterator[str]:
             if name.startswith("WordPiece, ") and engine == COMPILED and name != MINILM:
                 continue  # as fast as this one
             yield from speed(name, spec, engine)
+            if texts:
+                yield from speed_of_new(name, spec, engine, texts)
 
 
 def main() -> None:
@@ -347,11 +376,15 @@ def main() -> None:
     parser.add_argument("--sample", type=float, default=1.0, help="part of the large groups to compare (0 to 1)")
     parser.add_argument("--skip-speed", action="store_true")
     parser.add_argument("--only", default="", help="only the tokenizers with this in their name")
+    parser.add_argument("--texts", type=Path, help="also measure the speed on this file's lines (UTF-8)")
     arguments = parser.parse_args()
+    texts = arguments.texts.read_text(encoding="utf-8").splitlines() if arguments.texts else []
+    if arguments.texts and len(texts) < max(BATCHES):
+        parser.error(f"--texts {arguments.texts}: {len(texts)} lines, at least {max(BATCHES)} are needed")
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     lines = []
-    for line in report(arguments.sample, not arguments.skip_speed, arguments.only):
+    for line in report(arguments.sample, not arguments.skip_speed, arguments.only, texts):
         print(line, flush=True)
         lines.append(line)
     if arguments.out:
