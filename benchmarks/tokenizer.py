@@ -279,8 +279,8 @@ def multilingual(count: int) -> list[str]:
     return [f"{NATURAL[row % len(NATURAL)]} {row}" for row in range(count)]
 
 
-def speed(name: str, spec: TokenizerSpec, engine: Engine) -> Iterator[str]:
-    """The table's rows: microseconds a text, the best of many runs."""
+def speed(name: str, spec: TokenizerSpec, engine: Engine, texts: Sequence[str]) -> Iterator[str]:
+    """The table's rows: microseconds a text, the best of many runs; for ``texts``, if any, see :func:`_best_of_new`."""
     graph = build_tokenizer(spec, engine)
     signature = [tf.TensorSpec([None], tf.string)]
     function = tf.function(graph.__call__, input_signature=signature).get_concrete_function()
@@ -289,32 +289,32 @@ def speed(name: str, spec: TokenizerSpec, engine: Engine) -> Iterator[str]:
         for size in BATCHES:
             # Batches of different texts, so that small ones are not always the same sentence.
             batches = [make(256)[at : at + size] for at in range(0, 256, size)]
-            ours = _best(function, [tf.constant(batch) for batch in batches]) / size
-            full = _best(reference.encode_batch, batches) / size
-            fast = _best(reference.encode_batch_fast, batches) / size
-            times = " | ".join(f"{seconds * 1e6:.1f}" for seconds in (ours, full, fast))
-            yield f"| {name} | {language} | {size} | {times} | {full / ours:.1f} | {fast / ours:.1f} |"
-
-
-def speed_of_new(name: str, spec: TokenizerSpec, engine: Engine, texts: Sequence[str]) -> Iterator[str]:
-    """The table's rows for ``texts``, each of which a tokenizer sees once: the best of three rounds over all."""
-    graph = build_tokenizer(spec, engine)
-    signature = [tf.TensorSpec([None], tf.string)]
-    function = tf.function(graph.__call__, input_signature=signature).get_concrete_function()
-    for size in BATCHES:
+            ours = _best(function, [tf.constant(batch) for batch in batches])
+            full = _best(reference.encode_batch, batches)
+            fast = _best(reference.encode_batch_fast, batches)
+            yield _row(name, language, size, (ours, full, fast))
+    for size in BATCHES if texts else ():
         batches = [list(texts[at : at + size]) for at in range(0, len(texts) - size + 1, size)]
-        if not batches:
-            continue
-        tensors = [tf.constant(batch) for batch in batches]
-        function(tensors[0])
-        best = [float("inf")] * 3
-        for _ in range(3):
-            rivals = reference_tokenizer(spec).encode_batch, reference_tokenizer(spec).encode_batch_fast
-            for at, (call, some) in enumerate(zip((function, *rivals), (tensors, batches, batches), strict=True)):
-                best[at] = min(best[at], _round(call, some) / size)
-        ours, full, fast = best
-        times = " | ".join(f"{seconds * 1e6:.1f}" for seconds in best)
-        yield f"| {name} | new | {size} | {times} | {full / ours:.1f} | {fast / ours:.1f} |"
+        yield _row(name, "new", size, _best_of_new(function, spec, batches))
+
+
+def _row(name: str, texts: str, size: int, seconds: Sequence[float]) -> str:
+    """A row of the table from the seconds of a batch: the graph's, encode_batch's and encode_batch_fast's."""
+    ours, full, fast = seconds
+    times = " | ".join(f"{batch / size * 1e6:.1f}" for batch in seconds)
+    return f"| {name} | {texts} | {size} | {times} | {full / ours:.1f} | {fast / ours:.1f} |"
+
+
+def _best_of_new(function: Callable[[Any], Any], spec: TokenizerSpec, batches: Sequence[list[str]]) -> list[float]:
+    """Seconds for one batch on average, in the best of three rounds; the package begins each with an empty cache."""
+    tensors = [tf.constant(batch) for batch in batches]
+    function(tensors[0])
+    best = [float("inf")] * 3
+    for _ in range(3):
+        rivals = reference_tokenizer(spec).encode_batch, reference_tokenizer(spec).encode_batch_fast
+        for at, (call, some) in enumerate(zip((function, *rivals), (tensors, batches, batches), strict=True)):
+            best[at] = min(best[at], _round(call, some))
+    return best
 
 
 def _round(function: Callable[[Any], Any], batches: Sequence[Any]) -> float:
@@ -364,9 +364,7 @@ def report(sample: float, with_speed: bool, only: str = "", texts: Sequence[str]
         for name, spec, engine in chosen:
             if name.startswith("WordPiece, ") and engine == COMPILED and name != MINILM:
                 continue  # as fast as this one
-            yield from speed(name, spec, engine)
-            if texts:
-                yield from speed_of_new(name, spec, engine, texts)
+            yield from speed(name, spec, engine, texts)
 
 
 def main() -> None:
