@@ -59,8 +59,7 @@ def probe(tokenizer: Tokenizer) -> Characters:
     for first in _chunks():
         text = _characters(first)
         kind[first : first + len(text)] = _kinds(tokenizer.pre_tokenizer, text)
-        if normalizer is not None:
-            forms = _normal_forms(normalizer.normalize_str, text)
+        if normalizer is not None and (forms := _normal_forms(normalizer.normalize_str, text)):
             lengths = np.fromiter(map(len, forms), np.int64, len(forms))
             part = np.full(len(forms), LONGER, np.int32)
             part[lengths == 0] = DELETED
@@ -101,8 +100,12 @@ def _ordinals(text: str) -> npt.NDArray[np.int32]:
 
 
 def _normal_forms(normalize: Callable[[str], str], text: str) -> list[str]:
-    """The normal form of each character of ``text``."""
-    forms = normalize(_SEPARATOR + _SEPARATOR.join(text) + _SEPARATOR).split(_SEPARATOR)[1:-1]
+    """The normal form of each character of ``text``; none if they all are their own."""
+    separated = _SEPARATOR + _SEPARATOR.join(text) + _SEPARATOR
+    normal = normalize(separated)
+    if normal == separated:
+        return []
+    forms = normal.split(_SEPARATOR)[1:-1]
     if len(forms) == len(text):
         return forms
     # A normal form contains the separator itself.

@@ -14,8 +14,9 @@ longer than it looks (it begins with an Arabic number sign, say), and then find 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,7 +26,7 @@ from toolkit.tokenizer.unigram.charsmap import LIMIT
 __all__ = ["Clusters", "Signs"]
 
 _ACUTE = "\u0301"  # a mark of two bytes
-_CHUNK = 4096
+_BLOCK = 4096
 _SURROGATES = range(0xD800, 0xE000)
 _ALL = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
@@ -85,14 +86,38 @@ class Clusters:
         }
 
     @cached_property
+    def _probe(self) -> str | None:
+        """A cluster of which something is lost, that any character after it which attaches makes a long one."""
+        candidates = [*self.keys, *self.pairs]
+        for key in candidates:
+            while _size(key) < LIMIT - 1:
+                key += _ACUTE
+            # One that begins with no mark, if there is any: it tells as much of characters before it.
+            if self.normalize("a" + key) == self._apart("a") + self._whole(key) or key[0] == candidates[-1][0]:
+                return key
+        return None
+
+    @cached_property
     def attaching(self) -> set[str]:
         """Characters that attach to any one before (marks, joiners)."""
-        probe = next((key for key in (*self.keys, *self.pairs)), None)
-        if probe is None:
-            return set()
-        while _size(probe) < LIMIT - 1:
-            probe += _ACUTE
-        return self._joined(probe, "", "")
+        return self._long(self._joiners, self._probe, "") if self._probe else set()
+
+    @cached_property
+    def _prepended(self) -> set[str]:
+        """Characters that any one after attaches to."""
+        return self._long(self._joiners, "", self._probe) - self.attaching if self._probe else set()
+
+    @cached_property
+    def _joiners(self) -> list[str]:
+        """Characters among which are all that attach to a cluster before them or that a cluster after them joins."""
+        probe = self._probe or ""
+        whole = self._whole(probe)
+        return [
+            character
+            for block, forms in self._blocks
+            if self.normalize(f"{probe}{probe.join(block)}{probe}") != f"{whole}{whole.join(forms)}{whole}"
+            for character in block
+        ]
 
     @cached_property
     def initial(self) -> list[str]:
@@ -105,40 +130,89 @@ class Clusters:
         return {key[0]: key for key in self.pairs} | {key: key + _ACUTE for key in self.initial}
 
     @cached_property
-    def _forms(self) -> list[str]:
-        """What becomes of each of all characters by itself."""
-        return [self._table.get(c, chr(c)) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    def _signs(self) -> list[str]:
+        """Characters without a meaning (the last two of each plane) that the map does not know."""
+        known = set().union(*self.rules, *self.rules.values())
+        return [
+            c for plane in range(17) for c in map(chr, (plane << 16 | 0xFFFE, plane << 16 | 0xFFFF)) if c not in known
+        ]
 
-    def _joined(self, first: str, middle: str, last: str) -> set[str]:
-        """Which of all characters make one long cluster with what stands around them.
+    @cached_property
+    def _blocks(self) -> list[tuple[list[str], list[str]]]:
+        """All characters, many at a time since most of them are alike, and what becomes of each by itself."""
+        blocks = [_ALL[start : start + _BLOCK] for start in range(0, len(_ALL), _BLOCK)]
+        changed = sorted(self._table)
+        return [
+            (block, [self._table.get(ord(c), c) for c in block])
+            if bisect_left(changed, ord(block[0])) < bisect_right(changed, ord(block[-1]))
+            else (block, block)
+            for block in blocks
+        ]
 
-        Otherwise the cluster ends after ``first`` or, if that is empty, begins with ``last``; ``middle`` comes after
-        the character. Texts are asked for many at a time, since most of them are alike.
-        """
-        whole_first, whole_last = self._whole(first), self._whole(last) if not first else self._apart(last)
-        apart_first, apart_last, line = self._apart(first), self._apart(middle + last), self._apart("\n")
-        whole_last = self._apart(middle) + whole_last
-        found: set[str] = set()
-
-        def look(start: int, end: int) -> None:
-            text = self.normalize(first + f"{middle}{last}\n{first}".join(_ALL[start:end]) + f"{middle}{last}\n")
-            forms = self._forms[start:end]
-            if text == whole_first + f"{whole_last}{line}{whole_first}".join(forms) + whole_last + line:
-                return
-            if text == apart_first + f"{apart_last}{line}{apart_first}".join(forms) + apart_last + line:
-                found.update(_ALL[start:end])
-            elif end - start > 1:
-                size = max(1, (end - start) // 8)
-                for at in range(start, end, size):
-                    look(at, min(at + size, end))
-
-        for start in range(0, len(_ALL), _CHUNK):
-            look(start, min(start + _CHUNK, len(_ALL)))
-        return found
+    @cached_property
+    def _bases(self) -> list[tuple[list[str], list[str]]]:
+        """The same without those that attach to the ones before. A cluster before any of these ends there."""
+        marks = self.attaching
+        return [
+            (block, forms)
+            if marks.isdisjoint(block)
+            else (
+                [c for c in block if c not in marks],
+                [f for c, f in zip(block, forms, strict=True) if c not in marks],
+            )
+            for block, forms in self._blocks
+        ]
 
     def _joining(self, middle: str, example: str) -> set[str]:
-        """Which of all characters make one cluster with ``middle`` after them and the cluster ``example``."""
-        return self._joined("", middle, example)
+        """Which characters, of those that attach to none, make one long cluster with ``middle`` after them and the
+        cluster ``example``."""
+        found: set[str] = set()
+        for block, joined in self._asked(middle, example):
+            if joined is None:
+                found |= self._long(block, "", middle + example)
+            elif joined:
+                found.update(block)
+        return found
+
+    def _ending(self, example: str) -> list[str]:
+        """Which characters the cluster ``example``, which begins with a mark, does not attach to, in order."""
+        found: set[str] = set()
+        for block, joined in (*self._asked("", example), (sorted(self.attaching), None)):
+            if not joined:
+                found.update(block)
+            if joined is None:
+                found -= self._long(block, "", example)
+        return sorted(found)
+
+    def _asked(self, middle: str, example: str) -> Iterator[tuple[list[str], bool | None]]:
+        """Blocks of characters that attach to none, and whether they make long clusters with ``middle`` after them and
+        the cluster ``example``: all of them, none, or (None) only some."""
+        after = middle + example
+        whole, apart = self._apart(middle) + self._whole(example), self._apart(after)
+        for block, forms in self._bases:
+            text = self.normalize(after.join([*block, ""]))
+            joined = text == apart.join([*forms, ""])
+            yield block, joined if joined or text == whole.join([*forms, ""]) else None
+
+    def _long(self, some: Sequence[str], before: str, after: str) -> set[str]:
+        """Which of ``some`` characters make one long cluster with what stands before or after them.
+
+        Otherwise the cluster ends after ``before`` or, if ``after`` is several characters, some of them are one.
+        """
+        found: set[str] = set()
+        one_before, one_after = self._apart(before), self._apart(after)
+        for start in range(0, len(some), _BLOCK):
+            block = some[start : start + _BLOCK]
+            # Nothing joins a line's end, and this character stands nowhere else.
+            line = next(f"\n{sign}\n" for sign in self._signs if sign not in block)
+            text = self.normalize(f"{after}{line}{before}".join(["", *block, ""]))
+            texts = text.split(self._apart(line))[1:-1]
+            found.update(
+                character
+                for character, form in zip(block, texts, strict=True)
+                if form == one_before + self._table.get(ord(character), character) + one_after
+            )
+        return found
 
     def _keeps(self, before: str, example: str) -> bool:
         """Whether ``example`` is no cluster of its own after ``before``."""
@@ -193,8 +267,7 @@ class Clusters:
     def _at_start(self, starts: list[str], lost: dict[int, str], signs: Signs) -> tuple[str, str]:
         """Clusters that begin with a mark: at the start of a text and after control characters."""
         key = max(starts, key=_size)
-        joined = self._joining("", key + _ACUTE)
-        control = character_class(map(ord, [*(c for c in _ALL if c not in joined), *signs.apart]))
+        control = character_class(map(ord, [*self._ending(key + _ACUTE), *signs.apart]))
         alternatives = [
             f"({_class(of_size)}){lost[LIMIT - size]}"
             for size in (2, 3)
@@ -219,13 +292,12 @@ class Clusters:
         patterns: list[str] = []
         if not self._examples:
             return patterns
-        prepended = self._joining("", next(iter(self._examples.values()))) - self.attaching
-        if prepended:
-            patterns.append(f"({_class(prepended)}{_class(self._examples)})({attach})")
+        if self._prepended:
+            patterns.append(f"({_class(self._prepended)}{_class(self._examples)})({attach})")
         pictographic = self._joined_by("\u2764\u200d")
         if pictographic:
             example = self._examples[pictographic[0]]
-            before = self._joining("\u200d", example) - self.attaching
+            before = self._joining("\u200d", example)
             # Not every mark: after a spacing one, and after a second joiner, a cluster begins.
             inside = {m for m in self.attaching if self._keeps(f"\u2764{m}\u200d", example)}
             chain = f"{_class(before)}{_class(inside)}*\u200d{end}"
@@ -233,7 +305,7 @@ class Clusters:
         consonants = self._joined_by("\u0915\u094d")
         if consonants:
             example = self._examples[consonants[0]]
-            before = self._joining("\u094d", example) - self.attaching
+            before = self._joining("\u094d", example)
             linkers = {m for m in self.attaching if self._keeps("\u0915" + m, example)}
             inside = {m for m in self.attaching if self._keeps(f"\u0915{m}\u094d", example)}
             chain = f"{_class(before)}{_class(inside)}*{_class(linkers)}{_class(inside)}*{end}"
