@@ -112,14 +112,14 @@ def direct(command: Command, texts: TextSet, embed: Callable[[list[bytes]], Any]
     return answer(latencies, rows, time.perf_counter() - started, (time.process_time() - cpu, 0.0))
 
 
-def load(artifact: str, threads: int) -> Callable[[list[bytes]], Any]:
+def load(artifact: str, within: int, across: int) -> Callable[[list[bytes]], Any]:
     """The artifact's ``serving_default`` as a function."""
     os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  registers the tokenizer's ops
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    tf.config.threading.set_intra_op_parallelism_threads(within)
+    tf.config.threading.set_inter_op_parallelism_threads(across)
     loaded = tf.saved_model.load(artifact)
 
     def embed(request: list[bytes]) -> Any:  # refers to ``loaded``: its signatures live only as long as it does
@@ -133,7 +133,7 @@ def main() -> None:
     os.dup2(2, 1)
     kind, sets, name, *rest = sys.argv[1:]
     texts = load_sets(Path(sets))[name]
-    embed = load(rest[0], int(rest[1])) if kind == "direct" else None
+    embed = load(rest[0], int(rest[1]), int(rest[2])) if kind == "direct" else None
     print(json.dumps({"pid": os.getpid()}), file=answers, flush=True)
     for line in sys.stdin:
         command = json.loads(line)

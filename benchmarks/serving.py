@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import re
@@ -97,20 +98,22 @@ class Target:
 
 
 def start(
-    name: str, artifact: Path, way: str, callers: Asked, threads: int, sets: Path, kind: str, config: Path
+    name: str, artifact: Path, way: str, callers: Asked, threads: tuple[int, int], sets: Path, kind: str, config: Path
 ) -> Target:
-    """The target, loaded."""
+    """The target, loaded; ``threads`` are those within an op and those that run ops."""
+    within, across = map(str, threads)
     if way == "direct":
-        command = [sys.executable, "-m", "benchmarks.callers", "direct", str(sets), kind, str(artifact), str(threads)]
+        command = [sys.executable, "-m", "benchmarks.callers", "direct", str(sets), kind, str(artifact), within, across]
     else:
         command = [
             sys.executable, "-c", "from toolkit.cli import main; main()", "serve", "--json", "--host", "127.0.0.1",
             "--port", "0", "--rest_api_port", "-1", "--model_name", MODEL, "--model_base_path", str(artifact.parent),
-            "--tensorflow_session_parallelism", str(threads), "--grpc_max_threads", "256",
+            "--tensorflow_intra_op_parallelism", within, "--tensorflow_inter_op_parallelism", across,
+            "--grpc_max_threads", "256",
         ]  # fmt: skip
     if way == "server-batching":
         command += ["--enable_batching", "--batching_parameters_file", str(config)]
-    return Target(name, artifact, way, callers, Asked(command, threads))
+    return Target(name, artifact, way, callers, Asked(command, threads[1]))
 
 
 def loads(callers: Sequence[int], cores: int) -> dict[str, tuple[int, int]]:
@@ -133,12 +136,13 @@ def run(given: argparse.Namespace, artifacts: Mapping[str, Path], affinity: Sequ
         callers.answer()
         targets = []
         for name, artifact in artifacts.items():
-            for way in given.ways:
-                target = start(name, artifact, way, callers, cores, sets, given.set, config)
+            for way, within in itertools.product(given.ways, given.compute_threads or [cores]):
+                named = name if within == cores else f"{name}, {within} compute thread{'s' * (within > 1)}"
+                target = start(named, artifact, way, callers, (within, cores), sets, given.set, config)
                 stack.callback(target._process.close)
                 targets.append(target)
                 results[target.title] = {}
-                print(f"{name}, {TITLES[way]}: loaded", file=sys.stderr, flush=True)
+                print(f"{target.title}: loaded", file=sys.stderr, flush=True)
         plan = loads(given.callers, cores)
         for number in range(-1, given.rounds):  # the first is the warm-up
             for title, (count, rows) in plan.items():
@@ -202,6 +206,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--set", choices=SETS, default="mixed")
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument(
+        "--compute-threads",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="threads within an op to compare (default: the cores)",
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks", metavar="DIR")
     parser.add_argument("--docs", action="store_true", help="measure nothing, write the document")
     given = parser.parse_args()

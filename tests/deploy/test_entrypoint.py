@@ -118,7 +118,7 @@ def test_the_default_is_the_whole_folder_served_with_metrics_and_batching(contai
         "--rest_api_timeout_in_ms=30000",
         "--rest_api_num_threads=128",
         "--grpc_max_threads=128",
-        "--tensorflow_intra_op_parallelism=2",
+        "--tensorflow_intra_op_parallelism=1",
         "--tensorflow_inter_op_parallelism=2",
         f"--model_config_file={config}/models.config",
         "--model_config_file_poll_wait_seconds=0",
@@ -144,6 +144,7 @@ def test_variables_and_arguments_reach_the_server(container: Container) -> None:
         SERVING_GRPC_PORT="9000",
         SERVING_REST_PORT="9001",
         SERVING_THREADS="16",
+        SERVING_THREADS_PER_OP="4",
         SERVING_REST_TIMEOUT_MS="1000",
         SERVING_MAX_CONNECTION_AGE_MS="0",
         SERVING_CONFIG_POLL_SECONDS="10",
@@ -153,7 +154,7 @@ def test_variables_and_arguments_reach_the_server(container: Container) -> None:
         "--rest_api_port=9001",
         "--rest_api_timeout_in_ms=1000",
         "--grpc_max_threads=256",
-        "--tensorflow_intra_op_parallelism=16",
+        "--tensorflow_intra_op_parallelism=4",
         "--model_config_file_poll_wait_seconds=10",
         "--file_system_poll_wait_seconds=5",
     } <= set(result.flags)
@@ -185,6 +186,8 @@ REFUSED: list[tuple[dict[str, str], tuple[str, ...], str]] = [
     ({"SERVING_THREADS": "1.5"}, (), "SERVING_THREADS is '1.5'"),
     ({"SERVING_THREADS": "-1"}, (), "SERVING_THREADS is '-1'"),
     ({"SERVING_THREADS": "99999999999999999999"}, (), "SERVING_THREADS is '99999999999999999999'"),
+    ({"SERVING_THREADS_PER_OP": "0"}, (), "SERVING_THREADS_PER_OP is '0'; a whole number from 1 to 1024"),
+    ({"SERVING_THREADS_PER_OP": "all"}, (), "SERVING_THREADS_PER_OP is 'all'"),
     ({"SERVING_THREADS": "1;id"}, (), "SERVING_THREADS is '1;id'"),
     ({"SERVING_THREADS": "$(id)"}, (), "SERVING_THREADS is '$(id)'"),
     ({"SERVING_CONCURRENCY": "many"}, (), "SERVING_CONCURRENCY is 'many'"),
@@ -262,6 +265,7 @@ def test_a_server_that_is_not_installed_is_refused(container: Container) -> None
 ALIKE: list[dict[str, str]] = [
     {},
     {"SERVING_THREADS": "3", "SERVING_CONCURRENCY": "auto", "OMP_NUM_THREADS": "1"},
+    {"SERVING_THREADS": "3", "SERVING_THREADS_PER_OP": "auto"},
     {"SERVING_THREADS": "1024", "SERVING_GRPC_PORT": "65535", "SERVING_REST_PORT": "1"},
     {"SERVING_MAX_CONNECTION_AGE_MS": "86400000", "SERVING_CONFIG_POLL_SECONDS": "86400"},
     {"SERVING_TLS_DIR": "", "SERVING_REST_TIMEOUT_MS": "1", "SERVING_CONCURRENCY": "65536"},
@@ -374,7 +378,7 @@ def test_threads_are_the_whole_cpus_of_the_cgroups_limit(
     said: str,
 ) -> None:
     result = container.run(prefix=cgroup(files))
-    assert f"--tensorflow_intra_op_parallelism={min(threads, CPUS)}" in result.flags
+    assert f"--tensorflow_inter_op_parallelism={min(threads, CPUS)}" in result.flags
     assert said in result.error
 
 

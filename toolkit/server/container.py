@@ -52,6 +52,9 @@ VARIABLES: dict[str, Variable] = {
     "SERVING_THREADS": Variable(
         _AUTO, "compute threads; auto: the cgroup's CPU limit, rounded down", (_AUTO,), (1, 1024)
     ),
+    "SERVING_THREADS_PER_OP": Variable(
+        "1", "compute threads that share one operation; auto: all of them", (_AUTO,), (1, 1024)
+    ),
     "SERVING_CONCURRENCY": Variable(
         _AUTO, "requests in progress for each API; auto: 16 a thread, at least 128", (_AUTO,), (1, 65536)
     ),
@@ -103,6 +106,7 @@ def plan(environment: Mapping[str, str], arguments: Sequence[str], cgroups: Path
     values = _checked(environment)
     cpus, limit = _cpus(cgroups)
     threads = values["SERVING_THREADS"] if values["SERVING_THREADS"] != _AUTO else str(cpus)
+    within = values["SERVING_THREADS_PER_OP"] if values["SERVING_THREADS_PER_OP"] != _AUTO else threads
     concurrency = values["SERVING_CONCURRENCY"]
     concurrency = concurrency if concurrency != _AUTO else str(max(128, 16 * int(threads)))
     config = Path(values["SERVING_CONFIG_DIR"])
@@ -115,7 +119,7 @@ def plan(environment: Mapping[str, str], arguments: Sequence[str], cgroups: Path
         f"--rest_api_timeout_in_ms={values['SERVING_REST_TIMEOUT_MS']}",
         f"--rest_api_num_threads={concurrency}",
         f"--grpc_max_threads={concurrency}",
-        f"--tensorflow_intra_op_parallelism={threads}",
+        f"--tensorflow_intra_op_parallelism={within}",
         f"--tensorflow_inter_op_parallelism={threads}",
         f"--model_config_file={_models(config / 'models.config')}",
         f"--model_config_file_poll_wait_seconds={values['SERVING_CONFIG_POLL_SECONDS']}",
