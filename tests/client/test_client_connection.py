@@ -395,7 +395,8 @@ def test_new_pods_are_found_while_the_old_ones_stay(
         before = first.calls, second.calls
         assert np.array_equal(client.embed(TEXTS * 3), vectors(TEXTS * 3))
         assert min(first.calls - before[0], second.calls - before[1]) >= 20
-    assert not [thread for thread in threading.enumerate() if thread.name == "sentence-serving-renew"]
+    # One may just be connecting; it ends by itself.
+    until(lambda: all(thread.name != "sentence-serving-renew" for thread in threading.enumerate()))
 
 
 def test_async_clients_find_new_pods_too(
