@@ -18,8 +18,11 @@ PATHS = 2
 needs_onednn = pytest.mark.skipif(not _pywrap_util_port.IsMklEnabled(), reason="this TensorFlow has no oneDNN kernels")
 
 
-def optimized_ops(saved_model: Path, *, with_types: bool = False) -> collections.Counter[str]:
-    """Kernels in the optimized graph of ``serving_default``, with what is fused into them; their ``T`` on request."""
+def optimized_ops(saved_model: Path, *, with_types: bool = False, traced: bool = False) -> collections.Counter[str]:
+    """Kernels in the optimized graph of ``serving_default``, with what is fused into them; their ``T`` on request.
+
+    With ``traced`` those that were run instead, in functions as well, without what is fused into them.
+    """
     session = tf.compat.v1.Session(graph=tf.Graph())
     with session.graph.as_default():
         meta = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
@@ -28,10 +31,17 @@ def optimized_ops(saved_model: Path, *, with_types: bool = False) -> collections
     session.run(
         signature.outputs["embedding"].name,
         {signature.inputs["text"].name: list(TEXTS)},
-        options=tf.compat.v1.RunOptions(output_partition_graphs=True),
+        options=tf.compat.v1.RunOptions(output_partition_graphs=True, trace_level=3 if traced else 0),
         run_metadata=run,
     )
     ops: collections.Counter[str] = collections.Counter()
+    if traced:
+        for device in run.step_stats.dev_stats:
+            # "name = op(inputs)"
+            labels = (stats.timeline_label.partition(" = ")[2] for stats in device.node_stats)
+            ops.update(label.partition("(")[0] for label in labels if label)
+        session.close()
+        return ops
     for graph in run.partition_graphs:
         for node in graph.node:
             fused = [name.decode() for name in node.attr["fused_ops"].list.s] if "fused_ops" in node.attr else []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from sentence_transformers import SentenceTransformer
 from support import TEXTS
 
@@ -20,15 +20,27 @@ from toolkit.errors import ArtifactError, CheckError, InputError
 from toolkit.exactness import check
 from toolkit.model import ServingModel
 from toolkit.savedmodel import write_model
-from toolkit.spec import read_spec
+from toolkit.spec import DenseSpec, read_spec
 
 
-def altered(source: Path, folder: Path, parameter: str, by: float) -> Path:
-    """An export of ``source`` in which one parameter was changed after reading."""
-    model = ServingModel(read_spec(open_checkpoint(source)))
-    variable = model.params[parameter]
-    variable.assign_add(by * tf.random.stateless_normal(variable.shape, [0, 0]))
-    write_model(model, folder)
+def altered(source: Path, folder: Path, tensor: str, by: float) -> Path:
+    """An export of ``source`` in which one tensor was changed after reading: of the encoder, or of the Dense module."""
+    spec = read_spec(open_checkpoint(source))
+    change = np.random.default_rng(0).standard_normal
+
+    def other(values: np.ndarray) -> np.ndarray:
+        return (values + by * change(values.shape)).astype(np.float32)
+
+    if tensor in spec.encoder.tensors:
+        tensors = {**spec.encoder.tensors, tensor: other(spec.encoder.tensors[tensor])}
+        spec = replace(spec, encoder=replace(spec.encoder, tensors=tensors))
+    else:
+        heads = [
+            replace(head, **{tensor: other(getattr(head, tensor))}) if isinstance(head, DenseSpec) else head
+            for head in spec.heads
+        ]
+        spec = replace(spec, heads=tuple(heads))
+    write_model(ServingModel(spec), folder)
     return folder
 
 
@@ -60,16 +72,16 @@ def test_an_equal_artifact_passes_with_figures_for_every_stage(tiny_export: Path
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
-    ("parameter", "stage"),
+    ("tensor", "stage"),
     [
-        ("embeddings__position", "hidden state"),
-        ("layer_1__output__bias", "hidden state"),
-        ("2_dense__bias", "2_dense"),
-        ("2_dense__kernel", "2_dense"),
+        ("embeddings.position_embeddings.weight", "hidden state"),
+        ("encoder.layer.1.output.dense.bias", "hidden state"),
+        ("bias", "2_dense"),
+        ("weight", "2_dense"),
     ],
 )
-def test_a_changed_weight_is_found_at_its_stage(tiny_source: Path, tmp_path: Path, parameter: str, stage: str) -> None:
-    folder = altered(tiny_source, tmp_path / "1", parameter, 0.05)
+def test_a_changed_weight_is_found_at_its_stage(tiny_source: Path, tmp_path: Path, tensor: str, stage: str) -> None:
+    folder = altered(tiny_source, tmp_path / "1", tensor, 0.05)
     report = check(folder, tiny_source, texts=TEXTS)
     assert not report.passed
     assert report.token_ids_equal

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -12,6 +11,7 @@ from toolkit.batching import Batching
 from toolkit.encoder import bert
 from toolkit.encoder.batching import batched
 from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
+from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.heads import apply_head, head_parameters, pool, stage_names
@@ -50,30 +50,20 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         self._plan = plan
         self.tokenizer = build_tokenizer(spec.tokenizer, tokenizer_engine)
         arrays = bert.parameters(spec.encoder)
-        self._encoder_names = tuple(arrays)
-        # Weights are variables, not constants: oneDNN would cache each float32 constant once more in the layout of the
-        # first batch it sees, which doubles batch-1 latency and takes several times the memory; and each path through
-        # the graph would have constants of its own.
-        self.params = {
-            name.replace("/", "__"): tf.Variable(value, trainable=False, name=name)
-            for name, value in ((plan.stored(arrays) if plan else arrays) | head_parameters(spec.heads)).items()
-        }
+        self._encoder = Parameters(plan.stored(arrays) if plan else arrays)
+        self._heads = Parameters(head_parameters(spec.heads))
         # Shared by the signatures, so that the artifact holds each part of the graph once.
         self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
         pool = self._pool_tokens
         if batching is not None:
-            pool = batched(pool, partial(self._pool_tokens, inlined=False), pooling.dim, batching)
+            pool = batched(pool, pool, pooling.dim, batching)
         self._pool = tf.function(pool, input_signature=PACKED, autograph=False)
         self._hidden = tf.function(self._hidden_tokens, input_signature=PACKED, autograph=False)
         self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
 
-    def _parameters(self) -> dict[str, tf.Tensor]:
-        return {name.replace("__", "/"): variable for name, variable in self.params.items()}
-
     def encoder_parameters(self) -> dict[str, tf.Tensor]:
-        """The encoder's variables by the names of ``bert.parameters``."""
-        params = self._parameters()
-        return {name: params[name] for name in self._encoder_names}
+        """The encoder's parameters by the names of ``bert.parameters``."""
+        return self._encoder.named(self._encoder.read())
 
     # parts of the graph
 
@@ -84,20 +74,30 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         packed = self.tokenizer(text)
         return packed.ids, tf.cast(packed.row_splits, tf.int32), packed.num_tokens
 
-    def _encode(self, chunk: Chunk, *, inlined: bool = True) -> tf.Tensor:
-        encoder, params = self._spec.encoder, self.encoder_parameters()
-        products = MixedProducts(params, encoder, self._plan) if self._plan else Float32Products(params, encoder)
-        return bert.hidden_states(products, encoder, chunk, inlined=inlined)
+    def _encoding(self) -> Callable[[Chunk], tf.Tensor]:
+        """The encoder as a function of chunks. Parameters are read here, once, and not for each chunk."""
+        spec, plan, values = self._spec.encoder, self._plan, self._encoder.read()
 
-    def _pool_tokens(self, *packed: tf.Tensor, inlined: bool = True) -> tf.Tensor:
         def encode(chunk: Chunk) -> tf.Tensor:
-            return pool(self._pooling, self._encode(chunk, inlined=inlined), chunk)
+            params = self._encoder.named(values)
+            products = MixedProducts(params, spec, plan) if plan else Float32Products(params, spec)
+            return bert.hidden_states(products, spec, chunk, optimized=True)
 
-        return in_chunks(Tokens(*packed), encode, self._pooling.dim, per_token=False, coarse=self._plan is not None)
+        return encode
+
+    def _pool_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
+        encode = self._encoding()
+        return in_chunks(
+            Tokens(*packed),
+            lambda chunk: pool(self._pooling, encode(chunk), chunk),
+            self._pooling.dim,
+            per_token=False,
+            coarse=self._plan is not None,
+        )
 
     def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
         width, coarse = self._spec.encoder.hidden_size, self._plan is not None
-        return in_chunks(Tokens(*packed), self._encode, width, per_token=True, coarse=coarse)
+        return in_chunks(Tokens(*packed), self._encoding(), width, per_token=True, coarse=coarse)
 
     def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """Strings to packed tokens, and the int32 number of each text's tokens before truncation."""
@@ -111,7 +111,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
     def finish(self, pooled: tf.Tensor) -> tuple[tf.Tensor, Outputs]:
         """What pooling gave to the final embedding ``[batch, dim]``; and the embedding after each module."""
-        x, params = pooled, self._parameters()
+        x, params = pooled, self._heads.named(self._heads.read())
         stages = {}
         for name, head in zip(stage_names(self._spec.heads), self._spec.heads, strict=True):
             x = x if isinstance(head, PoolingSpec) else apply_head(head, name, params, x)

@@ -33,3 +33,15 @@ def test_each_layer_is_ten_fused_kernels(unbatched: Path) -> None:
     assert ops["_MklNativeFusedMatMul[BiasAdd,Tanh]"] + ops["_FusedMatMul[BiasAdd,Tanh]"] == 1
     loose = {"MatMul", "_MklMatMul", "BatchMatMulV2", "BiasAdd", "Erf", "Erfc", "Softmax", "FusedBatchNormV3"}
     assert not loose & set(ops)
+
+
+@needs_onednn
+def test_batches_in_the_graph_are_as_many_fused_kernels(tiny_source: Path, tmp_path: Path) -> None:
+    """The body of the batching op is a function that is called, which the optimizer sees by itself."""
+    path = export(tiny_source, tmp_path, "tiny", verify=False).path
+    ops = optimized_ops(path, traced=True)
+    layers = LAYERS  # of the loop; one path is taken
+    assert ops["_MklLayerNorm"] % (2 * layers + 1) == 0
+    assert ops["_MklLayerNorm"] > 0
+    assert ops["_MklLayerNorm"] // (2 * layers + 1) == ops["_MklSoftmax"] // layers
+    assert not {"FusedBatchNormV3", "_MklNativeFusedBatchNormV3", "SquaredDifference", "_MklTranspose"} & set(ops)

@@ -14,6 +14,7 @@ from toolkit.encoder.packing import (
     Tokens,
     in_chunks,
     make_chunk,
+    make_single_chunk,
     pack,
     row_of_token,
 )
@@ -102,12 +103,58 @@ def test_chunks_hold_at_most_the_budget_unless_one_row_is_longer(lengths: list[i
 
 def test_the_padded_view_and_the_packed_tokens_lead_to_each_other() -> None:
     chunk = make_chunk(tokens([3, 0, 9, 1]))
-    slot, token, mask = chunk.slot.numpy(), chunk.token.numpy(), chunk.mask.numpy().ravel()
+    slot, token, mask = chunk.slot.numpy(), chunk.token.numpy(), chunk.mask.numpy()
     total = int(chunk.total)
     assert (total, int(chunk.rows), int(chunk.length)) == (13, 4, 16)
-    assert np.array_equal(token[slot[:total]], np.arange(total))
+    assert token.shape == mask.shape == (4, 16)
+    assert np.array_equal(token.ravel()[slot[:total]], np.arange(total))
     assert np.array_equal(np.flatnonzero(mask), slot[:total])
     assert not token[~mask].any()
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_heads_are_split_as_a_transposed_padded_view_has_them_and_joined_again(single: bool) -> None:
+    lengths = [7] if single else [3, 0, 9, 1]
+    chunk = (make_single_chunk if single else make_chunk)(tokens(lengths))
+    count, parts, size = 3, 2, 4
+    heads = chunk.heads(count, parts)
+    filled = chunk.slot.shape[0]
+    values = np.random.default_rng(0).standard_normal([filled, parts * count * size]).astype(np.float32)
+    found = np.stack([part.numpy() for part in heads.split(tf.constant(values))])
+    padded = values[chunk.token.numpy()].reshape(len(lengths), -1, parts, count, size)
+    assert np.array_equal(found, padded.transpose(2, 0, 3, 1, 4))
+    total = sum(lengths)
+    for part in range(parts):
+        wanted = values.reshape(filled, parts, count * size)[:, part]
+        assert np.array_equal(heads.join(tf.constant(found[part]), like=tf.constant(wanted))[:total], wanted[:total])
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_chunks_computed_at_a_time_give_what_they_give_one_after_another(threads: int) -> None:
+    lengths = [5 + 7 * row % 60 for row in range(400)]
+    graph = tf.Graph()
+    with graph.as_default():
+        packed = tokens(lengths)
+        weight = tf.constant(np.random.default_rng(0).standard_normal([64, 64]).astype(np.float32))
+
+        def encode(chunk: Chunk) -> tf.Tensor:
+            hidden = tf.one_hot(chunk.tokens.ids % 64, 64)
+            for _ in range(4):
+                hidden = tf.tanh(hidden @ weight)
+            row = row_of_token(chunk.tokens.row_splits)
+            return tf.math.unsorted_segment_sum(hidden[: chunk.total], row, chunk.rows)
+
+        result = tf.function(lambda: in_chunks(packed, encode, 64, per_token=False), autograph=False)()
+        alone = [in_chunks(tokens([length]), encode, 64, per_token=False) for length in lengths[:1]]
+    options = tf.compat.v1.ConfigProto(
+        inter_op_parallelism_threads=threads, intra_op_parallelism_threads=1, use_per_session_threads=True
+    )
+    with tf.compat.v1.Session(graph=graph, config=options) as session:
+        first = session.run(result)
+        for _ in range(5):
+            assert np.array_equal(session.run(result), first)
+        assert first.shape == (400, 64)
+        assert np.allclose(first[0], session.run(alone[0])[0], atol=1e-5)
 
 
 def test_pack_drops_what_the_mask_leaves_out_and_keeps_columns_as_positions() -> None:

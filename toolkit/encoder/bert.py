@@ -72,11 +72,11 @@ def product_names(spec: EncoderSpec) -> tuple[str, ...]:
     return tuple(f"layer_{layer}/{part}" for layer in range(spec.num_layers) for part in parts)
 
 
-def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, inlined: bool = False) -> tf.Tensor:
+def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, optimized: bool = False) -> tf.Tensor:
     """The last hidden state of a chunk's packed tokens: float32 ``[padded_total, hidden]``.
 
-    ``products`` computes with what ``parameters`` names. ``inlined`` says that the optimizer will see this in the main
-    graph, not in a function that is called.
+    ``products`` computes with what ``parameters`` names. ``optimized`` says that TensorFlow's graph optimizer will see
+    this, and not a training step or eager mode.
     """
     import tensorflow as tf
 
@@ -88,21 +88,17 @@ def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, inline
     # optimizer looks for scale and mask behind the product, and would take this product for that one
     look = tf.where(chunk.mask, 0.0, -1e9)[:, None, None, :]
     head_size = spec.hidden_size // spec.num_heads
+    heads = chunk.heads(spec.num_heads, parts=3)
 
     def norm(x: tf.Tensor, name: str) -> tf.Tensor:
-        form = fused_layer_norm if inlined else layer_norm
+        form = fused_layer_norm if optimized else layer_norm
         return form(x, products.parameter(f"{name}/gamma"), products.parameter(f"{name}/beta"), spec.layer_norm_eps)
 
     def attention(qkv: tf.Tensor) -> tf.Tensor:
-        # packed [tokens, 3 * hidden] -> padded [3, rows, heads, length, head size] -> packed [tokens, hidden]
-        shape = tf.stack([chunk.rows, chunk.length, 3, spec.num_heads, head_size])
-        query, key, value = tf.unstack(tf.transpose(tf.reshape(chunk.to_padded(qkv), shape), [2, 0, 3, 1, 4]), num=3)
+        query, key, value = heads.split(qkv)
         scores = tf.linalg.matmul(query, key, transpose_b=True) * (head_size**-0.5) + tf.cast(look, qkv.dtype)
         weights = products.dropout(tf.nn.softmax(scores), spec.attention_dropout)
-        context = tf.transpose(tf.linalg.matmul(weights, value), [0, 2, 1, 3])
-        context = tf.reshape(context, [-1, spec.hidden_size])
-        # Of x's shape, as the optimizer must know to add the residual inside the product.
-        return tf.reshape(chunk.to_packed(context), tf.shape(x))
+        return heads.join(tf.linalg.matmul(weights, value), like=x)
 
     x = (
         products.embedding("embeddings/word", ids)

@@ -60,7 +60,8 @@ def layer_norm(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor, epsilon: float)
 def fused_layer_norm(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor, epsilon: float) -> tf.Tensor:
     """:func:`layer_norm` of ``[n, size]`` in the form that Keras writes, a batch normalization over rows.
 
-    The optimizer makes one oneDNN kernel of it, but not inside functions that are called; there it is the slower form.
+    The optimizer makes one oneDNN kernel of it, where it knows the sizes of ``x``, ``weight`` and ``bias``. Those two
+    must be the only results of their operations: of several it would take the first.
     """
     rows = tf.shape(x)[0]
     none = tf.constant([], tf.float32)

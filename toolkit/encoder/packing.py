@@ -15,6 +15,7 @@ import tensorflow as tf
 __all__ = [
     "TOKEN_BUDGET",
     "Chunk",
+    "Heads",
     "Tokens",
     "eager_chunks",
     "in_chunks",
@@ -27,6 +28,10 @@ __all__ = [
 
 TOKEN_BUDGET = 512
 """Padded tokens in a chunk: few enough for its activations to stay in the second-level cache."""
+
+PARALLEL_CHUNKS = 8
+"""Chunks of a batch that may be computed at a time, where the runtime has threads for them: that shares work out better
+than threads inside each small product do."""
 
 ROUND_TO = 8
 """Lengths and token counts are rounded up to this: fewer distinct shapes, of which oneDNN keeps compiled kernels."""
@@ -48,13 +53,37 @@ class Tokens(NamedTuple):
     row_splits: tf.Tensor
 
 
+class Heads(NamedTuple):
+    """The way from packed tokens to attention's heads and back: rows of one head's size are gathered straight from
+    where one view has them to where the other wants them, and nothing is transposed.
+
+    ``into`` int32 ``[parts, rows, heads, length]``, ``back`` int32 ``[padded_total, heads]``.
+    """
+
+    into: tf.Tensor
+    back: tf.Tensor
+
+    def split(self, values: tf.Tensor) -> list[tf.Tensor]:
+        """Packed ``[padded_total, parts * heads * size]`` to padded ``[rows, heads, length, size]``, one each part."""
+        parts, _, heads, _ = self.into.shape
+        size = values.shape[1] // (parts * heads)
+        found: list[tf.Tensor] = tf.unstack(tf.gather(tf.reshape(values, [-1, size]), self.into), num=parts)
+        return found
+
+    def join(self, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+        """Padded ``[rows, heads, length, size]`` to packed ``[padded_total, heads * size]``, the shape of ``like``."""
+        joined = tf.gather(tf.reshape(values, [-1, values.shape[3]]), self.back)
+        # The optimizer must know that the two have one shape, to add them inside a product.
+        return tf.reshape(joined, tf.shape(like))
+
+
 class Chunk(NamedTuple):
     """Some rows, ready for the encoder, plus what leads from the packed to the padded view and back.
 
     ``tokens``'s three per-token tensors are filled up to ``padded_total`` with tokens that belong to no row; ``total``
     is the number of real ones. ``mask``, bool ``[rows, length]``, is true at tokens. ``slot`` int32 ``[padded_total]``
-    is each token's place in the flattened padded view, ``token`` int32 ``[rows * length]`` the token at each place (0
-    at padding); both are ``None`` for a single row, whose two views are the same.
+    is each token's place in the flattened padded view, ``token`` int32 ``[rows, length]`` the token at each place (0
+    at padding).
     """
 
     tokens: Tokens
@@ -62,16 +91,18 @@ class Chunk(NamedTuple):
     rows: tf.Tensor
     length: tf.Tensor
     mask: tf.Tensor
-    slot: tf.Tensor | None
-    token: tf.Tensor | None
+    slot: tf.Tensor
+    token: tf.Tensor
 
-    def to_padded(self, values: tf.Tensor) -> tf.Tensor:
-        """Packed ``[padded_total, ...]`` to ``[rows * length, ...]``."""
-        return values if self.token is None else tf.gather(values, self.token)
-
-    def to_packed(self, values: tf.Tensor) -> tf.Tensor:
-        """Padded ``[rows * length, ...]`` to ``[padded_total, ...]``."""
-        return values if self.slot is None else tf.gather(values, self.slot)
+    def heads(self, count: int, parts: int) -> Heads:
+        """For ``count`` heads, ``parts`` (query, key, value) of which lie side by side in each packed token."""
+        head = tf.range(count)
+        first = tf.range(parts)[:, None] * count + head
+        into = self.token[None, :, None, :] * (parts * count) + first[:, None, :, None]
+        # Not slot[:, None]: with that the optimizer no longer knows that there are as many as there are tokens.
+        slot = tf.expand_dims(self.slot, 1)
+        back = (slot // self.length * count + head) * self.length + slot % self.length
+        return Heads(into, back)
 
 
 def _round_up(x: tf.Tensor, multiple: int | tf.Tensor = ROUND_TO) -> tf.Tensor:
@@ -132,16 +163,17 @@ def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     size = _round_up_coarsely(total) if coarse else _round_up(total)
     ids, types, positions, slot = _filled(tf.maximum(size, ROUND_TO), *tokens[:3], slot)
     filled = Tokens(ids, types, positions, tokens.row_splits)
-    return Chunk(filled, total, rows, length, mask, slot, tf.reshape(token, [-1]))
+    return Chunk(filled, total, rows, length, mask, slot, token)
 
 
 def make_single_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
-    """Prepare the one row of ``tokens``: nothing is moved between views."""
+    """Prepare the one row of ``tokens``, whose two views are the same."""
     total = tf.size(tokens.ids)
     size = tf.maximum(_round_up_coarsely(total) if coarse else _round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
-    ids, types, positions = _filled(size, *tokens[:3])
+    place = tf.range(size)
+    ids, types, positions, slot = _filled(size, *tokens[:3], place[:total])
     filled = Tokens(ids, types, positions, tokens.row_splits)
-    return Chunk(filled, total, tf.constant(1), size, (tf.range(size) < total)[None, :], None, None)
+    return Chunk(filled, total, tf.constant(1), size, (place < total)[None, :], slot, place[None, :])
 
 
 def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
@@ -217,7 +249,9 @@ def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_
         result = result[: chunk.total] if per_token else result
         return row + count, tf.raw_ops.TensorListPushBack(input_handle=results, tensor=result)
 
-    _, results = tf.while_loop(lambda row, _: row < batch, body, [tf.constant(0), results], parallel_iterations=1)
+    _, results = tf.while_loop(
+        lambda row, _: row < batch, body, [tf.constant(0), results], parallel_iterations=PARALLEL_CHUNKS
+    )
     joined, _ = tf.raw_ops.TensorListConcatV2(
         input_handle=results, element_shape=[-1, width], leading_dims=tf.zeros([0], tf.int64), element_dtype=tf.float32
     )

@@ -1,0 +1,43 @@
+"""Parameters are held as few variables and come back by their names."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from toolkit.encoder.parameters import Parameters
+
+ARRAYS = {
+    "table": np.arange(12, dtype=np.float32).reshape(4, 3),
+    "layer_0/kernel": np.ones([3, 2], np.int8),
+    "layer_0/bias": np.array([1, 2], np.float32),
+    "layer_0/gamma": np.array([3, 4, 5], np.float32),
+    "layer_1/bias": np.array([6, 7], tf.bfloat16.as_numpy_dtype),
+}
+
+
+def test_every_parameter_comes_back_with_its_shape_and_dtype() -> None:
+    parameters = Parameters(ARRAYS)
+    found = parameters.named(parameters.read())
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert found[name].dtype == array.dtype
+        assert np.array_equal(found[name].numpy(), array)
+
+
+def test_vectors_of_one_dtype_share_a_variable() -> None:
+    assert sorted(variable.shape.rank for variable in Parameters(ARRAYS).variables) == [1, 1, 2, 2]
+
+
+def test_shapes_are_known_inside_a_function_that_is_called() -> None:
+    parameters = Parameters(ARRAYS)
+    shapes = {}
+
+    @tf.function(autograph=False)
+    def read() -> tf.Tensor:
+        found = parameters.named(parameters.read())
+        shapes.update({name: tuple(value.shape) for name, value in found.items()})
+        return tf.reduce_sum(found["layer_0/bias"])
+
+    assert float(read()) == 3
+    assert shapes == {name: array.shape for name, array in ARRAYS.items()}
