@@ -355,7 +355,8 @@ def report(sample: float, with_speed: bool, only: str = "", texts: Sequence[str]
             yield from by_themselves(spec, sample)
     if with_speed:
         yield ""
-        empty = tf.function(tf.identity, input_signature=[tf.TensorSpec([None], tf.string)]).get_concrete_function()
+        signature = [tf.TensorSpec([None], tf.string)]
+        empty = tf.function(lambda text: tf.identity(text), input_signature=signature).get_concrete_function()
         call = _best(empty, [tf.constant(["a"])]) * 1e6
         yield f"Microseconds a text on one thread; {call:.0f} of a batch's go into calling a function from Python."
         yield ""
