@@ -102,12 +102,13 @@ class SeenWords:
             lambda: tf.raw_ops.LookupTableInsertV2(**new),
         )
 
-    def forget(self, name: str) -> None:
-        """Empty the table of this name. For measurements: it makes no other difference."""
+    def forget(self, name: str) -> tf.Operation | None:
+        """Empty the table of this name, in a graph by the operation returned. It makes a difference to measurements
+        only."""
         import tensorflow as tf
 
         nothing = {"keys": tf.zeros([0], tf.string), "values": tf.zeros([0, 1 + self.tokens], tf.int32)}
-        tf.raw_ops.LookupTableImportV2(table_handle=self.table(name), **nothing)
+        return tf.raw_ops.LookupTableImportV2(table_handle=self.table(name), **nothing)
 
     def __str__(self) -> str:
         return f"up to {self.words:,} words are kept"
