@@ -5,8 +5,11 @@ from __future__ import annotations
 import lzma
 
 import pytest
+from support import export_with_tokenizer
 from tokenizers import Tokenizer
 from unigram_support import CHARSMAP, make_unigram
+
+from toolkit.convert import Export
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +21,9 @@ def charsmap() -> bytes:
 @pytest.fixture(scope="session")
 def xlmr(charsmap: bytes) -> Tokenizer:
     return make_unigram(charsmap)
+
+
+@pytest.fixture(scope="session")
+def exported(xlmr: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """A small model with this tokenizer, exported."""
+    return export_with_tokenizer(xlmr, tmp_path_factory.mktemp("exported"))

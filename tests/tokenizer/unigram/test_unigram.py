@@ -8,7 +8,6 @@ import random
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import export_with_tokenizer
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from unigram_support import changed, make_unigram
 
@@ -201,7 +200,6 @@ def test_a_wrong_graph_is_found(xlmr):
     assert isinstance(Tokenizer.from_str(spec.json), Tokenizer)
 
 
-def test_a_model_with_such_a_tokenizer_is_exported_and_proved(xlmr, tmp_path):
-    result = export_with_tokenizer(xlmr, tmp_path)
-    assert result.report.passed
-    assert str(result.spec).startswith("tokenizer   Unigram")
+def test_a_model_with_such_a_tokenizer_is_exported_and_proved(exported):
+    assert exported.report.passed
+    assert str(exported.spec).startswith("tokenizer   Unigram")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacter
 from toolkit.tokenizer.unigram.compiled import Pieces, compiled_unigram
 from toolkit.tokenizer.unigram.exact import Trie, best_paths
 from toolkit.tokenizer.unigram.lattice import SUM_LIMIT
+from toolkit.tokenizer.unigram.seen import SeenWords, digest
 from toolkit.tokenizer.unigram.spec import UnigramModel
 
 if TYPE_CHECKING:
@@ -75,7 +77,8 @@ class Unigram(Step):
 
     The kernel looks for the best path with each of several rounded versions of the scores. Where they agree, it is the
     best one with the exact scores (see :mod:`toolkit.tokenizer.unigram.lattice`); the few other words go through
-    :func:`~toolkit.tokenizer.unigram.exact.best_paths`.
+    :func:`~toolkit.tokenizer.unigram.exact.best_paths`. Words whose pieces were found before are only looked up
+    (:mod:`toolkit.tokenizer.unigram.seen`).
     """
 
     models: tuple[bytes, ...] = field(repr=False)
@@ -83,6 +86,7 @@ class Unigram(Step):
     longest_path: int
     longest_word: int
     unk_id: int
+    seen: SeenWords = field(default_factory=SeenWords)
 
     def buffers(self) -> tuple[Buffer, ...]:
         tables = (getattr(self.pieces, part.name) for part in fields(Pieces))
@@ -95,6 +99,22 @@ class Unigram(Step):
         models = buffers[len(tables) :]
         split = tf.strings.split(value)
         words, which = tf.unique(split.values)
+        found = self.seen.look_up(self.digest, words, lambda some: self._searched(some, tables, models))
+        at, splits = _ranges(tf.gather(found.starts, which), tf.gather(found.ends, which))
+        row_splits = tf.gather(splits, split.row_splits)
+        return Tokens(tf.gather(found.token_ids, at), tf.cast(row_splits, tf.int64))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that the tokens of a word depend on."""
+        return digest(self.buffers(), self.longest_path, self.longest_word, self.unk_id)
+
+    def _searched(
+        self, words: tf.Tensor, tables: dict[str, tf.Tensor], models: tuple[tf.Tensor, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The token ids of words (packed) and their row splits."""
+        import tensorflow as tf
+
         pieces, splits = _tokenize(models[0], words)
         count = splits[1:] - splits[:-1]
         certain = tf.gather(tables["certain"], tf.gather(tf.pad(pieces, [[0, 1]]), splits[:-1]))
@@ -104,10 +124,7 @@ class Unigram(Step):
             lambda: self._proved(_Paths(words, pieces, splits, doubtful, tables), models),
             lambda: (pieces, splits),
         )
-        token_ids, splits = self._fused(tf.gather(tables["ids"], pieces), splits)
-        at, splits = _ranges(tf.gather(splits[:-1], which), tf.gather(splits[1:], which))
-        row_splits = tf.gather(splits, split.row_splits)
-        return Tokens(tf.gather(token_ids, at), tf.cast(row_splits, tf.int64))
+        return self._fused(tf.gather(tables["ids"], pieces), splits)
 
     def _fused(self, token_ids: tf.Tensor, splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The words' token ids and splits, a word's unknown ones in a row as one."""
@@ -140,7 +157,7 @@ class Unigram(Step):
         return replaced, splits
 
     def __str__(self) -> str:
-        return f"Unigram: {len(self.pieces.ids):,} pieces, the most probable ones of each word"
+        return f"Unigram: {len(self.pieces.ids):,} pieces, the most probable ones of each word; {self.seen}"
 
 
 class _Paths:
