@@ -5,7 +5,7 @@
 
 The 24 products of all-MiniLM-L6-v2's layers, one after another, on one core, in CPU time: with weights in variables and
 the bias in the product's kernel, as exports have them; and with weights as constants of the graph, which oneDNN can put
-into its own order once and not at each call.
+into its own order once and not at each call: it does so in a convolution over one pixel, which is the same product.
 """
 
 from __future__ import annotations
@@ -54,10 +54,15 @@ def chains() -> dict[str, Callable[[Any], Any]]:
     def in_half(rows: Any, number: int) -> Any:
         return tf.cast(tf.matmul(tf.cast(rows, tf.bfloat16), half[number]), tf.float32)
 
+    def packed(rows: Any, number: int) -> Any:
+        # a convolution over one pixel: oneDNN packs its constants once, in an order that suits any number of rows
+        return tf.nn.conv2d(rows[None, None], weights[number][None, None], 1, "VALID")[0, 0]
+
     return {
         "variables, fused bias": chain(lambda rows, i: tf.nn.bias_add(tf.matmul(rows, stored[i]), biases[i])),
         "variables": chain(lambda rows, i: tf.matmul(rows, stored[i])),
         "constants": chain(lambda rows, i: tf.matmul(rows, weights[i])),
+        "constants, packed once": chain(packed),
         "bfloat16 variables": chain(in_half),
     }
 

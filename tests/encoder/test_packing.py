@@ -112,16 +112,23 @@ def test_the_padded_view_and_the_packed_tokens_lead_to_each_other() -> None:
     assert not token[~mask].any()
 
 
-@pytest.mark.parametrize("single", [False, True])
-def test_heads_are_split_as_a_transposed_padded_view_has_them_and_joined_again(single: bool) -> None:
-    lengths = [7] if single else [3, 0, 9, 1]
-    chunk = (make_single_chunk if single else make_chunk)(tokens(lengths))
+def test_the_padded_view_is_filled_up_to_few_sizes() -> None:
+    chunk = make_chunk(tokens([70, 2, 3, 4, 5]))
+    assert chunk.mask.shape == chunk.token.shape == (6, 80)
+    assert int(chunk.rows) == 5
+    assert np.asarray(chunk.mask).sum(1).tolist() == [70, 2, 3, 4, 5, 0]
+    assert make_single_chunk(tokens([70])).mask.shape == (1, 80)
+
+
+@pytest.mark.parametrize("lengths", [[7], [70], [3, 0, 9, 1], [1, 2, 3, 4, 70]], ids=str)
+def test_heads_are_split_as_a_transposed_padded_view_has_them_and_joined_again(lengths: list[int]) -> None:
+    chunk = (make_single_chunk if len(lengths) == 1 else make_chunk)(tokens(lengths))
     count, parts, size = 3, 2, 4
     heads = chunk.heads(count, parts)
     filled = chunk.slot.shape[0]
     values = np.random.default_rng(0).standard_normal([filled, parts * count * size]).astype(np.float32)
     found = np.stack([part.numpy() for part in heads.split(tf.constant(values))])
-    padded = values[chunk.token.numpy()].reshape(len(lengths), -1, parts, count, size)
+    padded = values[chunk.token.numpy()].reshape(*chunk.token.shape, parts, count, size)
     assert np.array_equal(found, padded.transpose(2, 0, 3, 1, 4))
     total = sum(lengths)
     for part in range(parts):

@@ -81,9 +81,9 @@ class Chunk(NamedTuple):
     """Some rows, ready for the encoder, plus what leads from the packed to the padded view and back.
 
     ``tokens``'s three per-token tensors are filled up to ``padded_total`` with tokens that belong to no row; ``total``
-    is the number of real ones. ``mask``, bool ``[rows, length]``, is true at tokens. ``slot`` int32 ``[padded_total]``
-    is each token's place in the flattened padded view, ``token`` int32 ``[rows, length]`` the token at each place (0
-    at padding).
+    is the number of real ones. The padded view, of ``length`` places a row, is filled up as well, in both directions.
+    ``mask``, bool ``[filled rows, length]``, is true at tokens. ``slot`` int32 ``[padded_total]`` is each token's place
+    in the flattened padded view, ``token`` int32 ``[filled rows, length]`` the token at each place (0 at padding).
     """
 
     tokens: Tokens
@@ -107,6 +107,17 @@ class Chunk(NamedTuple):
 
 def _round_up(x: tf.Tensor, multiple: int | tf.Tensor = ROUND_TO) -> tf.Tensor:
     return (x + (multiple - 1)) // multiple * multiple
+
+
+def _round_up_length(x: tf.Tensor) -> tf.Tensor:
+    """The length of a padded view: attention's products keep a compiled kernel for every size that they have seen, some
+    hundred kilobytes each, and are so small a part of the work that a little padding costs nothing."""
+    return _round_up(x, tf.where(x <= 64, ROUND_TO, tf.where(x <= 128, 16, 32)))
+
+
+def _round_up_rows(x: tf.Tensor) -> tf.Tensor:
+    """The rows of a padded view, for the same reason."""
+    return _round_up(x, tf.where(x <= 4, 1, tf.where(x <= 8, 2, tf.where(x <= 16, 4, 8))))
 
 
 def _round_up_coarsely(x: tf.Tensor) -> tf.Tensor:
@@ -157,8 +168,10 @@ def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     """Prepare all rows of ``tokens`` as one chunk; ``coarse`` fills it up to one of fewer sizes."""
     lengths = tokens.row_splits[1:] - tokens.row_splits[:-1]
     rows, total = tf.size(lengths), tf.size(tokens.ids)
-    length = tf.maximum(_round_up(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
-    token, mask = padded_index(tokens.row_splits, length)
+    length = tf.maximum(_round_up_length(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
+    # rows without tokens fill the view up
+    filled_splits = tf.pad(tokens.row_splits, [[0, _round_up_rows(rows) - rows]], constant_values=total)
+    token, mask = padded_index(filled_splits, length)
     slot = tf.cast(tf.where(tf.reshape(mask, [-1]))[:, 0], tf.int32)
     size = _round_up_coarsely(total) if coarse else _round_up(total)
     ids, types, positions, slot = _filled(tf.maximum(size, ROUND_TO), *tokens[:3], slot)
@@ -167,13 +180,15 @@ def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
 
 
 def make_single_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
-    """Prepare the one row of ``tokens``, whose two views are the same."""
+    """Prepare the one row of ``tokens``."""
     total = tf.size(tokens.ids)
     size = tf.maximum(_round_up_coarsely(total) if coarse else _round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
-    place = tf.range(size)
-    ids, types, positions, slot = _filled(size, *tokens[:3], place[:total])
+    length = _round_up_length(size)
+    ids, types, positions, slot = _filled(size, *tokens[:3], tf.range(total))
     filled = Tokens(ids, types, positions, tokens.row_splits)
-    return Chunk(filled, total, tf.constant(1), size, (place < total)[None, :], slot, place[None, :])
+    place = tf.range(length)
+    mask = place < total
+    return Chunk(filled, total, tf.constant(1), length, mask[None, :], slot, tf.where(mask, place, 0)[None, :])
 
 
 def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
@@ -231,7 +246,7 @@ def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_
     def body(row: tf.Tensor, results: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Rows are at least one token long (shorter ones, if any, cost nothing), so no more than the budget fit.
         window = sorted_lengths[row : row + TOKEN_BUDGET]
-        fits = tf.range(1, tf.size(window) + 1) * _round_up(window) <= TOKEN_BUDGET
+        fits = tf.range(1, tf.size(window) + 1) * _round_up_length(window) <= TOKEN_BUDGET
         count = tf.maximum(1, tf.reduce_sum(tf.cast(fits, tf.int32)))
         length = window[:count]
         splits = tf.concat([[0], tf.cumsum(length)], 0)
