@@ -29,10 +29,6 @@ __all__ = [
 TOKEN_BUDGET = 512
 """Padded tokens in a chunk: few enough for its activations to stay in the second-level cache."""
 
-PARALLEL_CHUNKS = 8
-"""Chunks of a batch that may be computed at a time, where the runtime has threads for them: that shares work out better
-than threads inside each small product do."""
-
 ROUND_TO = 8
 """Lengths and token counts are rounded up to this: fewer distinct shapes, of which oneDNN keeps compiled kernels."""
 
@@ -264,9 +260,9 @@ def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_
         result = result[: chunk.total] if per_token else result
         return row + count, tf.raw_ops.TensorListPushBack(input_handle=results, tensor=result)
 
-    _, results = tf.while_loop(
-        lambda row, _: row < batch, body, [tf.constant(0), results], parallel_iterations=PARALLEL_CHUNKS
-    )
+    # One chunk at a time: with more, which would share a batch out among threads, TensorFlow 2.12 crashes.
+    start = (tf.constant(0), results)
+    _, results = tf.while_loop(lambda row, _: row < batch, body, start, parallel_iterations=1)
     joined, _ = tf.raw_ops.TensorListConcatV2(
         input_handle=results, element_shape=[-1, width], leading_dims=tf.zeros([0], tf.int64), element_dtype=tf.float32
     )
