@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from toolkit.compatibility import RELEASES, graph_ops, serving_releases
-from toolkit.errors import ArtifactError
+from toolkit.convert import export
+from toolkit.errors import ArtifactError, InputError
 from toolkit.inspection import inspect
 
 
@@ -20,6 +21,7 @@ from toolkit.inspection import inspect
         (["FastWordpieceTokenizeWithOffsets"], "2.10"),
         (["FastWordpieceTokenizeWithOffsets", "FastBertNormalize"], "2.12"),
         (["TFText>FastSentencepieceTokenize"], "2.12"),
+        (["FastBertNormalize", "FusedBatchNormV3"], "2.17"),
         (["FastBertNormalize", "TFText>RoundRobinTrim"], "2.20"),
         (["SentencepieceTokenizeOp"], RELEASES[0]),
     ],
@@ -34,10 +36,35 @@ def test_an_op_that_no_stock_server_links_rules_all_out() -> None:
     assert "MyOwnOp" in str(releases)
 
 
-def test_exports_need_2_12_for_their_tokenizer_only(tiny_export: Path) -> None:
+def test_exports_need_2_17_for_their_fused_layer_norm(tiny_export: Path) -> None:
     releases = serving_releases(graph_ops(tiny_export))
     assert releases.unknown == ()
-    assert (releases.since, releases.because) == ("2.12", ("FastBertNormalize",))
+    assert (releases.since, releases.because) == ("2.17", ("FusedBatchNormV3",))
+
+
+def test_exports_for_older_servers_need_2_12_for_their_tokenizer_only(tiny_source: Path, tmp_path: Path) -> None:
+    path = export(tiny_source, tmp_path, "tiny", tokenizer_sample=0.01, oldest_server="2.12").path
+    found = inspect(path)
+    assert (found.releases.since, found.releases.because) == ("2.12", ("FastBertNormalize",))
+    assert found.provenance is not None
+    assert found.provenance["tf_serving"] == {"since": "2.12", "because": ["FastBertNormalize"]}
+
+
+@pytest.mark.parametrize(
+    ("oldest", "precision", "message"),
+    [
+        ("2.11", "float32", r"oldest server 2\.11: .* 2\.12 and later \(FastBertNormalize\)"),
+        ("2.16", "int8", r"oldest server 2\.16: .* 2\.17 and later \(_QuantizedMatMul\)"),
+        ("2.5", "float32", r"'2\.5': expected one of 2\.6 to 2\."),
+        ("two", "float32", "'two': expected one of"),
+    ],
+)
+def test_an_export_for_a_server_that_cannot_run_it_is_refused_by_name(
+    tiny_source: Path, tmp_path: Path, oldest: str, precision: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        export(tiny_source, tmp_path, "tiny", verify=False, oldest_server=oldest, precision=precision)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_without_provenance_is_inspected_all_the_same(tmp_path: Path) -> None:

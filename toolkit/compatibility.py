@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, InputError
 
 __all__ = [
+    "DEFAULT_OLDEST",
     "RELEASES",
     "ServingReleases",
     "drop_new_attributes",
     "graph_ops",
     "model_ops",
     "read_saved_model",
+    "require_release",
+    "runs_on",
     "saved_model_nodes",
     "serving_releases",
 ]
@@ -28,7 +31,10 @@ __all__ = [
 RELEASES: tuple[str, ...] = (*(f"2.{minor}" for minor in range(6, 21)),)
 """TF Serving releases the table below covers."""
 
-# op (or op.attribute, where it matters) -> first release that knows it, where that is later than the first of RELEASES
+DEFAULT_OLDEST = "2.17"
+"""The oldest release that an export is for, unless an older one is asked for."""
+
+# op (or op.attribute, where it matters) -> first release that runs it, where that is later than the first of RELEASES
 _SINCE: dict[str, str] = {
     "DisableCopyOnRead": "2.10",
     "FastWordpieceTokenizeWithOffsets": "2.10",
@@ -38,6 +44,8 @@ _SINCE: dict[str, str] = {
     "TensorListSetItem.resize_if_index_out_of_bounds": "2.13",
     "TFText>FastSentencepieceTokenize": "2.12",
     "TFText>FastSentencepieceDetokenize": "2.12",
+    # stands where LayerNorm is fused, see toolkit.encoder.layers: older servers leave it and die of two calls at a time
+    "FusedBatchNormV3": "2.17",
     # int8 products; an internal op of builds with oneDNN, which are those for x86
     "_QuantizedMatMul": "2.17",
     "TFText>RoundRobinTrim": "2.20",
@@ -80,6 +88,22 @@ class ServingReleases:
             return f"none: no stock server links {', '.join(self.unknown)}"
         reason = f" ({', '.join(self.because)})" if self.because else ""
         return f"{self.since} and later{reason}"
+
+
+def runs_on(op: str, release: str) -> bool:
+    """Whether a server of this release runs ``op``, as far as the table above knows.
+
+    Raises ``InputError`` for what is no release that it covers.
+    """
+    if release not in RELEASES:
+        raise InputError(f"TF Serving release {release!r}: expected one of {RELEASES[0]} to {RELEASES[-1]}")
+    return _key(_SINCE.get(op, RELEASES[0])) <= _key(release)
+
+
+def require_release(releases: ServingReleases, release: str) -> None:
+    """Raise ``InputError`` unless ``release`` is one of ``releases``."""
+    if releases.since is None or _key(releases.since) > _key(release):
+        raise InputError(f"oldest server {release}: TF Serving releases that can run this artifact are {releases}")
 
 
 def _key(release: str) -> tuple[int, ...]:

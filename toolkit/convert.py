@@ -14,7 +14,7 @@ from toolkit._version import __version__
 from toolkit.batching import Batching
 from toolkit.checkpoint import Checkpoint, open_checkpoint
 from toolkit.comparison import Bounds, CheckReport
-from toolkit.compatibility import graph_ops, serving_releases
+from toolkit.compatibility import DEFAULT_OLDEST, ServingReleases, graph_ops, require_release, runs_on, serving_releases
 from toolkit.corpus import SHORT, check_texts
 from toolkit.encoder.precision.texts import Calibration, built_in_texts, read_texts
 from toolkit.errors import InputError, MissingExtraError
@@ -73,6 +73,7 @@ def export(
     precision: str = "float32",
     min_cosine: float | None = None,
     calibration: str | Path | None = None,
+    oldest_server: str = DEFAULT_OLDEST,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -90,10 +91,12 @@ def export(
     calibrated on the texts of the file ``calibration``, UTF-8 and one a line (``None``: a built-in set), and those that
     lose most are computed in bfloat16, as few as bring every vector's cosine with the original's to ``min_cosine``
     (0.995; for bfloat16, which has no choice to make, 0.9999). That choice is made with ``verify=False`` too, against
-    the float32 graph. ``bounds`` are what the proof asks for instead of the precision's own. ``progress`` is called
-    with (what is done at present, steps done, steps in all).
+    the float32 graph. ``oldest_server`` is the oldest release of TF Serving that the artifact is for; for one before
+    2.17 LayerNorm is not fused. ``bounds`` are what the proof asks for instead of the precision's own. ``progress`` is
+    called with (what is done at present, steps done, steps in all).
 
-    Raises ``InputError`` for options that are not usable or do not go together, ``SourceError`` or ``UnsupportedError``
+    Raises ``InputError`` for options that are not usable or do not go together (a model or precision whose ops the
+    oldest server does not have among them), ``SourceError`` or ``UnsupportedError``
     for the source, ``ArtifactError`` for the target, ``CheckError`` if the artifact differs from the original: then
     nothing is left in ``models_dir``.
     """
@@ -101,6 +104,7 @@ def export(
         raise InputError(f"tokenizer engine {tokenizer_engine!r} is only taken where it is proved equal: not unchecked")
     say = progress or (lambda stage, done, total: None)
     wanted = Precision(precision, min_cosine, calibration)
+    fused_norm = runs_on("FusedBatchNormV3", oldest_server)
     texts = read_texts(calibration) if calibration is not None else None
     # Names and places are refused before minutes are spent on loading.
     with stage_version(Path(models_dir), name, version) as staged:
@@ -109,7 +113,7 @@ def export(
         spec = read_spec(checkpoint)
         require_space(staged.folder, _size_estimate(checkpoint))
         say("building the graph", 0, 0)
-        model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, say)
+        model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, fused_norm, say)
         tokenizer_report = None
         if verify:
             tokenizer_report = self_check(
@@ -120,6 +124,8 @@ def export(
             )
         say("writing", 0, 0)
         write_model(model, staged.folder)
+        releases = serving_releases(graph_ops(staged.folder))
+        require_release(releases, oldest_server)
         write_warmup(staged.folder, name, _warmup_texts(spec))
         report = None
         if verify:
@@ -131,7 +137,7 @@ def export(
                 progress=lambda done, total: say("checking", done, total),
             )
             report.require_passed()
-        provenance = _provenance(checkpoint, spec, model, stamp, staged.folder, report, tokenizer_report)
+        provenance = _provenance(checkpoint, spec, model, stamp, releases, report, tokenizer_report)
         write_provenance(staged.folder, provenance)
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report)
 
@@ -142,6 +148,7 @@ def _build(
     engine: Engine,
     wanted: Precision,
     texts: Calibration | None,
+    fused_norm: bool,
     say: Progress,
 ) -> tuple[ServingModel, dict[str, Any]]:
     """The model in the precision that is wanted, and what the provenance says of it."""
@@ -153,7 +160,7 @@ def _build(
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
     stamp: dict[str, Any] = {"name": wanted.name, "min_cosine": wanted.required_cosine}
     if wanted.name == "float32":
-        return ServingModel(spec, batching, engine), stamp
+        return ServingModel(spec, batching, engine, fused_norm=fused_norm), stamp
     if wanted.name == "bfloat16":
         plan = all_bfloat16(spec.encoder)
     else:
@@ -170,7 +177,7 @@ def _build(
         }
         stamp["losses"] = choice.losses
     stamp["products"] = plan.by_precision(bert.product_names(spec.encoder))
-    return ServingModel(spec, batching, engine, plan), stamp
+    return ServingModel(spec, batching, engine, plan, fused_norm), stamp
 
 
 def _size_estimate(checkpoint: Checkpoint) -> int:
@@ -190,12 +197,11 @@ def _provenance(
     spec: ModelSpec,
     model: ServingModel,
     stamp: dict[str, Any],
-    folder: Path,
+    releases: ServingReleases,
     report: CheckReport | None,
     tokenizer_report: TokenizerReport | None,
 ) -> dict[str, Any]:
     encoder = spec.encoder
-    releases = serving_releases(graph_ops(folder))
     return {
         "format": 1,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

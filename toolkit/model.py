@@ -32,7 +32,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
     ``stages`` is not served: it yields the embedding after every module and lets ``check`` name the first that
     diverges. With ``batching``, requests for embeddings that arrive together are encoded together. With ``plan`` the
-    encoder's products are computed as it says, else all in float32.
+    encoder's products are computed as it says, else all in float32. ``fused_norm`` is for servers of 2.17 and later.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         batching: Batching | None = None,
         tokenizer_engine: Engine = COMPILED,
         plan: Plan | None = None,
+        fused_norm: bool = True,
     ) -> None:
         super().__init__()
         pooling = spec.heads[0]
@@ -48,6 +49,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         self._spec = spec
         self._pooling = pooling
         self._plan = plan
+        self._fused_norm = fused_norm
         self.tokenizer = build_tokenizer(spec.tokenizer, tokenizer_engine)
         arrays = bert.parameters(spec.encoder)
         self._encoder = Parameters(plan.stored(arrays) if plan else arrays)
@@ -81,7 +83,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         def encode(chunk: Chunk) -> tf.Tensor:
             params = self._encoder.named(values)
             products = MixedProducts(params, spec, plan) if plan else Float32Products(params, spec)
-            return bert.hidden_states(products, spec, chunk, optimized=True)
+            return bert.hidden_states(products, spec, chunk, fused_norm=self._fused_norm)
 
         return encode
 

@@ -2,7 +2,9 @@
 
 ``input`` is ``ids`` (``embed_tokens``), ``text`` or ``nothing``.
 
-With ``warm_up`` its own warm-up requests are played first. ``nothing`` is the bare runtime with a trivial graph.
+Operations run on one thread each and beside each other, or with ``threads`` ``within operations`` one after another
+on all threads. With ``warm_up`` its own warm-up requests are played first. ``nothing`` is the bare runtime with a
+trivial graph.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ def load(spec: Spec) -> Engine:
     os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(spec.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(int(spec.options.get("inter_op", "1")))
+    # As the containers run an artifact: each operation on one thread, chunks and requests beside each other.
+    within, across = (spec.threads, 1) if spec.options.get("threads") == "within operations" else (1, spec.threads)
+    tf.config.threading.set_intra_op_parallelism_threads(within)
+    tf.config.threading.set_inter_op_parallelism_threads(across)
     versions = {"tensorflow": tf.__version__}
     if spec.options["input"] == "nothing":  # the bare runtime, whose memory the others' is compared with
         import tensorflow_text  # noqa: F401
@@ -36,8 +40,7 @@ def load(spec: Spec) -> Engine:
         return Engine(lambda batch: {"": lambda texts, numbers: trivial(tf.ones([8, 8]), tf.ones([8, 8]))}, versions)
     from toolkit.server.servable import RunOptions, Servable
 
-    inter_op = int(spec.options.get("inter_op", "1"))
-    servable = Servable("model", 1, spec.path, RunOptions(("serve",), spec.threads, inter_op, count_tokens=False))
+    servable = Servable("model", 1, spec.path, RunOptions(("serve",), within, across, count_tokens=False))
     run = partial(_run, servable)
 
     def from_ids(texts: TextSet, numbers: Sequence[int]) -> Vectors:

@@ -165,11 +165,11 @@ def test_check_exits_0_for_equal_and_1_for_different(
 def test_inspect_tells_signatures_provenance_and_servers(run: Run, tiny_export: Path) -> None:
     code, out, _ = run("inspect", tiny_export)
     assert code == 0
-    for words in ("serving_default", "embedding float32", "TF Serving", "2.12 and later", "sha256:", "passed"):
+    for words in ("serving_default", "embedding float32", "TF Serving", "2.17 and later", "sha256:", "passed"):
         assert words in out
     code, out, _ = run("inspect", tiny_export, "--json")
     value = json.loads(out)
-    assert value["releases"]["since"] == "2.12"
+    assert value["releases"]["since"] == "2.17"
     assert {item["name"] for item in value["signatures"]} >= {"serving_default", "embed_tokens"}
     assert value["provenance"]["check"]["passed"] is True
 

@@ -114,9 +114,9 @@ def test_the_padded_view_and_the_packed_tokens_lead_to_each_other() -> None:
 
 def test_the_padded_view_is_filled_up_to_few_sizes() -> None:
     chunk = make_chunk(tokens([70, 2, 3, 4, 5]))
-    assert chunk.mask.shape == chunk.token.shape == (6, 80)
+    assert chunk.mask.shape == chunk.token.shape == (8, 80)
     assert int(chunk.rows) == 5
-    assert np.asarray(chunk.mask).sum(1).tolist() == [70, 2, 3, 4, 5, 0]
+    assert np.asarray(chunk.mask).sum(1).tolist() == [70, 2, 3, 4, 5, 0, 0, 0]
     assert make_single_chunk(tokens([70])).mask.shape == (1, 80)
 
 
@@ -134,6 +134,34 @@ def test_heads_are_split_as_a_transposed_padded_view_has_them_and_joined_again(l
     for part in range(parts):
         wanted = values.reshape(filled, parts, count * size)[:, part]
         assert np.array_equal(heads.join(tf.constant(found[part]), like=tf.constant(wanted))[:total], wanted[:total])
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_chunks_computed_at_a_time_give_what_they_give_one_after_another(threads: int) -> None:
+    lengths = [5 + 7 * row % 60 for row in range(400)]
+    graph = tf.Graph()
+    with graph.as_default():
+        packed = tokens(lengths)
+        weight = tf.constant(np.random.default_rng(0).standard_normal([64, 64]).astype(np.float32))
+
+        def encode(chunk: Chunk) -> tf.Tensor:
+            hidden = tf.one_hot(chunk.tokens.ids % 64, 64)
+            for _ in range(4):
+                hidden = tf.tanh(hidden @ weight)
+            row = row_of_token(chunk.tokens.row_splits)
+            return tf.math.unsorted_segment_sum(hidden[: chunk.total], row, chunk.rows)
+
+        result = tf.function(lambda: in_chunks(packed, encode, 64, per_token=False), autograph=False)()
+        alone = [in_chunks(tokens([length]), encode, 64, per_token=False) for length in lengths[:1]]
+    options = tf.compat.v1.ConfigProto(
+        inter_op_parallelism_threads=threads, intra_op_parallelism_threads=1, use_per_session_threads=True
+    )
+    with tf.compat.v1.Session(graph=graph, config=options) as session:
+        first = session.run(result)
+        for _ in range(5):
+            assert np.array_equal(session.run(result), first)
+        assert first.shape == (400, 64)
+        assert np.allclose(first[0], session.run(alone[0])[0], atol=1e-5)
 
 
 def test_pack_drops_what_the_mask_leaves_out_and_keeps_columns_as_positions() -> None:

@@ -9,6 +9,7 @@ import click
 
 from toolkit.cli.display import check_table, quiet_tensorflow, stage_progress
 from toolkit.cli.tune_artifact import batching_changes, batching_options
+from toolkit.compatibility import DEFAULT_OLDEST
 from toolkit.precision import PRECISIONS
 from toolkit.tokenizer import COMPILED, ENGINES, Engine
 
@@ -57,6 +58,13 @@ __all__ = ["command"]
     type=click.Path(path_type=Path),
     help="Texts to calibrate int8 on, one a line, UTF-8: like those that will be embedded.  [default: a built-in set]",
 )
+@click.option(
+    "--oldest-server",
+    metavar="RELEASE",
+    default=DEFAULT_OLDEST,
+    show_default=True,
+    help="Oldest TF Serving that the artifact is for. An older one than 2.17, down to 2.12, costs a little speed.",
+)
 @click.option("--no-batching", is_flag=True, help="Do not batch requests inside the graph.")
 @batching_options
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings along.")
@@ -73,6 +81,7 @@ def command(
     precision: str,
     min_cosine: float | None,
     calibration: Path | None,
+    oldest_server: str,
     no_batching: bool,
     trust_remote_code: bool,
     as_json: bool,
@@ -109,6 +118,7 @@ def command(
             precision=precision,
             min_cosine=min_cosine,
             calibration=calibration,
+            oldest_server=oldest_server,
             batching=None if no_batching else Batching(**changes),
             revision=revision,
             trust_remote_code=trust_remote_code,

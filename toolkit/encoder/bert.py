@@ -72,11 +72,11 @@ def product_names(spec: EncoderSpec) -> tuple[str, ...]:
     return tuple(f"layer_{layer}/{part}" for layer in range(spec.num_layers) for part in parts)
 
 
-def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, optimized: bool = False) -> tf.Tensor:
+def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
     """The last hidden state of a chunk's packed tokens: float32 ``[padded_total, hidden]``.
 
-    ``products`` computes with what ``parameters`` names. ``optimized`` says that TensorFlow's graph optimizer will see
-    this, and not a training step or eager mode.
+    ``products`` computes with what ``parameters`` names. ``fused_norm`` says that the optimizer of TensorFlow 2.17 or
+    later will see this, and not a training step or eager mode.
     """
     import tensorflow as tf
 
@@ -90,8 +90,11 @@ def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, optimi
     head_size = spec.hidden_size // spec.num_heads
     heads = chunk.heads(spec.num_heads, parts=3)
 
+    # For one row the fused kernel takes longer to get ready than the few operations do.
+    single = chunk.mask.shape[0] == 1
+    form = fused_layer_norm if fused_norm and not single else layer_norm
+
     def norm(x: tf.Tensor, name: str) -> tf.Tensor:
-        form = fused_layer_norm if optimized else layer_norm
         return form(x, products.parameter(f"{name}/gamma"), products.parameter(f"{name}/beta"), spec.layer_norm_eps)
 
     def attention(qkv: tf.Tensor) -> tf.Tensor:

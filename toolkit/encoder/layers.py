@@ -51,10 +51,9 @@ def dense(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
 
 def layer_norm(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor, epsilon: float) -> tf.Tensor:
     """LayerNorm over the last axis with the biased variance, like ``torch.nn.LayerNorm``."""
-    mean = tf.reduce_mean(x, -1, keepdims=True)
-    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), -1, keepdims=True)
-    scale = tf.math.rsqrt(variance + epsilon) * weight
-    return x * scale + (bias - mean * scale)
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
+    return centred * tf.math.rsqrt(variance + epsilon) * weight + bias
 
 
 def fused_layer_norm(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor, epsilon: float) -> tf.Tensor:
@@ -62,6 +61,9 @@ def fused_layer_norm(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor, epsilon: 
 
     The optimizer makes one oneDNN kernel of it, where it knows the sizes of ``x``, ``weight`` and ``bias``. Those two
     must be the only results of their operations: of several it would take the first.
+
+    Before TensorFlow 2.17 it does not do so inside functions, and the kernel of the batch normalization that is then
+    left keeps its sizes in the kernel itself: two calls at a time overwrite each other's, and the process dies.
     """
     rows = tf.shape(x)[0]
     none = tf.constant([], tf.float32)

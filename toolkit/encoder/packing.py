@@ -26,8 +26,13 @@ __all__ = [
     "row_of_token",
 ]
 
-TOKEN_BUDGET = 512
-"""Padded tokens in a chunk: few enough for its activations to stay in the second-level cache."""
+TOKEN_BUDGET = 384
+"""Padded tokens in a chunk: few enough for its activations to stay in the second-level cache and for a batch to have
+chunks for several threads; enough for products at full speed."""
+
+PARALLEL_CHUNKS = 8
+"""Chunks of a batch that may be computed at a time, where the runtime has threads for them: that shares work out better
+than threads inside each small product do."""
 
 ROUND_TO = 8
 """Lengths and token counts are rounded up to this: fewer distinct shapes, of which oneDNN keeps compiled kernels."""
@@ -113,11 +118,11 @@ def _round_up_length(x: tf.Tensor) -> tf.Tensor:
 
 def _round_up_rows(x: tf.Tensor) -> tf.Tensor:
     """The rows of a padded view, for the same reason."""
-    return _round_up(x, tf.where(x <= 4, 1, tf.where(x <= 8, 2, tf.where(x <= 16, 4, 8))))
+    return _round_up(x, tf.where(x <= 2, 1, tf.where(x <= 4, 2, tf.where(x <= 8, 4, 8))))
 
 
 def _round_up_coarsely(x: tf.Tensor) -> tf.Tensor:
-    """To one of 24 sizes in a budget: each int8 product keeps a compiled kernel for every size that it has seen."""
+    """To one of 20 sizes in a budget: each int8 product keeps a compiled kernel for every size that it has seen."""
     return _round_up(x, tf.where(x <= 64, 8, tf.where(x <= 128, 16, 32)))
 
 
@@ -260,9 +265,9 @@ def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_
         result = result[: chunk.total] if per_token else result
         return row + count, tf.raw_ops.TensorListPushBack(input_handle=results, tensor=result)
 
-    # One chunk at a time: with more, which would share a batch out among threads, TensorFlow 2.12 crashes.
-    start = (tf.constant(0), results)
-    _, results = tf.while_loop(lambda row, _: row < batch, body, start, parallel_iterations=1)
+    _, results = tf.while_loop(
+        lambda row, _: row < batch, body, [tf.constant(0), results], parallel_iterations=PARALLEL_CHUNKS
+    )
     joined, _ = tf.raw_ops.TensorListConcatV2(
         input_handle=results, element_shape=[-1, width], leading_dims=tf.zeros([0], tf.int64), element_dtype=tf.float32
     )

@@ -103,7 +103,7 @@ def test_an_artifact_says_which_engine_it_has_and_loads_as_a_server_loads_it(tin
     assert result.report.passed
     provenance = json.loads((result.path / "assets.extra" / "provenance.json").read_text(encoding="utf-8"))
     assert provenance["tokenizer_engine"] == engine
-    assert provenance["tf_serving"]["since"] == "2.12"
+    assert provenance["tf_serving"]["since"] == "2.17"
     assert any(step.step.startswith(f"{engine}: ") for step in inspect_tokenizer(result.path))
     texts = ["Hello wörld", "", "中国 [SEP]"]
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
