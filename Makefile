@@ -4,6 +4,9 @@ PYTHON ?= python3
 # Modules are compiled when they are first imported: most of an installation never is.
 PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 
+# Where this is set, every process of a test would compile all of tensorflow, torch and transformers again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test image-test install lint clean help
 
 help: ## print this list
