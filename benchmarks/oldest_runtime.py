@@ -2,6 +2,7 @@
 
     python benchmarks/oldest_runtime.py MODELS/NAME/VERSION ORIGINAL [--release 2.12.1]
 
+For the default release the artifact must be one exported with ``--oldest-server 2.12``.
 TF Serving of the same number links exactly these two libraries. They are installed into a throw-away environment from
 PyPI; needs the ``[convert]`` extra in this one, for the original's vectors. Requests are run one after another, then
 several at a time on several threads: some kernels of old releases do not survive that. Exit code 1 if a vector
@@ -67,7 +68,7 @@ def main() -> int:
     from sentence_transformers import SentenceTransformer
 
     theirs = SentenceTransformer(str(options.original), device="cpu").encode(TEXTS, show_progress_bar=False)
-    difference = float(np.abs(ours - theirs[None]).max())
+    difference = float(np.abs(ours - theirs).max())
     print(f"{len(ours)} requests of {len(TEXTS)} texts, max abs difference from the original: {difference:.1e}")
     return 0 if difference <= 1e-5 else 1
 

@@ -110,20 +110,16 @@ def _round_up(x: tf.Tensor, multiple: int | tf.Tensor = ROUND_TO) -> tf.Tensor:
     return (x + (multiple - 1)) // multiple * multiple
 
 
-def _round_up_length(x: tf.Tensor) -> tf.Tensor:
-    """The length of a padded view: attention's products keep a compiled kernel for every size that they have seen, some
-    hundred kilobytes each, and are so small a part of the work that a little padding costs nothing."""
+def _round_up_coarsely(x: tf.Tensor) -> tf.Tensor:
+    """To one of 20 sizes in a budget, for a padded view's length and for int8: attention's products and int8 ones keep
+    a compiled kernel for every size that they have seen, some hundred kilobytes each. Attention is so small a part of
+    the work that a little padding costs nothing."""
     return _round_up(x, tf.where(x <= 64, ROUND_TO, tf.where(x <= 128, 16, 32)))
 
 
 def _round_up_rows(x: tf.Tensor) -> tf.Tensor:
     """The rows of a padded view, for the same reason."""
     return _round_up(x, tf.where(x <= 2, 1, tf.where(x <= 4, 2, tf.where(x <= 8, 4, 8))))
-
-
-def _round_up_coarsely(x: tf.Tensor) -> tf.Tensor:
-    """To one of 20 sizes in a budget: each int8 product keeps a compiled kernel for every size that it has seen."""
-    return _round_up(x, tf.where(x <= 64, 8, tf.where(x <= 128, 16, 32)))
 
 
 def row_of_token(row_splits: tf.Tensor) -> tf.Tensor:
@@ -169,7 +165,7 @@ def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     """Prepare all rows of ``tokens`` as one chunk; ``coarse`` fills it up to one of fewer sizes."""
     lengths = tokens.row_splits[1:] - tokens.row_splits[:-1]
     rows, total = tf.size(lengths), tf.size(tokens.ids)
-    length = tf.maximum(_round_up_length(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
+    length = tf.maximum(_round_up_coarsely(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
     # rows without tokens fill the view up
     filled_splits = tf.pad(tokens.row_splits, [[0, _round_up_rows(rows) - rows]], constant_values=total)
     token, mask = padded_index(filled_splits, length)
@@ -184,7 +180,7 @@ def make_single_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     """Prepare the one row of ``tokens``."""
     total = tf.size(tokens.ids)
     size = tf.maximum(_round_up_coarsely(total) if coarse else _round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
-    length = _round_up_length(size)
+    length = _round_up_coarsely(size)
     ids, types, positions, slot = _filled(size, *tokens[:3], tf.range(total))
     filled = Tokens(ids, types, positions, tokens.row_splits)
     place = tf.range(length)
@@ -247,7 +243,7 @@ def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_
     def body(row: tf.Tensor, results: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Rows are at least one token long (shorter ones, if any, cost nothing), so no more than the budget fit.
         window = sorted_lengths[row : row + TOKEN_BUDGET]
-        fits = tf.range(1, tf.size(window) + 1) * _round_up_length(window) <= TOKEN_BUDGET
+        fits = tf.range(1, tf.size(window) + 1) * _round_up_coarsely(window) <= TOKEN_BUDGET
         count = tf.maximum(1, tf.reduce_sum(tf.cast(fits, tf.int32)))
         length = window[:count]
         splits = tf.concat([[0], tf.cumsum(length)], 0)
