@@ -165,13 +165,13 @@ def model_ops(model: Any, version_folder: Path) -> frozenset[str]:
 
 def serving_releases(ops: Iterable[str]) -> ServingReleases:
     """The TF Serving releases that can run a graph of these ops."""
-    import tensorflow as tf
-
     names = set(ops)
-    # Functions are called by name as ops in old graphs; whatever is no core op and not in the table is unknown.
-    core = {name for name in names if hasattr(tf.raw_ops, name)}
-    unknown = sorted(names - core - _TEXT_OPS - set(_SINCE))
+    unknown = names - _TEXT_OPS - set(_SINCE)
+    if unknown:
+        import tensorflow as tf
+
+        unknown = {name for name in unknown if not hasattr(tf.raw_ops, name)}
     needed = {name: _SINCE[name] for name in names if name in _SINCE}
     since = max(needed.values(), key=_key, default=RELEASES[0])
     because = tuple(sorted(name for name, release in needed.items() if release == since))
-    return ServingReleases(None if unknown else since, because, tuple(unknown))
+    return ServingReleases(None if unknown else since, because, tuple(sorted(unknown)))

@@ -105,8 +105,10 @@ def export(
     say = progress or (lambda stage, done, total: None)
     wanted = Precision(precision, min_cosine, calibration)
     fused_norm = runs_on("FusedBatchNormV3", oldest_server)
+    if wanted.name == "int8":
+        require_release(serving_releases(["_QuantizedMatMul"]), oldest_server)
     texts = read_texts(calibration) if calibration is not None else None
-    # Names and places are refused before minutes are spent on loading.
+    # Names and places are refused, as the options were, before minutes are spent on loading.
     with stage_version(Path(models_dir), name, version) as staged:
         say("reading the checkpoint", 0, 0)
         checkpoint = open_checkpoint(source, revision=revision, trust_remote_code=trust_remote_code)

@@ -56,10 +56,16 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         self._heads = Parameters(head_parameters(spec.heads))
         # Shared by the signatures, so that the artifact holds each part of the graph once.
         self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
-        pool = self._pool_tokens
+        pool = tf.function(
+            self._pool_tokens,
+            input_signature=PACKED,
+            autograph=False,
+            # Called from two places then: not inlined, so that a server optimizes and keeps it once.
+            experimental_attributes=None if batching is None else {"_noinline": True},
+        )
         if batching is not None:
-            pool = batched(pool, pool, pooling.dim, batching)
-        self._pool = tf.function(pool, input_signature=PACKED, autograph=False)
+            pool = tf.function(batched(pool, pool, pooling.dim, batching), input_signature=PACKED, autograph=False)
+        self._pool = pool
         self._hidden = tf.function(self._hidden_tokens, input_signature=PACKED, autograph=False)
         self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
 

@@ -25,7 +25,9 @@ Encode = Callable[..., tf.Tensor]
 def batched(alone: Encode, together: Encode, dim: int, options: Batching) -> Encode:
     """A function of packed tokens that encodes small requests ``together`` and large ones ``alone``.
 
-    All three take ids, type ids, positions and row splits, int32, and return float32 ``[batch, dim]``.
+    All three take ids, type ids, positions and row splits, int32, and return float32 ``[batch, dim]``. TensorFlow does
+    not optimize the body of a batch function, only functions that it calls and that are not inlined: ``together`` has
+    to be one.
     """
 
     def encode_units(units: tf.Tensor) -> tf.Tensor:
@@ -37,14 +39,8 @@ def batched(alone: Encode, together: Encode, dim: int, options: Batching) -> Enc
         vectors = together(*tf.unstack(tokens, num=3, axis=1), splits)
         return tf.scatter_nd(place[:, None], vectors, tf.stack([size, dim]))
 
-    # The body of a batch function is not optimized; a function that it calls is, unless it is inlined.
-    signature = [tf.TensorSpec([None, 3], tf.int32)]
-    optimized = tf.function(
-        encode_units, input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
-    )
-
     body = tf.function(
-        lambda units: tf.ensure_shape(optimized(units), [None, dim]), input_signature=signature, autograph=False
+        encode_units, input_signature=[tf.TensorSpec([None, 3], tf.int32)], autograph=False
     ).get_concrete_function()
 
     def batch_function(units: tf.Tensor) -> tf.Tensor:
