@@ -1,6 +1,8 @@
 # The commands for people and for CI are these. Each makes what it needs and can be run again at any time.
 
 PYTHON ?= python3
+# The environment that the demo runs in; CI has one already.
+DEMO_ENV ?= .venv
 # Modules are compiled when they are first imported: most of an installation never is.
 PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 
@@ -12,8 +14,8 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
-demo: install ## install into .venv, export the real all-MiniLM-L6-v2, prove it, serve it, ask it over gRPC and REST
-	.venv/bin/python examples/demo.py
+demo: $(DEMO_ENV)/.installed ## install into .venv, export the real all-MiniLM-L6-v2, prove it, serve it, ask it over gRPC and REST
+	$(DEMO_ENV)/bin/python examples/demo.py
 
 install: .venv/.installed ## make .venv with the toolkit (editable), the converter, the server and the demo model
 

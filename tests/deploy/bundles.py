@@ -1,4 +1,7 @@
-"""Renders k8s/ with the real kustomize: every base and overlay, and every legal combination of components.
+"""Renders k8s/ with the real kustomize: every base and overlay, and legal combinations of components.
+
+By default these are as many as bring every three choices together (an autoscaler, a source of models and an edge, say);
+with ``EVERY_COMBINATION=1`` in the environment they are all.
 
 A combination costs kustomize most of a second when it is built alone, a tenth when many are built together, each in a
 namespace of its own; so they are built in groups and told apart by that namespace.
@@ -66,13 +69,33 @@ class Bundle:
 
 def legal_combinations() -> Iterator[tuple[str, ...]]:
     """At most one autoscaler, source of models and engine; a gateway before TLS needs a policy; the others are free."""
-    chosen = [
-        tuple(itertools.compress(INDEPENDENT, bits)) for bits in itertools.product((0, 1), repeat=len(INDEPENDENT))
-    ]
-    for autoscaler, source, edge, engine, others in itertools.product(
-        AUTOSCALING, MODEL_SOURCES, EDGES, ENGINES, chosen
-    ):
-        yield tuple(name for name in (autoscaler, source, *edge, engine, *others) if name)
+    return map(_components, _choices())
+
+
+def chosen_combinations() -> list[tuple[str, ...]]:
+    """The legal combinations to render: those that bring every three choices together, or all."""
+    every = list(_choices())
+    if os.environ.get("EVERY_COMBINATION") == "1":
+        return list(map(_components, every))
+    threes = {choice: set(itertools.combinations(enumerate(choice), 3)) for choice in every}
+    missing = set().union(*threes.values())
+    found = []
+    while missing:
+        best = max(every, key=lambda choice: len(threes[choice] & missing))
+        missing -= threes[best]
+        found.append(_components(best))
+    return found
+
+
+def _choices() -> Iterator[tuple[tuple[str, ...], ...]]:
+    """One of each group of components: those of an autoscaler, of a source of models, and so on."""
+    alone = [[(name,) if name else () for name in group] for group in (AUTOSCALING, MODEL_SOURCES, ENGINES)]
+    free = [[(), (name,)] for name in INDEPENDENT]
+    return itertools.product(alone[0], alone[1], EDGES, alone[2], *free)
+
+
+def _components(choice: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    return tuple(itertools.chain.from_iterable(choice))
 
 
 def build(kustomize: str, folder: Path) -> str:
@@ -112,8 +135,8 @@ class Renderer:
         return path
 
     def combinations(self) -> list[Bundle]:
-        every = list(legal_combinations())
-        groups = [every[start : start + _GROUP] for start in range(0, len(every), _GROUP)]
+        chosen = chosen_combinations()
+        groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
         with ThreadPoolExecutor(2) as pool:
             return list(itertools.chain.from_iterable(pool.map(self._group, range(len(groups)), groups)))
 

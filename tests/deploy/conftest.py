@@ -51,7 +51,7 @@ def _components(folder: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def bundles(overlays: list[Bundle], new_renderer: Callable[..., Renderer]) -> list[Bundle]:
-    """Everything that can be applied: base, overlays, and the base with every legal combination of components."""
+    """What can be applied: base, overlays, and the base with the combinations of components that were chosen."""
     return overlays + new_renderer().combinations()
 
 

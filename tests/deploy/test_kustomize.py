@@ -6,6 +6,7 @@ One file, because all of it is rendered once for it: run in parallel by files, t
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -39,12 +40,14 @@ def distinct(bundles: list[Bundle]) -> Iterator[tuple[Bundle, dict[str, Any]]]:
                 yield bundle, item
 
 
-def test_every_legal_combination_is_rendered_and_no_component_is_left_out(bundles: list[Bundle]) -> None:
+def test_any_three_components_that_go_together_are_rendered_together(bundles: list[Bundle]) -> None:
     combinations = list(legal_combinations())
     assert len(set(combinations)) == 768
-    assert len(bundles) == 768 + 3
+    threes = {three for names in combinations for three in itertools.combinations(sorted(names), 3)}
+    assert threes == {three for bundle in bundles for three in itertools.combinations(sorted(bundle.components), 3)}
     components = {path.name for path in (ROOT / "k8s/components").iterdir() if path.is_dir()}
     assert components == {name for names in combinations for name in names}
+    assert any(not bundle.components for bundle in bundles)
     assert all(bundle.objects for bundle in bundles)
 
 
@@ -71,7 +74,7 @@ def test_a_group_of_combinations_renders_what_each_renders_alone(
     bundles: list[Bundle], new_renderer: Callable[..., Renderer]
 ) -> None:
     renderer = new_renderer()
-    for bundle in bundles[3::101]:
+    for bundle in bundles[3::12]:
         path = renderer.kustomization(
             f"alone{len(bundle.name)}", combination(bundle.components, "namespace: default\n")
         )
