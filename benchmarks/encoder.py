@@ -92,7 +92,9 @@ def write_document(workplace: Workplace) -> None:
         told = statistics(workplace.sets[kind].lengths)
         lines.append(
             f"- {kind}: {told.texts:,} texts, tokens: mean {told.mean:.1f}, median {told.median:.0f}, "
-            f"95th percentile {told.p95:.0f}, longest {told.longest}"
+            f"95th percentile {told.p95:.0f}, longest {told.longest}; batches of "
+            f"{', '.join(map(str, told.padded))} padded to the longest are "
+            f"{', '.join(f'{share:.1f}' for share in told.padded.values())} times the tokens"
         )
     for model in MODELS:
         for kind in SETS:

@@ -43,13 +43,17 @@ class TextSet:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Tokens of a text: mean, median, 95th percentile, longest."""
+    """Tokens of a text: mean, median, 95th percentile, longest.
+
+    ``padded``, by the size of a batch: how many times its texts' tokens it has when all are padded to the longest.
+    """
 
     texts: int
     mean: float
     median: float
     p95: float
     longest: int
+    padded: dict[int, float]
 
 
 def statistics(lengths: Lengths) -> Statistics:
@@ -60,7 +64,13 @@ def statistics(lengths: Lengths) -> Statistics:
         float(np.median(lengths)),
         float(np.percentile(lengths, 95)),
         int(np.max(lengths)),
+        {size: _padded_share(lengths, size) for size in (8, 32, 128) if size <= len(lengths)},
     )
+
+
+def _padded_share(lengths: Lengths, size: int) -> float:
+    batches = lengths[: len(lengths) // size * size].reshape(-1, size)
+    return float(size * batches.max(1).sum() / batches.sum())
 
 
 def lengths(kind: str, count: int, seed: int) -> Lengths:

@@ -24,6 +24,7 @@ def test_mixed_lengths_are_those_of_real_texts_and_short_ones_of_queries() -> No
     assert mixed.mean == pytest.approx(32, abs=1)
     assert mixed.p95 == pytest.approx(86, abs=3)
     assert mixed.longest == LONGEST
+    assert statistics(np.array([1, 3] * 4 + [8] * 8)).padded == {8: (24 + 64) / (16 + 64)}
     short = lengths("short", 1000, 0)
     assert set(short.tolist()) == set(range(4, 13))
     with pytest.raises(ValueError, match="no text set 'long'; there are mixed, short"):
