@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from toolkit.batching import Batching
 from toolkit.convert import export
 from toolkit.errors import ArtifactError, CheckError, InputError, SourceError, VersionExistsError
 from toolkit.savedmodel import PROVENANCE, WARMUP, read_provenance, require_space, stage_version
@@ -161,19 +162,30 @@ def test_damaged_provenance_is_named(tmp_path: Path) -> None:
         read_provenance(tmp_path)
 
 
-def test_warmup_covers_short_to_longest_texts_on_the_served_signature(tiny_export: Path) -> None:
+def warmup_tokens(path: Path) -> list[list[int]]:
+    """The number of tokens of each text of each warm-up request, before truncation."""
     from tensorflow_serving.apis import prediction_log_pb2
 
-    loaded = tf.saved_model.load(str(tiny_export))
-    rows, tokens = [], []
-    for record in tf.data.TFRecordDataset(str(tiny_export / WARMUP)):
+    loaded = tf.saved_model.load(str(path))
+    found = []
+    for record in tf.data.TFRecordDataset(str(path / WARMUP)):
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
         assert request.model_spec.name == "tiny"
-        text = tf.make_ndarray(request.inputs["text"])
-        output = loaded.signatures["detailed"](text=tf.constant(text))
-        rows.append(len(text))
-        tokens += output["num_tokens"].numpy().tolist()
-    assert 1 in rows
-    assert max(rows) > 1
-    assert min(tokens) < 8
-    assert max(tokens) > 48
+        output = loaded.signatures["detailed"](text=tf.constant(tf.make_ndarray(request.inputs["text"])))
+        found.append(output["num_tokens"].numpy().tolist())
+    return found
+
+
+def test_warmup_covers_short_to_longest_texts_on_the_served_signature(tiny_export: Path) -> None:
+    requests = warmup_tokens(tiny_export)
+    assert 1 in map(len, requests)
+    assert 1 < max(map(len, requests)) <= 8
+    assert min(map(min, requests)) < 8
+    assert max(map(max, requests)) > 48
+
+
+def test_warmup_covers_a_request_that_is_too_large_to_be_batched(tiny_source: Path, tmp_path: Path) -> None:
+    path = export(tiny_source, tmp_path, "tiny", verify=False, batching=Batching(max_tokens=200)).path
+    *others, large = ([min(tokens, 48) + 1 for tokens in request] for request in warmup_tokens(path))
+    assert sum(large) > 200
+    assert max(map(sum, others)) <= 200

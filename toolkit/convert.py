@@ -128,7 +128,7 @@ def export(
         write_model(model, staged.folder)
         releases = serving_releases(graph_ops(staged.folder))
         require_release(releases, oldest_server)
-        write_warmup(staged.folder, name, _warmup_texts(spec))
+        write_warmup(staged.folder, name, _warmup_texts(spec, batching))
         report = None
         if verify:
             say("checking", 0, 0)
@@ -187,11 +187,18 @@ def _size_estimate(checkpoint: Checkpoint) -> int:
     return sum(array.nbytes for module in checkpoint.modules for array in module.tensors.values()) + 64_000_000
 
 
-def _warmup_texts(spec: ModelSpec) -> list[list[str]]:
-    """From a short text alone to the longest the model takes, and mixed batches."""
+_WARMUP_ROWS = 8
+"""Texts in a warm-up request at most: a server that batches by rows may take no more than so many."""
+
+
+def _warmup_texts(spec: ModelSpec, batching: Batching | None) -> list[list[str]]:
+    """From a short text alone to the longest the model takes, mixed batches, and a request too large to be batched."""
     texts = check_texts(spec.max_length)
     longest = max(texts, key=len)
-    return [[SHORT[0]], [SHORT[4]], list(SHORT[:8]), [texts[-7], *SHORT[:7]], [longest]]
+    requests = [[SHORT[0]], [SHORT[4]], list(SHORT[:8]), [texts[-7], *SHORT[:7]], [longest]]
+    if batching is not None:
+        requests.append([longest] * min(_WARMUP_ROWS, batching.max_tokens // spec.max_length + 1))
+    return requests
 
 
 def _provenance(
