@@ -69,6 +69,7 @@ def test_an_export_for_a_server_that_cannot_run_it_is_refused_by_name(
 def test_int8_for_a_server_that_cannot_run_it_is_refused_before_the_source_is_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"oldest server 2\.16: .* 2\.17 and later \(_QuantizedMatMul\)"):
         export(tmp_path / "nowhere", tmp_path, "tiny", oldest_server="2.16", precision="int8")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_without_provenance_is_inspected_all_the_same(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def serving_releases(ops: Iterable[str]) -> ServingReleases:
     if unknown:
         import tensorflow as tf
 
+        # Functions are called by name as ops in old graphs: what is no core op and in no table is unknown.
         unknown = {name for name in unknown if not hasattr(tf.raw_ops, name)}
     needed = {name: _SINCE[name] for name in names if name in _SINCE}
     since = max(needed.values(), key=_key, default=RELEASES[0])
