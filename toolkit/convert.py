@@ -196,7 +196,7 @@ def _warmup_texts(spec: ModelSpec, batching: Batching | None) -> list[list[str]]
     texts = check_texts(spec.max_length)
     longest = max(texts, key=len)
     requests = [[SHORT[0]], [SHORT[4]], list(SHORT[:8]), [texts[-7], *SHORT[:7]], [longest]]
-    if batching is not None:
+    if batching is not None and spec.max_length <= batching.max_tokens:  # else the longest alone is too large
         requests.append([longest] * min(_WARMUP_ROWS, batching.max_tokens // spec.max_length + 1))
     return requests
 
