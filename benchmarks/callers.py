@@ -55,7 +55,7 @@ async def over_grpc(command: Command, texts: TextSet) -> dict[str, float]:
     import grpc
 
     from toolkit.client.types import Spec
-    from toolkit.client.wire import GrpcCodec
+    from toolkit.client.wire.tensors import GrpcCodec
 
     rows = command["rows"]
     count = max(1, 2048 // rows)

@@ -107,7 +107,7 @@ def grpc_alone(url: str, rows: int) -> Callable[[list[str]], Any]:
     import numpy as np
 
     from toolkit.client.types import Spec
-    from toolkit.client.wire import GrpcCodec
+    from toolkit.client.wire.tensors import GrpcCodec
 
     request = GrpcCodec().predict(Spec("m"), {"text": [text.encode() for text in texts_of(rows)]}, (), None)
     channel = grpc.insecure_channel(url.removeprefix("grpc://"))

@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from toolkit.client import messages
+from toolkit.client.wire import messages
 
 
 def main() -> None:

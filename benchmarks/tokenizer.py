@@ -45,8 +45,9 @@ from toolkit.tokenizer import (
     reference_tokenizer,
 )
 from toolkit.tokenizer.bpe.spec import SPLITS
+from toolkit.tokenizer.comparison import Comparison
 from toolkit.tokenizer.graph import TokenizerGraph
-from toolkit.tokenizer.selfcheck import Comparison, groups
+from toolkit.tokenizer.selfcheck import groups
 from toolkit.tokenizer.texts import NATURAL, broken_utf8, code_points, random_texts
 from toolkit.tokenizer.unigram.steps import Unigram
 

@@ -13,9 +13,9 @@ import tensorflow as tf
 from sentence_transformers import SentenceTransformer
 from support import largest_difference
 
-from toolkit.checkpoint import open_checkpoint
-from toolkit.model import ServingModel
-from toolkit.spec import read_spec
+from toolkit.graph.model import ServingModel
+from toolkit.graph.spec import read_spec
+from toolkit.source.checkpoint import open_checkpoint
 
 pytestmark = pytest.mark.real_model
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from toolkit._version import __version__
 
 if TYPE_CHECKING:
-    from toolkit.batching import Batching, tune_artifact
+    from toolkit.artifact.tuning import tune_artifact
     from toolkit.client import Client
-    from toolkit.comparison import Bounds, CheckReport
     from toolkit.convert import Export, export
-    from toolkit.exactness import check
-    from toolkit.keras_door import to_keras
+    from toolkit.encoder.batching_options import Batching
+    from toolkit.graph.keras_door import to_keras
+    from toolkit.proof.check import check
+    from toolkit.proof.comparison import Bounds, CheckReport
 
 __all__ = [
     "Batching",
@@ -32,15 +33,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "Batching": "toolkit.batching",
+    "Batching": "toolkit.encoder.batching_options",
     "Client": "toolkit.client",
-    "Bounds": "toolkit.comparison",
-    "CheckReport": "toolkit.comparison",
+    "Bounds": "toolkit.proof.comparison",
+    "CheckReport": "toolkit.proof.comparison",
     "Export": "toolkit.convert",
-    "check": "toolkit.exactness",
+    "check": "toolkit.proof.check",
     "export": "toolkit.convert",
-    "to_keras": "toolkit.keras_door",
-    "tune_artifact": "toolkit.batching",
+    "to_keras": "toolkit.graph.keras_door",
+    "tune_artifact": "toolkit.artifact.tuning",
 }
 
 

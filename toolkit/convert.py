@@ -11,25 +11,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit._version import __version__
-from toolkit.batching import Batching
-from toolkit.checkpoint import Checkpoint, open_checkpoint
-from toolkit.comparison import Bounds, CheckReport
-from toolkit.compatibility import DEFAULT_OLDEST, ServingReleases, graph_ops, require_release, runs_on, serving_releases
-from toolkit.corpus import SHORT, check_texts
-from toolkit.encoder.precision.texts import Calibration, built_in_texts, read_texts
+from toolkit.artifact.compatibility import (
+    DEFAULT_OLDEST,
+    ServingReleases,
+    graph_ops,
+    require_release,
+    runs_on,
+    serving_releases,
+)
+from toolkit.artifact.savedmodel import require_space, stage_version, write_model, write_provenance, write_warmup
+from toolkit.corpus.calibration import Calibration, built_in_texts, read_texts
+from toolkit.corpus.check import SHORT, check_texts
+from toolkit.encoder.batching_options import Batching
 from toolkit.errors import InputError, MissingExtraError
-from toolkit.exactness import check
-from toolkit.heads import stage_names
-from toolkit.precision import Precision
-from toolkit.savedmodel import require_space, stage_version, write_model, write_provenance, write_warmup
+from toolkit.graph.spec import ModelSpec, read_spec
+from toolkit.heads.heads import stage_names
+from toolkit.proof.check import check
+from toolkit.proof.comparison import Bounds, CheckReport
+from toolkit.proof.precision import Precision
 from toolkit.signatures import SIGNATURES
-from toolkit.spec import ModelSpec, read_spec
+from toolkit.source.checkpoint import Checkpoint, open_checkpoint
 from toolkit.tokenizer import COMPILED, Engine, self_check
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from toolkit.model import ServingModel
+    from toolkit.graph.model import ServingModel
     from toolkit.tokenizer.selfcheck import TokenizerReport
 
 __all__ = ["Export", "export"]
@@ -155,9 +162,9 @@ def _build(
 ) -> tuple[ServingModel, dict[str, Any]]:
     """The model in the precision that is wanted, and what the provenance says of it."""
     try:
-        from toolkit.encoder import bert
-        from toolkit.encoder.precision.choice import all_bfloat16, choose_int8
-        from toolkit.model import ServingModel
+        from toolkit.encoder.families import bert
+        from toolkit.graph.model import ServingModel
+        from toolkit.graph.precision_choice import all_bfloat16, choose_int8
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
     stamp: dict[str, Any] = {"name": wanted.name, "min_cosine": wanted.required_cosine}

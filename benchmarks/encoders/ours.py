@@ -21,7 +21,7 @@ from benchmarks.encoders.engines import Engine, Spec, Vectors
 from benchmarks.encoders.texts import TextSet, padded
 
 if TYPE_CHECKING:
-    from toolkit.server.servable import Servable
+    from toolkit.server.models.servable import Servable
 
 
 def load(spec: Spec) -> Engine:
@@ -38,7 +38,7 @@ def load(spec: Spec) -> Engine:
 
         trivial = tf.function(tf.linalg.matmul)
         return Engine(lambda batch: {"": lambda texts, numbers: trivial(tf.ones([8, 8]), tf.ones([8, 8]))}, versions)
-    from toolkit.server.servable import RunOptions, Servable
+    from toolkit.server.models.servable import RunOptions, Servable
 
     servable = Servable("model", 1, spec.path, RunOptions(("serve",), within, across, count_tokens=False))
     run = partial(_run, servable)
@@ -66,7 +66,7 @@ def _play_warm_up(spec: Spec, run: Callable[..., Vectors]) -> None:
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
-    from toolkit.server.process import return_memory
+    from toolkit.server.watching.process import return_memory
 
     for record in tf.data.TFRecordDataset(str(spec.path / "assets.extra" / "tf_serving_warmup_requests")):
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request

@@ -111,7 +111,7 @@ def make_set(kind: str, count: int, seed: int, tokenizer_json: Path) -> TextSet:
 
 def _words() -> list[str]:
     """The English words of the built-in texts, each once."""
-    from toolkit.corpus import check_texts
+    from toolkit.corpus.check import check_texts
 
     found: dict[str, None] = {}
     for text in check_texts(256):

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 from text_vectors import DIM, vector
 
-from toolkit.client import messages
+from toolkit.client.wire import messages
 
 
 def predict(request: Any, context: Any) -> bytes:

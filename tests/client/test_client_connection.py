@@ -22,12 +22,14 @@ from fake_serving import FakeServing, RefusedError
 from fault_proxy import FaultProxy
 from text_vectors import vectors
 
-from toolkit.client import TLS, AsyncClient, Client, Hedge, Retry, Split, grpc_transport, messages
-from toolkit.client.address import parse_address
-from toolkit.client.failures import Failure
-from toolkit.client.transport import void
+from toolkit.client import TLS, AsyncClient, Client, Hedge, Retry, Split
+from toolkit.client.transport import grpc as grpc_transport
+from toolkit.client.transport.address import parse_address
+from toolkit.client.transport.failures import Failure
+from toolkit.client.transport.opening import void
 from toolkit.client.types import Request
-from toolkit.client.wire import encode_tensor
+from toolkit.client.wire import messages
+from toolkit.client.wire.tensors import encode_tensor
 from toolkit.errors import (
     AuthenticationError,
     InputError,

@@ -11,7 +11,7 @@ import toolkit.errors
 from toolkit.client import AsyncClient, Client, Split
 from toolkit.client.bulk.rows import FORMATS
 from toolkit.client.bulk.sinks import SINKS
-from toolkit.client.grpc_transport import RENEW_SECONDS
+from toolkit.client.transport.grpc import RENEW_SECONDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 

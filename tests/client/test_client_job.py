@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.client.failures import Failure, grpc_failure, http_failure
 from toolkit.client.job import Feed, Job, Piece, Shared
 from toolkit.client.options import Hedge, Retry, Split
+from toolkit.client.transport.failures import Failure, grpc_failure, http_failure
 from toolkit.client.types import Request
 from toolkit.errors import (
     AuthenticationError,

@@ -40,7 +40,7 @@ from deploy.trial import (
     make_model,
 )
 
-from toolkit.render import RuntimeOptions, deployment_files, find_models, write
+from toolkit.deploy.render import RuntimeOptions, deployment_files, find_models, write
 
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/serving-test-base"

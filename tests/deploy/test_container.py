@@ -30,7 +30,7 @@ from deploy.trial import (
 )
 
 import toolkit
-from toolkit.render import RuntimeOptions, find_models, render
+from toolkit.deploy.render import RuntimeOptions, find_models, render
 
 pytestmark = pytest.mark.slow
 

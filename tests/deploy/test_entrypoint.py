@@ -21,7 +21,7 @@ from deploy.bundles import ROOT
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 import toolkit
-from toolkit.server.container import VARIABLES
+from toolkit.deploy.container import VARIABLES
 
 SHELL = ROOT / "serving/entrypoint"
 PYTHON = (sys.executable, "-c", "from toolkit.cli import main; main()", "container", "start")

@@ -19,7 +19,7 @@ import pytest
 from deploy.bundles import OLDEST_KUBERNETES, ROOT, Bundle, Object, Renderer, build, combination, legal_combinations
 from deploy.policies import POLICIES, violations
 
-from toolkit.render import RuntimeOptions, ServedModel, deployment_files, write
+from toolkit.deploy.render import RuntimeOptions, ServedModel, deployment_files, write
 
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "schemas").glob("*.json")}
 

@@ -13,9 +13,9 @@ import pytest
 import tensorflow as tf
 from support import TEXTS, largest_difference
 
-from toolkit.batching import Batching
 from toolkit.convert import export
 from toolkit.encoder.batching import batched
+from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.packing import Tokens
 
 DIM = 3

@@ -27,7 +27,7 @@ def command(saved_model: Path, source: str, texts: TextIO | None, trust_remote_c
     artifact was exported with; 1 if not, naming the first stage that diverges.
     """
     quiet_tensorflow()
-    from toolkit.exactness import check
+    from toolkit.proof.check import check
 
     lines = [line.rstrip("\r\n") for line in texts] if texts is not None else None
     with stage_progress() as progress:

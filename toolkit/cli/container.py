@@ -8,8 +8,8 @@ from typing import NoReturn
 
 import click
 
+from toolkit.deploy.container import VARIABLES, become_the_server, is_healthy, plan
 from toolkit.errors import InputError
-from toolkit.server.container import VARIABLES, become_the_server, is_healthy, plan
 
 __all__ = ["command"]
 

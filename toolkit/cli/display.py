@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from toolkit.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from toolkit.batching import Batching
-    from toolkit.comparison import CheckReport
+    from toolkit.encoder.batching_options import Batching
+    from toolkit.proof.comparison import CheckReport
 
 __all__ = ["batching_words", "check_table", "precision_words", "quality_words", "quiet_tensorflow", "stage_progress"]
 

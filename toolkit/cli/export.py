@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
+from toolkit.artifact.compatibility import DEFAULT_OLDEST
 from toolkit.cli.display import check_table, quiet_tensorflow, stage_progress
 from toolkit.cli.tune_artifact import batching_changes, batching_options
-from toolkit.compatibility import DEFAULT_OLDEST
-from toolkit.precision import PRECISIONS
+from toolkit.proof.precision import PRECISIONS
 from toolkit.tokenizer import COMPILED, ENGINES, Engine
 
 __all__ = ["command"]
@@ -101,8 +101,8 @@ def command(
     if no_batching and changes:
         raise click.UsageError(f"--no-batching and --batch-{next(iter(changes)).replace('_', '-')} exclude each other")
     quiet_tensorflow()
-    from toolkit.batching import Batching
     from toolkit.convert import export
+    from toolkit.encoder.batching_options import Batching
 
     if no_check:
         click.secho("warning: --no-check: nothing proves that this artifact equals its original", fg="yellow", err=True)

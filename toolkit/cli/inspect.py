@@ -11,7 +11,7 @@ import click
 from toolkit.cli.display import batching_words, precision_words, quality_words, quiet_tensorflow
 
 if TYPE_CHECKING:
-    from toolkit.inspection import Inspection
+    from toolkit.artifact.inspection import Inspection
 
 __all__ = ["command"]
 
@@ -34,7 +34,7 @@ def command(saved_model: str, tokenizer: bool, text: str | None, as_json: bool) 
         return
     if text is not None:
         raise click.UsageError("--text needs --tokenizer")
-    from toolkit.inspection import inspect
+    from toolkit.artifact.inspection import inspect
 
     found = inspect(Path(saved_model))
     if as_json:
@@ -44,7 +44,7 @@ def command(saved_model: str, tokenizer: bool, text: str | None, as_json: bool) 
 
 
 def _tokenizer(source: str, text: str | None, as_json: bool) -> None:
-    from toolkit.tokenizer_inspection import inspect_tokenizer
+    from toolkit.artifact.tokenizer_inspection import inspect_tokenizer
 
     results = inspect_tokenizer(source, text)
     if as_json:

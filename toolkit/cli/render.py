@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from toolkit.deploy.render import RuntimeOptions, deployment_files, find_models, write
 from toolkit.errors import InputError
-from toolkit.render import RuntimeOptions, deployment_files, find_models, write
 
 __all__ = ["command"]
 

@@ -158,7 +158,7 @@ def command(context: click.Context, /, models_dir: Path | None, engine: str, as_
 def serve(options: ServerOptions, as_json: bool) -> None:
     """Runs the embedded server until SIGTERM or SIGINT, then ends it in order."""
     from toolkit.cli.display import quiet_tensorflow
-    from toolkit.server.accesslog import configure
+    from toolkit.server.watching.accesslog import configure
 
     quiet_tensorflow("server")
     configure(options.log_level, options.log_format)

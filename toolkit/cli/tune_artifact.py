@@ -22,7 +22,7 @@ _OPTIONS = {
 
 
 def batching_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds ``--batch-max-tokens`` and its like, one for each option of ``toolkit.batching.Batching``."""
+    """Adds ``--batch-max-tokens`` and its like, one for each option of ``Batching``."""
     for name, text in reversed(_OPTIONS.items()):
         command = click.option(f"--batch-{name.replace('_', '-')}", type=int, help=text)(command)
     return command
@@ -47,7 +47,7 @@ def command(saved_model: Path, as_json: bool, **batching: int | None) -> None:
     if not changes:
         raise click.UsageError("nothing to change; give at least one --batch-... option")
     quiet_tensorflow()
-    from toolkit.batching import tune_artifact
+    from toolkit.artifact.tuning import tune_artifact
 
     options = tune_artifact(saved_model, **changes)
     click.echo(json.dumps(options.to_json()) if as_json else f"batching {batching_words(options)}")

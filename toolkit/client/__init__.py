@@ -3,7 +3,7 @@
 from toolkit.client.aio import AsyncClient
 from toolkit.client.options import TLS, Hedge, Retry, Split
 from toolkit.client.sync import Client
-from toolkit.client.transport import AsyncTransport, Transport
+from toolkit.client.transport.interface import AsyncTransport, Transport
 from toolkit.client.types import Detailed, ModelMetadata, Ranked, SignatureInfo, TensorInfo, VersionStatus
 
 __all__ = [

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Any
 
-from toolkit.client.failures import Failure
 from toolkit.client.options import Hedge, Retry, Split
+from toolkit.client.transport.failures import Failure
 from toolkit.client.types import Request
 from toolkit.errors import ClientError, DeadlineError, ModelNotFoundError, RequestError, ResponseError
 

@@ -12,11 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.client.address import Address
-from toolkit.client.arrays import Table, aligned, as_served, checked_rows, pad_join, row_aligned, text_rows, to_column
 from toolkit.client.job import Feed, Job, Piece, Shared
 from toolkit.client.options import Hedge, Retry, Split
-from toolkit.client.rest import RestCodec
+from toolkit.client.transport.address import Address
 from toolkit.client.types import (
     Array,
     Column,
@@ -27,7 +25,18 @@ from toolkit.client.types import (
     Spec,
     VersionStatus,
 )
-from toolkit.client.wire import GrpcCodec
+from toolkit.client.wire.arrays import (
+    Table,
+    aligned,
+    as_served,
+    checked_rows,
+    pad_join,
+    row_aligned,
+    text_rows,
+    to_column,
+)
+from toolkit.client.wire.rest import RestCodec
+from toolkit.client.wire.tensors import GrpcCodec
 from toolkit.errors import (
     ClientError,
     DeadlineError,

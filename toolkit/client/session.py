@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from toolkit.client.address import parse_address
 from toolkit.client.operations import Session
 from toolkit.client.options import Hedge, Retry, Split
-from toolkit.client.rest import RestCodec
+from toolkit.client.transport.address import parse_address
 from toolkit.client.types import Spec
-from toolkit.client.wire import GrpcCodec
+from toolkit.client.wire.rest import RestCodec
+from toolkit.client.wire.tensors import GrpcCodec
 from toolkit.errors import InputError
 
 __all__ = ["open_session"]

@@ -16,7 +16,8 @@ from toolkit.client.job import Attempt, Job, Piece
 from toolkit.client.operations import Operation, Progress, Sleep
 from toolkit.client.options import TLS, Hedge, Retry, Split, Token
 from toolkit.client.session import open_session
-from toolkit.client.transport import Connection, Outcome, Transport, open_sync
+from toolkit.client.transport.interface import Connection, Outcome, Transport
+from toolkit.client.transport.opening import open_sync
 from toolkit.client.types import Array, Detailed, ModelMetadata, Ranked, VersionStatus
 from toolkit.errors import InputError
 from toolkit.signatures import DEFAULT_SIGNATURE

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.python.ops import gen_batch_ops
 
-from toolkit.batching import MAX_TOKENS_NODE, Batching, queue_name
+from toolkit.encoder.batching_options import MAX_TOKENS_NODE, Batching, queue_name
 from toolkit.encoder.packing import Tokens, row_of_token
 
 __all__ = ["batched"]

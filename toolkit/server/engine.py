@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from toolkit.errors import InputError, ServerError
-from toolkit.server.modelfolders import model_folders
+from toolkit.server.models.folders import model_folders
 from toolkit.server.options import METRICS_PATH, ServerOptions
 
 __all__ = ["BINARY", "arguments", "exec_real_server"]

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from toolkit.errors import MissingExtraError, ServerError
-from toolkit.server.modelfolders import model_folders, version_folders
+from toolkit.server.models.folders import model_folders, version_folders
 from toolkit.server.options import ServerOptions
 
 if TYPE_CHECKING:
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-    from toolkit.server.accesslog import AccessLog
-    from toolkit.server.grpcfront import GrpcFront
-    from toolkit.server.restthread import RestThread
-    from toolkit.server.servable import Servable
+    from toolkit.server.grpc.front import GrpcFront
+    from toolkit.server.models.servable import Servable
+    from toolkit.server.rest.thread import RestThread
+    from toolkit.server.watching.accesslog import AccessLog
 
 __all__ = ["Server"]
 
@@ -62,15 +62,15 @@ class Server:
         if self.options.models_dir is not None:
             self._folders()  # a wrong path is known before TensorFlow is imported
         _import_runtime()
-        from toolkit.server.accesslog import AccessLog
-        from toolkit.server.configfiles import metrics_path, read_tls
-        from toolkit.server.core import Core
-        from toolkit.server.grpcfront import GrpcFront
-        from toolkit.server.manager import ModelManager
-        from toolkit.server.metrics import Metrics
-        from toolkit.server.process import Front
-        from toolkit.server.restfront import RestFront
-        from toolkit.server.restthread import RestThread
+        from toolkit.server.grpc.front import GrpcFront
+        from toolkit.server.models.configfiles import metrics_path, read_tls
+        from toolkit.server.models.manager import ModelManager
+        from toolkit.server.requests.core import Core
+        from toolkit.server.rest.front import RestFront
+        from toolkit.server.rest.thread import RestThread
+        from toolkit.server.watching.accesslog import AccessLog
+        from toolkit.server.watching.metrics import Metrics
+        from toolkit.server.watching.process import Front
 
         options = self.options
         tls = read_tls(options.ssl_config_file) if options.ssl_config_file else None
@@ -154,7 +154,7 @@ class Server:
     def _read_models(self) -> ModelServerConfig:
         from tensorflow_serving.config import model_server_config_pb2
 
-        from toolkit.server.configfiles import read_models
+        from toolkit.server.models.configfiles import read_models
 
         options = self.options
         if options.model_config_file is not None:
@@ -179,8 +179,8 @@ class Server:
 
     def _configure(self, config: ModelServerConfig, first: bool = False) -> None:
         """Puts a configuration into effect. At the start, its errors are `ServerError`."""
-        from toolkit.server.manager import check_config
-        from toolkit.server.status import ServingError
+        from toolkit.server.models.manager import check_config
+        from toolkit.server.requests.status import ServingError
 
         if not first:
             self._manager.configure(config)
@@ -202,7 +202,7 @@ class Server:
     def _poll(self) -> None:
         """Looks for a changed configuration file, or new model folders."""
         from toolkit.errors import ToolkitError
-        from toolkit.server.status import ServingError
+        from toolkit.server.requests.status import ServingError
 
         options = self.options
         seconds = options.model_config_file_poll_wait_seconds
@@ -255,14 +255,14 @@ class _Loading:
     """Loads versions as the options say."""
 
     def __init__(self, server: Server) -> None:
-        from toolkit.server.configfiles import read_batching
-        from toolkit.server.servable import RunOptions
+        from toolkit.server.models.configfiles import read_batching
+        from toolkit.server.models.servable import RunOptions
 
         options = server.options
         self._server = server
         self._batching = None
         if options.enable_batching and not options.enable_per_model_batching_parameters:
-            from toolkit.server.configfiles import Batching
+            from toolkit.server.models.configfiles import Batching
 
             file = options.batching_parameters_file
             self._batching = read_batching(file) if file else Batching()
@@ -281,10 +281,10 @@ class _Loading:
         from dataclasses import replace
 
         from toolkit.errors import ArtifactError
-        from toolkit.server.configfiles import read_batching
-        from toolkit.server.process import return_memory, settle
-        from toolkit.server.servable import Servable
-        from toolkit.server.warmup import replay
+        from toolkit.server.models.configfiles import read_batching
+        from toolkit.server.models.servable import Servable
+        from toolkit.server.models.warmup import replay
+        from toolkit.server.watching.process import return_memory, settle
 
         server = self._server
         run = self._run

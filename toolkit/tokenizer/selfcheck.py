@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from toolkit.errors import CheckError
 from toolkit.tokenizer import texts
 from toolkit.tokenizer.bpe.divergence import diverging_step as bytepair_step
 from toolkit.tokenizer.bpe.spec import BytePairModel
-from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
+from toolkit.tokenizer.comparison import Comparison, Text, decoded
+from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import RegexStep, Step
 from toolkit.tokenizer.unigram.divergence import diverging_step as unigram_step
 from toolkit.tokenizer.unigram.spec import UnigramModel
@@ -29,9 +28,8 @@ from toolkit.tokenizer.wordpiece.spec import WordPieceModel
 if TYPE_CHECKING:
     from toolkit.tokenizer.graph import TokenizerGraph
 
-__all__ = ["Comparison", "TokenizerReport", "check", "groups"]
+__all__ = ["TokenizerReport", "check", "groups"]
 
-Text = str | bytes
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
 
@@ -83,7 +81,7 @@ def check(spec: TokenizerSpec, graph: TokenizerGraph, *, sample: float, progress
     total, done = sum(group.size for group in chosen), 0
     for group in chosen:
         for batch in _batches(group.texts(), 256 if not group.whole else _BATCH):
-            comparison.require_equal(batch, whole=group.whole)
+            _require_equal(comparison, batch, whole=group.whole)
             done += len(batch)
             if progress is not None:
                 progress(done, total)
@@ -124,88 +122,48 @@ def groups(spec: TokenizerSpec, sample: float = 1.0) -> list[Group]:
     ]
 
 
-class Comparison:
-    """Compares a graph with the ``tokenizers`` package, text by text."""
+def _require_equal(comparison: Comparison, batch: Sequence[Text], *, whole: bool) -> None:
+    """Raise :class:`~toolkit.errors.CheckError` for the first text that differs."""
+    bad = comparison.differing(batch, whole=whole)
+    if bad:
+        text = _shortened(comparison, batch[bad[0]])
+        raise CheckError(
+            f"tokens differ from those of the tokenizers package for {text!a}: {_ids(comparison, text)}; "
+            f"first diverging step: {_diverging_step(comparison, text)}"
+        )
 
-    def __init__(self, spec: TokenizerSpec, graph: TokenizerGraph) -> None:
-        self.spec, self.graph = spec, graph
-        self.cut = reference_tokenizer(spec)
-        self.full = reference_tokenizer(spec, max_length=None)
-        self.added = {token.id for token in spec.added_tokens} - {spec.model.unk_id}
-        self.special = spec.template.size
 
-        def run(text: tf.Tensor) -> Any:
-            values = [value for _, value in graph.trace(text)]
-            return values[-2], values[-1]
+def _ids(comparison: Comparison, text: Text) -> str:
+    _, packed = comparison.run(tf.constant([text], tf.string))
+    expected = comparison.cut.encode(decoded(text)).ids
+    return f"graph {packed.ids.numpy().tolist()}, original {expected}"
 
-        self.run = tf.function(run, input_signature=[tf.TensorSpec([None], tf.string)])
 
-    def differing(self, batch: Sequence[Text], *, whole: bool = True) -> list[int]:
-        """Which texts of ``batch`` the graph tokenizes differently: their tokens and, if ``whole``, the packed rows."""
-        tokens, packed = self.run(tf.constant(list(batch), tf.string))
-        decoded = [_decoded(text) for text in batch]
-        # Untruncated rows with special tokens differ from those without by what the template adds, so one will do.
-        expected = [row.ids for row in self.full.encode_batch_fast(decoded, add_special_tokens=False)]
-        bad = set(_differing_rows(tokens.ids.numpy(), tokens.row_splits.numpy(), expected))
-        if whole:
-            cut = [row.ids for row in self.cut.encode_batch_fast(decoded)]
-            bad.update(_differing_rows(packed.ids.numpy(), packed.row_splits.numpy(), cut))
-            lengths = np.fromiter(map(len, expected), np.int64, len(expected)) + self.special
-            bad.update(np.flatnonzero(lengths != packed.num_tokens.numpy()).tolist())
-        return sorted(bad)
-
-    def require_equal(self, batch: Sequence[Text], *, whole: bool = True) -> None:
-        """Raise :class:`~toolkit.errors.CheckError` for the first text that differs."""
-        bad = self.differing(batch, whole=whole)
+def _shortened(comparison: Comparison, text: Text) -> Text:
+    """A short part of ``text`` that still differs: pieces are left out, ever smaller ones."""
+    size = len(text) // 2
+    while size:
+        candidates = [text[:at] + text[at + size :] for at in range(0, len(text), size)]  # type: ignore[operator]
+        bad = comparison.differing(candidates)
         if bad:
-            text = self._shortened(batch[bad[0]])
-            raise CheckError(
-                f"tokens differ from those of the tokenizers package for {text!a}: {self._ids(text)}; "
-                f"first diverging step: {self._diverging_step(text)}"
-            )
-
-    def _ids(self, text: Text) -> str:
-        _, packed = self.run(tf.constant([text], tf.string))
-        expected = self.cut.encode(_decoded(text)).ids
-        return f"graph {packed.ids.numpy().tolist()}, original {expected}"
-
-    def _shortened(self, text: Text) -> Text:
-        """A short part of ``text`` that still differs: pieces are left out, ever smaller ones."""
-        size = len(text) // 2
-        while size:
-            candidates = [text[:at] + text[at + size :] for at in range(0, len(text), size)]  # type: ignore[operator]
-            bad = self.differing(candidates)
-            if bad:
-                text = candidates[bad[0]]
-                size = min(size, len(text) // 2) or (1 if len(text) > 1 else 0)
-            else:
-                size //= 2
-        return text
-
-    def _diverging_step(self, text: Text) -> str:
-        """The step whose result is the first to disagree with the original's corresponding stage."""
-        trace = list(self.graph.trace(tf.constant([text], tf.string)))
-        expected = self.full.encode(_decoded(text), add_special_tokens=False)
-        tokens = trace[-2][1].ids.numpy().tolist()
-        if tokens == expected.ids:
-            return str(trace[-1][0])
-        found = [token for token in tokens if token in self.added]
-        if len(trace) > 2 and found != [token for token in expected.ids if token in self.added]:
-            return str(next(step for step, _ in trace if isinstance(step, RegexStep)))
-        return str(_DIVERGING_STEP[type(self.spec.model)](self, _decoded(text), expected))
+            text = candidates[bad[0]]
+            size = min(size, len(text) // 2) or (1 if len(text) > 1 else 0)
+        else:
+            size //= 2
+    return text
 
 
-def _decoded(text: Text) -> str:
-    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-
-
-def _differing_rows(ids: npt.NDArray[Any], splits: npt.NDArray[Any], expected: Sequence[Sequence[int]]) -> list[int]:
-    lengths = np.fromiter(map(len, expected), np.int64, len(expected))
-    flat = np.fromiter(itertools.chain.from_iterable(expected), np.int64, int(lengths.sum()))
-    if np.array_equal(np.diff(splits), lengths) and np.array_equal(ids, flat):
-        return []
-    rows = (ids[start:end].tolist() for start, end in itertools.pairwise(splits.tolist()))
-    return [number for number, (row, wanted) in enumerate(zip(rows, expected, strict=True)) if row != list(wanted)]
+def _diverging_step(comparison: Comparison, text: Text) -> str:
+    """The step whose result is the first to disagree with the original's corresponding stage."""
+    trace = list(comparison.graph.trace(tf.constant([text], tf.string)))
+    expected = comparison.full.encode(decoded(text), add_special_tokens=False)
+    tokens = trace[-2][1].ids.numpy().tolist()
+    if tokens == expected.ids:
+        return str(trace[-1][0])
+    found = [token for token in tokens if token in comparison.added]
+    if len(trace) > 2 and found != [token for token in expected.ids if token in comparison.added]:
+        return str(next(step for step, _ in trace if isinstance(step, RegexStep)))
+    return str(_DIVERGING_STEP[type(comparison.spec.model)](comparison, decoded(text), expected))
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -13,20 +13,20 @@ import tensorflow as tf
 from fusion_support import LAYERS, PATHS, needs_onednn, optimized_ops
 from support import TEXTS, largest_difference
 
-from toolkit.checkpoint import open_checkpoint
-from toolkit.comparison import Bounds
+from toolkit.artifact.inspection import inspect
+from toolkit.artifact.savedmodel import read_provenance, write_model
 from toolkit.convert import export
-from toolkit.corpus import check_texts
-from toolkit.encoder import bert
-from toolkit.encoder.precision.choice import _Laboratory, choose_int8
+from toolkit.corpus.calibration import built_in_texts
+from toolkit.corpus.check import check_texts
+from toolkit.encoder.families import bert
 from toolkit.encoder.precision.mixed import Plan
-from toolkit.encoder.precision.texts import built_in_texts
 from toolkit.errors import CheckError, InputError
-from toolkit.exactness import check
-from toolkit.inspection import inspect
-from toolkit.model import ServingModel
-from toolkit.savedmodel import read_provenance, write_model
-from toolkit.spec import ModelSpec, read_spec
+from toolkit.graph.model import ServingModel
+from toolkit.graph.precision_choice import _Laboratory, choose_int8
+from toolkit.graph.spec import ModelSpec, read_spec
+from toolkit.proof.check import check
+from toolkit.proof.comparison import Bounds
+from toolkit.source.checkpoint import open_checkpoint
 
 pytestmark = needs_onednn
 

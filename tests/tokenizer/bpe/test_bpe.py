@@ -10,7 +10,7 @@ import tensorflow as tf
 from support import export_with_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from toolkit.compatibility import serving_releases
+from toolkit.artifact.compatibility import serving_releases
 from toolkit.errors import CheckError, UnsupportedError
 from toolkit.tokenizer import build_tokenizer, read_tokenizer, self_check
 from toolkit.tokenizer.bpe.spec import SPLITS

@@ -14,8 +14,8 @@ from support import MAX_LENGTH
 from tokenizers import Tokenizer
 from unigram_support import changed, make_unigram
 
-from toolkit.compatibility import read_saved_model, saved_model_nodes
-from toolkit.server.servable import RunOptions, Servable
+from toolkit.artifact.compatibility import read_saved_model, saved_model_nodes
+from toolkit.server.models.servable import RunOptions, Servable
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
 from toolkit.tokenizer.graph import TokenizerGraph
 from toolkit.tokenizer.texts import NATURAL, random_texts

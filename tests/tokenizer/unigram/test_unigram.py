@@ -11,7 +11,7 @@ import tensorflow as tf
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from unigram_support import changed, make_unigram
 
-from toolkit.compatibility import serving_releases
+from toolkit.artifact.compatibility import serving_releases
 from toolkit.errors import CheckError, UnsupportedError
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer, self_check
 from toolkit.tokenizer.texts import NATURAL_FORMS, TRICKY

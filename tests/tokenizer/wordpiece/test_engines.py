@@ -9,11 +9,11 @@ import tensorflow as tf
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from unigram_support import make_unigram
 
+from toolkit.artifact.tokenizer_inspection import inspect_tokenizer
 from toolkit.convert import export
 from toolkit.errors import CheckError, InputError, UnsupportedError
 from toolkit.tokenizer import ENGINES, TokenizerSource, build_tokenizer, read_tokenizer, self_check
 from toolkit.tokenizer.graph import TokenizerGraph
-from toolkit.tokenizer_inspection import inspect_tokenizer
 
 STOCK = [engine for engine in ENGINES if engine != "compiled"]
 every_engine = pytest.mark.parametrize("engine", STOCK)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from toolkit.encoder.packing import Tokens
-    from toolkit.spec import EncoderSpec
+    from toolkit.graph.spec import EncoderSpec
 
 __all__ = ["Inputs", "record"]
 
@@ -69,7 +69,7 @@ def record(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Inputs]:
     """Run the encoder in float32 on packed tokens and return what each product was given, by the product's name."""
-    from toolkit.encoder import bert
+    from toolkit.encoder.families import bert
     from toolkit.encoder.packing import eager_chunks
 
     draw = np.random.default_rng(0)

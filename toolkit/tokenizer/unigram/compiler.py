@@ -32,9 +32,9 @@ from toolkit.tokenizer.patterns import character_class, literal
 from toolkit.tokenizer.spec import AddedToken, TokenizerSpec, reference_tokenizer
 from toolkit.tokenizer.unigram.charsmap import read_charsmap
 from toolkit.tokenizer.unigram.clusters import Clusters, Signs
-from toolkit.tokenizer.unigram.compiled import CompiledUnigram
 from toolkit.tokenizer.unigram.pieces import UNKNOWN, UNKNOWN_SPACE, WORD, compile_pieces
 from toolkit.tokenizer.unigram.spec import META, UnigramModel
+from toolkit.tokenizer.unigram.tables import CompiledUnigram
 
 __all__ = ["compile_unigram"]
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
-from toolkit.tokenizer.unigram.compiled import Pieces
 from toolkit.tokenizer.unigram.exact import trie_rows
 from toolkit.tokenizer.unigram.lattice import Lattice, build_lattice, kernel_models
 from toolkit.tokenizer.unigram.spec import META, UNKNOWN_PENALTY, UnigramModel
+from toolkit.tokenizer.unigram.tables import Pieces
 
 __all__ = ["UNKNOWN", "UNKNOWN_SPACE", "WORD", "compile_pieces"]
 

@@ -11,11 +11,12 @@ import numpy as np
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
-from toolkit.tokenizer.unigram.compiled import Pieces, compiled_unigram
+from toolkit.tokenizer.unigram.compiled import compiled_unigram
 from toolkit.tokenizer.unigram.exact import Trie, best_paths
 from toolkit.tokenizer.unigram.lattice import SUM_LIMIT
 from toolkit.tokenizer.unigram.seen import SeenWords, digest
 from toolkit.tokenizer.unigram.spec import UnigramModel
+from toolkit.tokenizer.unigram.tables import Pieces
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -33,8 +33,8 @@ from toolkit.tokenizer.characters import CODE_POINTS, DELETED, ISOLATED, SPACE, 
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.patterns import character_class
 from toolkit.tokenizer.spec import TokenizerSpec, reference_tokenizer
-from toolkit.tokenizer.wordpiece.compiled import CompiledWordPiece
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
+from toolkit.tokenizer.wordpiece.tables import CompiledWordPiece
 
 __all__ = ["compile_wordpiece"]
 

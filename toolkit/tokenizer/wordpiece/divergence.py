@@ -12,7 +12,7 @@ from toolkit.tokenizer.steps import Step
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-    from toolkit.tokenizer.selfcheck import Comparison
+    from toolkit.tokenizer.comparison import Comparison
 
 __all__ = ["diverging_step"]
 

@@ -12,8 +12,9 @@ import numpy as np
 from toolkit.tokenizer.engines import Engine
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
-from toolkit.tokenizer.wordpiece.compiled import CompiledWordPiece, compiled_wordpiece
+from toolkit.tokenizer.wordpiece.compiled import compiled_wordpiece
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
+from toolkit.tokenizer.wordpiece.tables import CompiledWordPiece
 
 if TYPE_CHECKING:
     import tensorflow as tf

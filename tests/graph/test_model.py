@@ -1,0 +1,235 @@
+"""The exported signatures answer like the original, for every supported module and awkward input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Dropout, LayerNorm, Normalize
+from support import HIDDEN, MAX_LENGTH, TEXTS, largest_difference, save_bert, sentence_transformer
+from torch import nn
+
+from toolkit.artifact.savedmodel import write_model
+from toolkit.graph.model import ServingModel
+from toolkit.graph.spec import POOLING_MODES, read_spec
+from toolkit.proof.check import check
+from toolkit.signatures import SIGNATURES
+from toolkit.source.checkpoint import open_checkpoint
+
+Signatures = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def served(tiny_export: Path) -> Any:
+    return tf.saved_model.load(str(tiny_export))
+
+
+@pytest.fixture(scope="module")
+def original(tiny_source: Path) -> SentenceTransformer:
+    return SentenceTransformer(str(tiny_source), device="cpu")
+
+
+def functions(model: SentenceTransformer) -> Any:
+    """The signatures of a live model's conversion, without the way over the disk."""
+    return ServingModel(read_spec(open_checkpoint(model)))
+
+
+def embed(model: SentenceTransformer, texts: Any = TEXTS) -> Any:
+    return functions(model)._serving_default(tf.constant(list(texts)))["embedding"].numpy()
+
+
+def test_signatures_have_the_documented_names_dtypes_and_ranks(served: Any) -> None:
+    assert set(served.signatures) == {item.name for item in SIGNATURES}
+    for item in SIGNATURES:
+        function = served.signatures[item.name]
+        inputs = function.structured_input_signature[1]
+        assert {name: (spec.dtype.name, spec.shape.rank) for name, spec in inputs.items()} == {
+            tensor.name: (tensor.dtype, len(tensor.shape)) for tensor in item.inputs
+        }
+        assert {name: (spec.dtype.name, spec.shape.rank) for name, spec in function.structured_outputs.items()} == {
+            tensor.name: (tensor.dtype, len(tensor.shape)) for tensor in item.outputs
+        }
+
+
+def test_embedding_dimension_is_static(served: Any) -> None:
+    assert served.signatures["serving_default"].structured_outputs["embedding"].shape.as_list() == [None, 24]
+
+
+def test_default_signature_equals_encode(served: Any, original: SentenceTransformer) -> None:
+    ours = served.signatures["serving_default"](text=tf.constant(TEXTS))["embedding"]
+    assert largest_difference(ours, original.encode(list(TEXTS))) < 1e-5
+
+
+def test_detailed_counts_tokens_before_truncation(served: Any, original: SentenceTransformer) -> None:
+    answer = served.signatures["detailed"](text=tf.constant(TEXTS))
+    counts = [len(original.tokenizer(text)["input_ids"]) for text in TEXTS]
+    assert answer["num_tokens"].numpy().tolist() == counts
+    assert answer["truncated"].numpy().tolist() == [count > MAX_LENGTH for count in counts]
+    assert max(counts) > MAX_LENGTH
+
+
+def test_tokenize_equals_the_original_tokenizer(served: Any, original: SentenceTransformer) -> None:
+    answer = served.signatures["tokenize"](text=tf.constant(TEXTS))
+    features = original.preprocess(list(TEXTS))
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert np.array_equal(answer[name], features[name].numpy()), name
+
+
+def test_embed_tokens_ignores_what_the_mask_leaves_out(served: Any, original: SentenceTransformer) -> None:
+    tokens = {name: value.numpy() for name, value in served.signatures["tokenize"](text=tf.constant(TEXTS)).items()}
+    tokens["input_ids"][tokens["attention_mask"] == 0] = 7
+    ours = served.signatures["embed_tokens"](**{name: tf.constant(value) for name, value in tokens.items()})
+    assert largest_difference(ours["embedding"], original.encode(list(TEXTS))) < 1e-5
+
+
+def test_embed_tokens_follows_positions_types_and_holes_in_the_mask(served: Any, original: SentenceTransformer) -> None:
+    random = np.random.default_rng(0)
+    features = {
+        "input_ids": random.integers(5, 300, (4, 12)),
+        "attention_mask": np.array([[0] * 4 + [1] * 8, [1] * 12, [1, 0] * 6, [1] + [0] * 11]),
+        "token_type_ids": random.integers(0, 2, (4, 12)),
+    }
+    ours = served.signatures["embed_tokens"](**{k: tf.constant(v, tf.int32) for k, v in features.items()})
+    with torch.no_grad():
+        theirs = original({name: torch.tensor(value) for name, value in features.items()})["sentence_embedding"]
+    assert largest_difference(ours["embedding"], theirs) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "value"), [("input_ids", 1_000_000), ("input_ids", -1), ("token_type_ids", 2)])
+def test_embed_tokens_refuses_ids_outside_the_vocabulary(served: Any, name: str, value: int) -> None:
+    features = {key: tf.ones([1, 3], tf.int32) for key in ("input_ids", "attention_mask", "token_type_ids")}
+    features[name] = tf.constant([[1, value, 1]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{name} must be from 0 to"):
+        served.signatures["embed_tokens"](**features)
+
+
+def test_embed_tokens_refuses_different_shapes(served: Any) -> None:
+    one, two = tf.ones([1, 3], tf.int32), tf.ones([1, 4], tf.int32)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="same shape"):
+        served.signatures["embed_tokens"](input_ids=one, attention_mask=two, token_type_ids=one)
+
+
+def test_embed_tokens_refuses_rows_longer_than_the_positions(served: Any) -> None:
+    row = tf.ones([1, 65], tf.int32)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        served.signatures["embed_tokens"](input_ids=row, attention_mask=row, token_type_ids=row * 0)
+
+
+def test_token_embeddings_are_the_last_hidden_state_with_zeros_at_padding(
+    served: Any, original: SentenceTransformer
+) -> None:
+    answer = served.signatures["token_embeddings"](text=tf.constant(TEXTS))
+    features = original.preprocess(list(TEXTS))
+    mask = features["attention_mask"].numpy()
+    with torch.no_grad():
+        theirs = original[0](features)["token_embeddings"].numpy() * mask[..., None]
+    assert np.array_equal(answer["attention_mask"], mask)
+    assert largest_difference(answer["token_embeddings"], theirs) < 5e-5
+
+
+@pytest.mark.parametrize("name", ["serving_default", "detailed", "tokenize", "token_embeddings"])
+def test_an_empty_batch_gives_empty_answers(served: Any, name: str) -> None:
+    for value in served.signatures[name](text=tf.constant([], tf.string)).values():
+        assert value.shape[0] == 0
+
+
+def test_an_empty_batch_of_tokens_gives_no_embedding(served: Any) -> None:
+    for shape in ([0, 0], [0, 5]):
+        none = tf.zeros(shape, tf.int32)
+        answer = served.signatures["embed_tokens"](input_ids=none, attention_mask=none, token_type_ids=none)
+        assert answer["embedding"].shape == (0, 24)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(served: Any) -> None:
+    function = served.signatures["serving_default"]
+    alone = np.concatenate([function(text=tf.constant([text]))["embedding"].numpy() for text in TEXTS])
+    for copies in (1, 3, 40):
+        many = function(text=tf.constant(list(TEXTS) * copies))["embedding"].numpy()
+        assert largest_difference(many, np.tile(alone, (copies, 1))) < 2e-6
+
+
+def test_a_batch_of_a_thousand_rows_keeps_its_order(served: Any) -> None:
+    texts = [f"{'word ' * (number % 37)}{number}" for number in range(1000)]
+    function = served.signatures["serving_default"]
+    together = function(text=tf.constant(texts))["embedding"].numpy()
+    for number in (0, 1, 36, 499, 999):
+        assert largest_difference(together[number], function(text=tf.constant([texts[number]]))["embedding"][0]) < 2e-6
+
+
+@pytest.mark.parametrize("mode", [*POOLING_MODES, ("cls", "mean"), ("max", "weightedmean", "lasttoken")], ids=str)
+def test_every_pooling_mode_equals_the_original(tiny_bert: Path, mode: Any) -> None:
+    model = sentence_transformer(tiny_bert, pooling=mode)
+    assert largest_difference(embed(model), model.encode(list(TEXTS))) < 2e-5
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        [Dense(HIDDEN, 48, activation_function=nn.ReLU()), Dense(48, 12, bias=False), Normalize()],
+        [Dense(HIDDEN, HIDDEN, use_residual=True)],
+        [Dense(HIDDEN, 8, use_residual=True)],
+        [LayerNorm(HIDDEN), Normalize()],
+        [Dropout(0.5), Normalize()],
+        [Normalize(), Dense(HIDDEN, 8)],
+    ],
+    ids=["two dense", "residual", "projected residual", "layer norm", "dropout", "normalize first"],
+)
+def test_modules_behind_pooling_equal_the_original(tiny_bert: Path, modules: list[Any]) -> None:
+    model = sentence_transformer(tiny_bert, *modules)
+    assert largest_difference(embed(model), model.encode(list(TEXTS))) < 2e-5
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu"])
+def test_hidden_activations_equal_transformers(tmp_path: Path, activation: str) -> None:
+    model = sentence_transformer(save_bert(tmp_path, hidden_act=activation))
+    assert largest_difference(embed(model), model.encode(list(TEXTS))) < 2e-5
+
+
+def test_head_size_epsilon_and_type_vocabulary_follow_the_configuration(tmp_path: Path) -> None:
+    model = sentence_transformer(save_bert(tmp_path, num_attention_heads=2, layer_norm_eps=1e-3, type_vocab_size=4))
+    assert largest_difference(embed(model), model.encode(list(TEXTS))) < 2e-5
+
+
+def test_the_default_prompt_is_put_before_each_text(tiny_source: Path) -> None:
+    model = SentenceTransformer(
+        str(tiny_source), device="cpu", prompts={"query": "query: "}, default_prompt_name="query"
+    )
+    ours = embed(model)
+    assert largest_difference(ours, model.encode(list(TEXTS))) < 1e-5
+    assert largest_difference(ours, model.encode(list(TEXTS), prompt="")) > 1e-3
+
+
+def test_truncation_on_the_left_keeps_the_end(tiny_source: Path) -> None:
+    model = SentenceTransformer(str(tiny_source), device="cpu")
+    model.tokenizer.truncation_side = "left"
+    texts = [" ".join(f"{number}" for number in range(100)), "short"]
+    ours = embed(model, texts)
+    assert largest_difference(ours, model.encode(texts)) < 1e-5
+    assert largest_difference(ours, SentenceTransformer(str(tiny_source), device="cpu").encode(texts)) > 1e-3
+
+
+def test_truncate_dim_cuts_the_embedding(tiny_source: Path) -> None:
+    model = SentenceTransformer(str(tiny_source), device="cpu", truncate_dim=10)
+    ours = embed(model)
+    assert ours.shape == (len(TEXTS), 10)
+    assert largest_difference(ours, model.encode(list(TEXTS))) < 1e-5
+
+
+def test_a_live_model_and_its_saved_folder_have_one_digest(tiny_source: Path) -> None:
+    saved = open_checkpoint(tiny_source)
+    live = open_checkpoint(SentenceTransformer(str(tiny_source), device="cpu"))
+    assert saved.digest == live.digest
+
+
+@pytest.mark.real_model
+def test_the_real_minilm_is_exact(minilm: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(minilm)
+    write_model(ServingModel(read_spec(checkpoint)), tmp_path / "1")
+    report = check(tmp_path / "1", checkpoint)
+    report.require_passed()
+    assert report.max_abs < 1e-6

@@ -1,0 +1,155 @@
+"""check: equal artifacts pass, and the first stage that diverges is named."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from support import TEXTS
+
+from toolkit.artifact.savedmodel import write_model
+from toolkit.corpus.check import check_texts
+from toolkit.errors import ArtifactError, CheckError, InputError
+from toolkit.graph.model import ServingModel
+from toolkit.graph.spec import DenseSpec, read_spec
+from toolkit.proof.artifact_runner import run_batches
+from toolkit.proof.check import check
+from toolkit.proof.comparison import Bounds, _cosine_distance, _largest_difference
+from toolkit.source.checkpoint import open_checkpoint
+
+
+def altered(source: Path, folder: Path, tensor: str, by: float) -> Path:
+    """An export of ``source`` in which one tensor was changed after reading: of the encoder, or of the Dense module."""
+    spec = read_spec(open_checkpoint(source))
+    change = np.random.default_rng(0).standard_normal
+
+    def other(values: np.ndarray) -> np.ndarray:
+        return (values + by * change(values.shape)).astype(np.float32)
+
+    if tensor in spec.encoder.tensors:
+        tensors = {**spec.encoder.tensors, tensor: other(spec.encoder.tensors[tensor])}
+        spec = replace(spec, encoder=replace(spec.encoder, tensors=tensors))
+    else:
+        heads = [
+            replace(head, **{tensor: other(getattr(head, tensor))}) if isinstance(head, DenseSpec) else head
+            for head in spec.heads
+        ]
+        spec = replace(spec, heads=tuple(heads))
+    write_model(ServingModel(spec), folder)
+    return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run artifacts in this process: starting one for each of many cases takes minutes."""
+
+    def run(folder: Path, batches: list[list[str]], hidden: int, progress: object) -> dict[str, np.ndarray]:
+        return run_batches(folder, batches, hidden)
+
+    monkeypatch.setattr(sys.modules["toolkit.proof.check"], "_run_artifact", run)
+
+
+def test_an_equal_artifact_passes_with_figures_for_every_stage(tiny_export: Path, tiny_source: Path) -> None:
+    report = check(tiny_export, tiny_source, texts=TEXTS)
+    assert report.passed
+    assert report.token_ids_equal
+    assert [figure.stage for figure in report.stages] == [
+        "hidden state",
+        "1_pooling",
+        "2_dense",
+        "3_normalize",
+        "embedding",
+    ]
+    # 3 passes in mixed batches and one alone, 2 signatures each; in the first pass embed_tokens too
+    assert report.comparisons == len(TEXTS) * (4 * 2 + 1)
+    report.require_passed()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("tensor", "stage"),
+    [
+        ("embeddings.position_embeddings.weight", "hidden state"),
+        ("encoder.layer.1.output.dense.bias", "hidden state"),
+        ("bias", "2_dense"),
+        ("weight", "2_dense"),
+    ],
+)
+def test_a_changed_weight_is_found_at_its_stage(tiny_source: Path, tmp_path: Path, tensor: str, stage: str) -> None:
+    folder = altered(tiny_source, tmp_path / "1", tensor, 0.05)
+    report = check(folder, tiny_source, texts=TEXTS)
+    assert not report.passed
+    assert report.token_ids_equal
+    assert report.divergence is not None
+    assert report.divergence.stage == stage
+    with pytest.raises(CheckError, match=f"first at {stage}"):
+        report.require_passed()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_another_tokenizer_is_found_at_the_token_ids(tiny_export: Path, tiny_source: Path) -> None:
+    model = SentenceTransformer(str(tiny_source), device="cpu")
+    model.tokenizer.add_tokens(["production"])
+    model[0].auto_model.resize_token_embeddings(len(model.tokenizer))
+    report = check(tiny_export, model, texts=TEXTS)
+    assert report.divergence is not None
+    assert report.divergence.stage == "token ids"
+    assert report.divergence.text == TEXTS[2]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_different_sequence_length_is_found_at_the_token_ids(tiny_export: Path, tiny_source: Path) -> None:
+    model = SentenceTransformer(str(tiny_source), device="cpu")
+    model.max_seq_length = 20
+    report = check(tiny_export, model, texts=TEXTS)
+    assert report.divergence is not None
+    assert report.divergence.stage == "token ids"
+
+
+@pytest.mark.usefixtures("in_process")
+def test_bounds_decide(tiny_export: Path, tiny_source: Path) -> None:
+    report = check(tiny_export, tiny_source, texts=TEXTS, bounds=Bounds(max_abs=0.0, max_cosine_distance=1.0))
+    assert not report.passed, "two float32 implementations do not agree to the last bit on all of these texts"
+    assert report.divergence is not None
+
+
+def test_a_damaged_artifact_is_named(tiny_export: Path, tiny_source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "1"
+    shutil.copytree(tiny_export, folder)
+    data = next((folder / "variables").glob("*.data*"))
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        check(folder, tiny_source, texts=["a"])
+
+
+def test_a_folder_without_saved_model_is_refused(tmp_path: Path, tiny_source: Path) -> None:
+    with pytest.raises(ArtifactError, match="version directory"):
+        check(tmp_path, tiny_source)
+
+
+def test_no_texts_are_refused(tiny_export: Path, tiny_source: Path) -> None:
+    with pytest.raises(InputError, match="at least one text"):
+        check(tiny_export, tiny_source, texts=[])
+
+
+def test_differences_of_non_numbers_are_infinite() -> None:
+    nan, inf = np.float32("nan"), np.float32("inf")
+    assert _largest_difference(np.array([nan, inf]), np.array([nan, inf])) == 0.0
+    assert _largest_difference(np.array([nan]), np.array([1.0])) == float("inf")
+    assert _largest_difference(np.array([inf]), np.array([-inf])) == float("inf")
+    assert _cosine_distance(np.zeros(3), np.zeros(3)) == 0.0
+    assert _cosine_distance(np.zeros(3), np.ones(3)) == 1.0
+
+
+def test_the_corpus_reaches_both_sides_of_the_limit() -> None:
+    texts = check_texts(64)
+    words = [len(text.split()) for text in texts if set(text.split()) == {"time"}]
+    # two special tokens: 62 words fill 64 tokens exactly
+    assert {61, 62, 63} <= set(words)
+    assert "" in texts
+    assert len(texts) == len(set(texts))

@@ -1,0 +1,255 @@
+"""Versions come and go as TF Serving's policies say, and a wanted one is always there. Loading is played here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from serving_support import wait_until
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from toolkit.errors import ArtifactError
+from toolkit.server.models.manager import ModelManager, State
+from toolkit.server.requests.status import Code, ServingError
+
+
+class Played:
+    """A servable without TensorFlow."""
+
+    def __init__(self, name: str, version: int) -> None:
+        self.name, self.version, self.load_seconds, self.closed = name, version, 0.0, False
+
+    def lease(self) -> bool:
+        return not self.closed
+
+    def release(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class World:
+    """A folder of versions, and a manager that looks at it."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.folder = folder
+        self.broken: set[int] = set()
+        self.loads: list[tuple[str, int]] = []
+        self.manager = ModelManager(self.load, poll_seconds=0.03, **options)
+        self.manager.start()
+
+    def load(self, name: str, version: int, path: Path) -> Any:
+        self.loads.append((name, version))
+        time.sleep(0.02)
+        if version in self.broken:
+            raise ArtifactError(f"{path} is broken")
+        return Played(name, version)
+
+    def put(self, *versions: int, model: str = "m") -> None:
+        for version in versions:
+            (self.folder / model / str(version)).mkdir(parents=True)
+
+    def config(self, text: str = "", model: str = "m", platform: str = "tensorflow") -> str:
+        return f'config {{ name: "{model}" base_path: "{self.folder / model}" model_platform: "{platform}" {text} }}'
+
+    def configure(self, *configs: str) -> None:
+        text = f"model_config_list {{ {' '.join(configs)} }}"
+        self.manager.configure(text_format.Parse(text, ModelServerConfig()))
+
+    def states(self, model: str = "m") -> dict[int, str]:
+        return {item.version: item.state.name for item in self.manager.status(model)}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path, max_retries=0)
+    yield world
+    world.manager.stop()
+
+
+def test_latest_version_alone_is_served_by_default(world: World) -> None:
+    world.put(1, 3, 12)
+    world.configure(world.config())
+    assert world.states() == {12: "AVAILABLE"}
+    assert world.manager.lease("m").version == 12
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [
+        ("latest { num_versions: 2 }", {2, 3}),
+        ("all { }", {1, 2, 3}),
+        ("specific { versions: 1 versions: 3 versions: 9 }", {1, 3}),
+    ],
+)
+def test_policies_choose_versions(world: World, policy: str, served: set[int]) -> None:
+    world.put(1, 2, 3)
+    world.configure(world.config(f"model_version_policy {{ {policy} }}"))
+    # at once: a request right after the start must not meet an older version because a newer one is still loading
+    assert world.states() == dict.fromkeys(served, "AVAILABLE")
+
+
+def test_start_does_not_wait_for_the_retries_of_a_broken_version(tmp_path: Path) -> None:
+    world = World(tmp_path, max_retries=5, retry_seconds=3600)
+    world.put(1, 2)
+    world.broken.add(2)
+    world.configure(world.config("model_version_policy { all { } }"))
+    assert world.states() == {1: "AVAILABLE", 2: "END"}
+    assert world.manager.lease("m").version == 1
+    world.manager.stop()
+
+
+def test_new_version_replaces_the_old_without_a_gap(world: World) -> None:
+    world.put(1)
+    world.configure(world.config())
+    gaps: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                world.manager.lease("m").release()
+            except ServingError as error:
+                gaps.append(error.message)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    for version in (2, 3, 4):
+        world.put(version)
+        wait_until(lambda version=version: world.states().get(version) == "AVAILABLE")  # type: ignore[misc]
+        wait_until(lambda version=version: world.states()[version - 1] == "END")  # type: ignore[misc]
+    done.set()
+    asker.join()
+    assert gaps == []
+    assert world.states() == {4: "AVAILABLE", 3: "END", 2: "END", 1: "END"}
+
+
+def test_version_that_fails_is_reported_and_the_old_one_kept(world: World) -> None:
+    world.put(1)
+    world.configure(world.config())
+    world.broken.add(2)
+    world.put(2)
+    wait_until(lambda: world.states().get(2) == "END")
+    failed = world.manager.status("m", 2)[0]
+    assert failed.state is State.END
+    assert failed.code is Code.INVALID_ARGUMENT
+    assert "is broken" in failed.message
+    assert world.manager.lease("m").version == 1
+
+
+def test_failed_version_is_loaded_again_after_it_changed_on_disk(world: World) -> None:
+    world.put(1)
+    world.configure(world.config())
+    world.broken.add(2)
+    world.put(2)
+    wait_until(lambda: world.states().get(2) == "END")
+    world.broken.clear()
+    time.sleep(0.05)
+    (world.folder / "m" / "2" / "saved_model.pb").write_bytes(b"whole now")
+    wait_until(lambda: world.states() == {2: "AVAILABLE", 1: "END"})
+
+
+def test_failed_version_is_retried_as_often_as_told(tmp_path: Path) -> None:
+    world = World(tmp_path, max_retries=2, retry_seconds=0.05)
+    world.broken.add(1)
+    world.put(1)
+    try:
+        with pytest.raises(ServingError, match="Some models did not become available"):
+            world.configure(world.config())
+        wait_until(lambda: len(world.loads) == 3)
+        time.sleep(0.2)
+        assert len(world.loads) == 3
+    finally:
+        world.manager.stop()
+
+
+def test_removed_version_goes_back_to_the_one_before(world: World) -> None:
+    world.put(1, 2)
+    world.configure(world.config())
+    (world.folder / "m" / "2").rmdir()
+    wait_until(lambda: world.states() == {1: "AVAILABLE", 2: "END"})
+    assert world.manager.lease("m").version == 1
+
+
+def test_removed_model_ends_and_can_come_back(world: World) -> None:
+    world.put(1)
+    world.put(1, model="n")
+    world.configure(world.config(), world.config(model="n"))
+    world.configure(world.config(model="n"))
+    wait_until(lambda: world.states() == {1: "END"})
+    with pytest.raises(ServingError, match=r"Servable not found for request: Latest\(m\)"):
+        world.manager.lease("m")
+    world.configure(world.config())
+    assert world.manager.lease("m").version == 1
+    assert world.manager.ready()
+
+
+def test_labels_point_to_versions(world: World) -> None:
+    world.put(1, 2)
+    both = "model_version_policy { all { } }"
+    world.configure(world.config(both))
+    wait_until(lambda: world.states() == {1: "AVAILABLE", 2: "AVAILABLE"})
+    world.configure(world.config(both + ' version_labels { key: "stable" value: 1 }'))
+    assert world.manager.lease("m", label="stable").version == 1
+    with pytest.raises(ServingError) as caught:
+        world.configure(world.config(both + ' version_labels { key: "stable" value: 9 }'))
+    assert caught.value.code is Code.FAILED_PRECONDITION
+    assert caught.value.message == (
+        "Request to assign label to version 9 of model m, which is not currently available for inference"
+    )
+    assert world.manager.lease("m", label="stable").version == 1, "a refused configuration changes nothing"
+
+
+def test_label_in_use_moves_only_to_a_loaded_version_even_if_new_ones_need_not(tmp_path: Path) -> None:
+    world = World(tmp_path, allow_labels_for_unavailable=True)
+    world.put(1)
+    try:
+        world.configure(
+            world.config('version_labels { key: "stable" value: 1 } version_labels { key: "next" value: 2 }')
+        )
+        with pytest.raises(ServingError, match="label to version 3"):
+            world.configure(world.config('version_labels { key: "stable" value: 3 }'))
+        with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 2\)"):
+            world.manager.lease("m", label="next")
+    finally:
+        world.manager.stop()
+
+
+@pytest.mark.parametrize(
+    ("platform", "error"),
+    [
+        (
+            "",
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform.",
+        ),
+        ("torch", "Model m requests unsupported platform torch"),
+    ],
+)
+def test_platforms_other_than_tensorflow_are_refused(world: World, platform: str, error: str) -> None:
+    with pytest.raises(ServingError) as caught:
+        world.configure(world.config(platform=platform))
+    assert caught.value.message == error
+
+
+def test_label_and_version_together_are_refused(world: World) -> None:
+    world.put(1)
+    world.configure(world.config())
+    with pytest.raises(ServingError, match="both version and version_label"):
+        world.manager.lease("m", 1, "stable")
+    with pytest.raises(ServingError, match="ModelSpec has no name specified"):
+        world.manager.lease("")
+
+
+def test_folder_that_cannot_be_read_changes_nothing(world: World) -> None:
+    world.put(1)
+    world.configure(world.config())
+    hidden = world.folder / "hidden"
+    (world.folder / "m").rename(hidden)
+    time.sleep(0.2)
+    assert world.manager.lease("m").version == 1

@@ -1,0 +1,123 @@
+"""The REST transport, async; the sync client runs it on a loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import itertools
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from toolkit._version import __version__
+from toolkit.client.options import TLS
+from toolkit.client.transport.address import Address
+from toolkit.client.transport.failures import connection_failure, http_failure
+from toolkit.client.transport.interface import Connection, Outcome
+from toolkit.client.types import Request
+
+__all__ = ["RestTransport"]
+
+_COMPRESSIBLE = 1024  # bytes; below it gzip costs more than it saves
+_RESOLVE_SECONDS = 5.0  # how long the addresses of a name are used before it is looked up again
+
+
+def _verify(tls: TLS | None) -> ssl.SSLContext | bool:
+    if tls is None:
+        return True
+    context = ssl.create_default_context(cafile=None if tls.ca is None else str(tls.ca))
+    if tls.cert is not None and tls.key is not None:
+        context.load_cert_chain(str(tls.cert), str(tls.key))
+    return context
+
+
+class _Rotation:
+    """The addresses behind a host's name, in turn; looked up again every few seconds and after a failure."""
+
+    def __init__(self, base: httpx.URL) -> None:
+        self._base = base
+        self._addresses: Iterator[str] = iter(())
+        self._until = 0.0
+
+    async def next(self) -> httpx.URL:
+        if time.monotonic() >= self._until:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                self._base.host, self._base.port, type=socket.SOCK_STREAM
+            )
+            self._addresses = itertools.cycle(dict.fromkeys(str(item[4][0]) for item in found))
+            self._until = time.monotonic() + _RESOLVE_SECONDS
+        return self._base.copy_with(host=next(self._addresses))
+
+    def stale(self) -> None:
+        self._until = 0.0
+
+
+class RestTransport:
+    """HTTP/1.1 with kept-alive connections, as many as there are requests at a time."""
+
+    def __init__(self, address: Address, connection: Connection) -> None:
+        self._connection = connection
+        self._base = httpx.URL(address.target)
+        self._rotation = _Rotation(self._base) if connection.round_robin else None
+        tls = connection.tls
+        name = tls.server_name if tls is not None and tls.server_name is not None else self._base.host
+        self._extensions: dict[str, Any] = {"sni_hostname": name} if address.secure else {}
+        self._client = httpx.AsyncClient(
+            verify=_verify(tls),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            headers={
+                "user-agent": f"sentence-serving/{__version__}",
+                "accept": "application/json",
+                "host": self._base.netloc.decode(),
+            },
+        )
+
+    async def send(self, request: Request, timeout: float) -> Outcome:
+        headers = dict(self._connection.headers())
+        body = request.body
+        if body is not None:
+            headers["content-type"] = "application/json"
+            if self._connection.compression == "gzip" and len(body) >= _COMPRESSIBLE:
+                body = gzip.compress(body, compresslevel=1)
+                headers["content-encoding"] = "gzip"
+        outcome = await self._exchange(request.path, body, headers, timeout)
+        if self._rotation is not None and not isinstance(outcome, bytes):
+            self._rotation.stale()
+        return outcome
+
+    async def _exchange(self, path: str, body: bytes | None, headers: dict[str, str], timeout: float) -> Outcome:
+        try:
+            async with asyncio.timeout(timeout):  # httpx's own limits are per read, not for the whole
+                base = self._base if self._rotation is None else await self._rotation.next()
+                answer = await self._client.request(
+                    "GET" if body is None else "POST",
+                    str(base).rstrip("/") + path,
+                    content=body,
+                    headers=headers,
+                    timeout=timeout,
+                    extensions=self._extensions,
+                )
+        except httpx.ConnectTimeout as error:
+            return connection_failure(f"no connection within {timeout:g} seconds: {error}")
+        except (httpx.TimeoutException, TimeoutError):
+            return connection_failure(f"no answer within {timeout:g} seconds", timeout=True)
+        except httpx.RemoteProtocolError as error:
+            hint = "; if this is a gRPC port, use grpc://" if "illegal" in str(error) else ""
+            return connection_failure(f"no HTTP answer, or only part of one: {error}{hint}")
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            return connection_failure(reason, final="CERTIFICATE_VERIFY_FAILED" in reason or "certificate" in reason)
+        except httpx.DecodingError as error:
+            return connection_failure(f"the answer's compression is broken: {error}")
+        except OSError as error:  # from the name's resolution
+            return connection_failure(f"{self._base.host}: {error.strerror}")
+        if answer.status_code != 200:
+            return http_failure(answer.status_code, answer.content, answer.headers)
+        return answer.content
+
+    async def close(self) -> None:
+        await self._client.aclose()

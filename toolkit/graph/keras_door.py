@@ -1,0 +1,250 @@
+"""A SentenceTransformer as a Keras 3 model with trainable weights, to be built into other TensorFlow models.
+
+The layers are registered with Keras under ``sentence_serving``: after ``import toolkit.graph.keras_door``,
+``keras.models.load_model`` reads what ``model.save("x.keras")`` wrote. They run the same graph code as the SavedModel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from toolkit.encoder.families import bert
+from toolkit.encoder.packing import Chunk, make_chunk, pack, padded_index
+from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.errors import InputError
+from toolkit.graph.spec import DenseSpec, EncoderSpec, HeadSpec, LayerNormSpec, NormalizeSpec, PoolingSpec, read_spec
+from toolkit.heads.heads import apply_head, head_parameters, pool, stage_names
+from toolkit.source.checkpoint import open_checkpoint
+from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["BertEncoder", "Head", "Pooling", "Tokenize", "Truncate", "to_keras"]
+
+PACKAGE = "sentence_serving"
+TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Tokenize(keras.layers.Layer):  # type: ignore[misc]
+    """string ``[batch]`` to a dict of int32 ``[batch, length]``: input_ids, attention_mask, token_type_ids.
+
+    The tokenizer travels inside the layer's configuration, so a saved model needs no other file.
+    """
+
+    def __init__(self, source: Mapping[str, Any], prompt: str = "", **kwargs: Any) -> None:
+        super().__init__(**{"trainable": False, **kwargs})
+        self.source = dict(source)
+        self.prompt = prompt
+        self._graph = build_tokenizer(read_tokenizer(TokenizerSource(**source)))
+
+    def call(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        if self.prompt:
+            text = tf.strings.join([self.prompt, text])
+        packed = self._graph(text)
+        splits = tf.cast(packed.row_splits, tf.int32)
+        length = tf.reduce_max(tf.concat([splits[1:] - splits[:-1], [0]], 0))
+        index, mask = padded_index(splits, length)
+        ids = tf.where(mask, tf.gather(tf.pad(packed.ids, [[0, 1]]), index), self._graph.pad_id)
+        return dict(zip(TOKENS, (ids, tf.cast(mask, tf.int32), tf.zeros_like(ids)), strict=True))
+
+    def compute_output_spec(self, text: Any) -> dict[str, keras.KerasTensor]:
+        return {name: keras.KerasTensor((text.shape[0], None), "int32", name=name) for name in TOKENS}
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "source": self.source, "prompt": self.prompt}
+
+
+class _Parameters(keras.layers.Layer):  # type: ignore[misc]
+    """A layer whose weights are named by the graph code (``layer_0/qkv/kernel``) and all trainable."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Keras does not take slashes in a variable's name.
+        self.params = {
+            name: self.add_weight(name=name.replace("/", "."), shape=shape, initializer="zeros")
+            for name, shape in shapes.items()
+        }
+        self.built = True
+
+    def load(self, values: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Assign a value to each weight."""
+        for name, variable in self.params.items():
+            variable.assign(values[name])
+
+    def tensors(self) -> dict[str, tf.Tensor]:
+        return {name: tf.convert_to_tensor(variable) for name, variable in self.params.items()}
+
+
+def _chunk(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Chunk:
+    return make_chunk(pack(input_ids, attention_mask, token_type_ids))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BertEncoder(_Parameters):
+    """The three token tensors to token embeddings, float32 ``[batch, length, hidden]``; zeros at padding.
+
+    In training, dropout acts at the rates of the checkpoint's configuration.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], shapes: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__({name: tuple(shape) for name, shape in shapes.items()}, **kwargs)
+        self.spec = EncoderSpec(**spec)
+        self.shapes = {name: list(shape) for name, shape in shapes.items()}
+        self.seed = keras.random.SeedGenerator()
+
+    def call(
+        self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        def dropout(x: tf.Tensor, rate: float) -> tf.Tensor:
+            return keras.random.dropout(x, rate, seed=self.seed) if training and rate else x
+
+        chunk = _chunk(input_ids, attention_mask, token_type_ids)
+        hidden = bert.hidden_states(Float32Products(self.tensors(), self.spec, dropout), self.spec, chunk)
+        place = tf.where(tf.not_equal(attention_mask, 0))
+        shape = tf.concat([tf.shape(input_ids, tf.int64), [self.spec.hidden_size]], 0)
+        return tf.scatter_nd(place, hidden[: chunk.total], shape)
+
+    def compute_output_spec(self, input_ids: Any, *args: Any, **kwargs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((*input_ids.shape, self.spec.hidden_size), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "spec": _numbers(self.spec), "shapes": self.shapes}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Pooling(keras.layers.Layer):  # type: ignore[misc]
+    """Token embeddings ``[batch, length, hidden]`` and attention_mask to ``[batch, dim]``; only tokens count."""
+
+    def __init__(self, modes: list[str], dim: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = PoolingSpec(tuple(modes), dim)
+
+    def call(self, token_embeddings: tf.Tensor, attention_mask: tf.Tensor) -> tf.Tensor:
+        chunk = _chunk(attention_mask, attention_mask, attention_mask)
+        hidden = tf.boolean_mask(token_embeddings, tf.not_equal(attention_mask, 0))
+        fill = tf.size(chunk.slot) - chunk.total
+        return tf.ensure_shape(pool(self.spec, tf.pad(hidden, [[0, fill], [0, 0]]), chunk), [None, self.spec.dim])
+
+    def compute_output_spec(self, token_embeddings: Any, attention_mask: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((token_embeddings.shape[0], self.spec.dim), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "modes": list(self.spec.modes), "dim": self.spec.dim}
+
+
+_HEADS: dict[str, type[HeadSpec]] = {cls.__name__: cls for cls in (DenseSpec, LayerNormSpec, NormalizeSpec)}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Head(_Parameters):
+    """A module behind Pooling (Dense, LayerNorm, Normalize): float32 ``[batch, in]`` to ``[batch, out]``."""
+
+    def __init__(self, kind: str, spec: Mapping[str, Any], shapes: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__({name: tuple(shape) for name, shape in shapes.items()}, **kwargs)
+        self.kind = kind
+        self.numbers = dict(spec)
+        self.shapes = {name: list(shape) for name, shape in shapes.items()}
+        empty = np.zeros([0], np.float32)
+        # The weights live in this layer; of the spec's own, only whether they exist is looked at.
+        arrays: dict[str, Any] = {
+            "weight": empty,
+            "bias": empty,
+            "residual_weight": empty if "residual" in self.shapes else None,
+        }
+        known = {field.name for field in fields(_HEADS[kind])}
+        self.spec = _HEADS[kind](**self.numbers, **{name: value for name, value in arrays.items() if name in known})
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        params = {f"head/{name}": value for name, value in self.tensors().items()}
+        return apply_head(self.spec, "head", params, x)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((x.shape[0], self.numbers.get("out_features", x.shape[1])), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "kind": self.kind, "spec": self.numbers, "shapes": self.shapes}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Truncate(keras.layers.Layer):  # type: ignore[misc]
+    """The first ``dim`` components of an embedding (Matryoshka models)."""
+
+    def __init__(self, dim: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dim = dim
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x[:, : self.dim]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dim": self.dim}
+
+
+def _numbers(spec: Any) -> dict[str, Any]:
+    """A spec's fields without its arrays: what a Keras configuration can hold."""
+    return {
+        field.name: getattr(spec, field.name)
+        for field in fields(spec)
+        if isinstance(getattr(spec, field.name), bool | int | float | str)
+    }
+
+
+def _add_head(head: HeadSpec, name: str, params: Mapping[str, np.ndarray[Any, Any]], x: Any) -> Any:
+    own = {key.removeprefix(f"{name}/"): value for key, value in params.items() if key.startswith(f"{name}/")}
+    layer = Head(
+        type(head).__name__, _numbers(head), {key: value.shape for key, value in own.items()}, name=f"head_{name}"
+    )
+    y = layer(x)
+    layer.load(own)
+    return y
+
+
+def to_keras(
+    source: str | Path | SentenceTransformer,
+    *,
+    inputs: Literal["text", "tokens"] = "text",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> keras.Model:
+    """A Keras model that equals ``source`` (a folder, hub id or live ``SentenceTransformer``), ready to be trained.
+
+    With ``inputs="text"`` it takes string ``[batch]``; with ``"tokens"`` a dict of int32 ``[batch, length]`` tensors
+    input_ids, attention_mask and token_type_ids. The output is float32 ``[batch, dim]``. Layers: ``tokenize``,
+    ``encoder``, ``pooling``, one for each further module.
+
+    Raises ``SourceError``, ``UnsupportedError`` or ``InputError``.
+    """
+    if inputs not in ("text", "tokens"):
+        raise InputError(f"inputs is {inputs!r}; expected 'text' or 'tokens'")
+    checkpoint = open_checkpoint(source, revision=revision, trust_remote_code=trust_remote_code)
+    spec = read_spec(checkpoint)
+    if inputs == "text":
+        entry = keras.Input(shape=(), dtype="string", name="text")
+        raw = replace(checkpoint.tokenizer, max_length=spec.max_length)
+        tokens = Tokenize(asdict(raw), spec.prompt, name="tokenize")(entry)
+    else:
+        entry = tokens = {name: keras.Input(shape=(None,), dtype="int32", name=name) for name in TOKENS}
+    values = bert.parameters(spec.encoder)
+    shapes = {name: value.shape for name, value in values.items()}
+    encoder = BertEncoder(_numbers(replace(spec.encoder, tensors={})), shapes, name="encoder")
+    hidden = encoder(*(tokens[name] for name in TOKENS))
+    encoder.load(values)
+    params = head_parameters(spec.heads)
+    x: Any = None
+    for name, head in zip(stage_names(spec.heads), spec.heads, strict=True):
+        if isinstance(head, PoolingSpec):
+            x = Pooling(list(head.modes), head.dim, name="pooling")(hidden, tokens["attention_mask"])
+        else:
+            x = _add_head(head, name, params, x)
+    if spec.truncate_dim is not None:
+        x = Truncate(spec.dim, name="truncate")(x)
+    return keras.Model(entry, x, name="sentence_transformer")

@@ -1,0 +1,212 @@
+"""The whole model as one TensorFlow module: tokenizer, encoder and heads behind the functions of the signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from toolkit.encoder.batching import batched
+from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.families import bert
+from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
+from toolkit.encoder.parameters import Parameters
+from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.encoder.precision.mixed import MixedProducts, Plan
+from toolkit.graph.spec import ModelSpec, PoolingSpec
+from toolkit.heads.heads import apply_head, head_parameters, pool, stage_names
+from toolkit.signatures import SIGNATURES, Tensor
+from toolkit.tokenizer import COMPILED, Engine, build_tokenizer
+
+__all__ = ["ServingModel"]
+
+Outputs = dict[str, tf.Tensor]
+
+TEXT = tf.TensorSpec([None], tf.string)
+PACKED = (tf.TensorSpec([None], tf.int32),) * 4
+
+
+class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
+    """A ``ModelSpec`` as TensorFlow functions, one for each signature (``signature_functions``).
+
+    ``stages`` is not served: it yields the embedding after every module and lets ``check`` name the first that
+    diverges. With ``batching``, requests for embeddings that arrive together are encoded together. With ``plan`` the
+    encoder's products are computed as it says, else all in float32. ``fused_norm`` is for servers of 2.17 and later.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        batching: Batching | None = None,
+        tokenizer_engine: Engine = COMPILED,
+        plan: Plan | None = None,
+        fused_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        pooling = spec.heads[0]
+        assert isinstance(pooling, PoolingSpec)
+        self._spec = spec
+        self._pooling = pooling
+        self._plan = plan
+        self._fused_norm = fused_norm
+        self.tokenizer = build_tokenizer(spec.tokenizer, tokenizer_engine)
+        arrays = bert.parameters(spec.encoder)
+        self._encoder = Parameters(plan.stored(arrays) if plan else arrays)
+        self._heads = Parameters(head_parameters(spec.heads))
+        # Shared by the signatures, so that the artifact holds each part of the graph once.
+        self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
+        pool = tf.function(
+            self._pool_tokens,
+            input_signature=PACKED,
+            autograph=False,
+            # Called from two places then: not inlined, so that a server optimizes and keeps it once.
+            experimental_attributes=None if batching is None else {"_noinline": True},
+        )
+        if batching is not None:
+            pool = tf.function(batched(pool, pool, pooling.dim, batching), input_signature=PACKED, autograph=False)
+        self._pool = pool
+        self._hidden = tf.function(self._hidden_tokens, input_signature=PACKED, autograph=False)
+        self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+
+    def encoder_parameters(self) -> dict[str, tf.Tensor]:
+        """The encoder's parameters by the names of ``bert.parameters``."""
+        return self._encoder.named(self._encoder.read())
+
+    # parts of the graph
+
+    def _tokenize_text(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Strings to packed ids, row splits and token counts before truncation, all int32."""
+        if self._spec.prompt:
+            text = tf.strings.join([self._spec.prompt, text])
+        packed = self.tokenizer(text)
+        return packed.ids, tf.cast(packed.row_splits, tf.int32), packed.num_tokens
+
+    def _encoding(self) -> Callable[[Chunk], tf.Tensor]:
+        """The encoder as a function of chunks. Parameters are read here, once, and not for each chunk."""
+        spec, plan, values = self._spec.encoder, self._plan, self._encoder.read()
+
+        def encode(chunk: Chunk) -> tf.Tensor:
+            params = self._encoder.named(values)
+            products = MixedProducts(params, spec, plan) if plan else Float32Products(params, spec)
+            return bert.hidden_states(products, spec, chunk, fused_norm=self._fused_norm)
+
+        return encode
+
+    def _pool_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
+        encode = self._encoding()
+        return in_chunks(
+            Tokens(*packed),
+            lambda chunk: pool(self._pooling, encode(chunk), chunk),
+            self._pooling.dim,
+            per_token=False,
+            coarse=self._plan is not None,
+        )
+
+    def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
+        width, coarse = self._spec.encoder.hidden_size, self._plan is not None
+        return in_chunks(Tokens(*packed), self._encoding(), width, per_token=True, coarse=coarse)
+
+    def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
+        """Strings to packed tokens, and the int32 number of each text's tokens before truncation."""
+        ids, splits, num_tokens = self._tokenize(text)
+        positions = tf.range(tf.size(ids)) - tf.repeat(splits[:-1], splits[1:] - splits[:-1])
+        return Tokens(ids, tf.zeros_like(ids), positions, splits), num_tokens
+
+    def _embedding(self, tokens: Tokens) -> tuple[tf.Tensor, Outputs]:
+        """The final embedding ``[batch, dim]``, and the embedding after each module."""
+        return self.finish(self._pool(*tokens))
+
+    def finish(self, pooled: tf.Tensor) -> tuple[tf.Tensor, Outputs]:
+        """What pooling gave to the final embedding ``[batch, dim]``; and the embedding after each module."""
+        x, params = pooled, self._heads.named(self._heads.read())
+        stages = {}
+        for name, head in zip(stage_names(self._spec.heads), self._spec.heads, strict=True):
+            x = x if isinstance(head, PoolingSpec) else apply_head(head, name, params, x)
+            stages[name] = x
+        return x[:, : self._spec.dim], stages
+
+    def _padded(self, splits: tf.Tensor, *columns: tuple[tf.Tensor, Any]) -> tuple[tf.Tensor, ...]:
+        """Padded views ``[batch, length, ...]`` of (packed values, padding value) pairs, and the int32 mask."""
+        length = tf.reduce_max(tf.concat([splits[1:] - splits[:-1], [0]], 0))
+        index, mask = padded_index(splits, length)
+        views = []
+        for values, padding in columns:
+            # one more row, so that index 0 exists when there are no tokens at all
+            values = tf.pad(values, [[0, 1]] + [[0, 0]] * (values.shape.rank - 1))
+            shown = tf.reshape(mask, tf.concat([tf.shape(mask), [1] * (values.shape.rank - 1)], 0))
+            views.append(tf.where(shown, tf.gather(values, index), tf.constant(padding, values.dtype)))
+        return (*views, tf.cast(mask, tf.int32))
+
+    # signatures
+
+    def _serving_default(self, text: tf.Tensor) -> Outputs:
+        return {"embedding": self._embedding(self.text_tokens(text)[0])[0]}
+
+    def _detailed(self, text: tf.Tensor) -> Outputs:
+        tokens, num_tokens = self.text_tokens(text)
+        return {
+            "embedding": self._embedding(tokens)[0],
+            "num_tokens": num_tokens,
+            "truncated": num_tokens > self._spec.max_length,
+        }
+
+    def _tokenize_signature(self, text: tf.Tensor) -> Outputs:
+        ids, splits, _ = self._tokenize(text)
+        input_ids, mask = self._padded(splits, (ids, self.tokenizer.pad_id))
+        return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": tf.zeros_like(input_ids)}
+
+    def _embed_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Outputs:
+        shape = tf.shape(input_ids)
+        message = "input_ids, attention_mask and token_type_ids must have the same shape"
+        same = [
+            tf.debugging.assert_equal(shape, tf.shape(other), message) for other in (attention_mask, token_type_ids)
+        ]
+        with tf.control_dependencies(same):
+            tokens = self._checked(pack(input_ids, attention_mask, token_type_ids))
+        return {"embedding": self._embedding(tokens)[0]}
+
+    def _checked(self, tokens: Tokens) -> Tokens:
+        """``tokens`` that a caller chose, once each is known to have an embedding.
+
+        The lookups would notice as well, but only in a batch, where they fail for the other callers too.
+        """
+        encoder = self._spec.encoder
+        limits = (encoder.vocab_size, encoder.type_vocab_size, encoder.max_positions)
+        names = ("input_ids", "token_type_ids", "positions")
+        checks = [
+            tf.debugging.Assert(
+                tf.reduce_all((values >= 0) & (values < limit)), [f"{name} must be from 0 to {limit - 1}"]
+            )
+            for name, values, limit in zip(names, tokens[:3], limits, strict=True)
+        ]
+        with tf.control_dependencies(checks):
+            return Tokens(*map(tf.identity, tokens))
+
+    def _token_embeddings(self, text: tf.Tensor) -> Outputs:
+        tokens, _ = self.text_tokens(text)
+        hidden, mask = self._padded(tokens.row_splits, (self._hidden(*tokens), 0.0))
+        return {"token_embeddings": hidden, "attention_mask": mask}
+
+    def _stages(self, text: tf.Tensor) -> Outputs:
+        return self._embedding(self.text_tokens(text)[0])[1]
+
+    def signature_functions(self) -> dict[str, Any]:
+        """Concrete functions by signature name, with the input names and dtypes of ``toolkit.signatures``."""
+        functions: dict[str, Callable[..., Outputs]] = {
+            "serving_default": self._serving_default,
+            "detailed": self._detailed,
+            "tokenize": self._tokenize_signature,
+            "embed_tokens": self._embed_tokens,
+            "token_embeddings": self._token_embeddings,
+        }
+        return {
+            item.name: tf.function(functions[item.name], autograph=False).get_concrete_function(
+                *(_tensor_spec(tensor) for tensor in item.inputs)
+            )
+            for item in SIGNATURES
+        }
+
+
+def _tensor_spec(tensor: Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec([None] * len(tensor.shape), tf.as_dtype(tensor.dtype), tensor.name)

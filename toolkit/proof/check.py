@@ -1,0 +1,132 @@
+"""Exactness: an artifact against the original model, stage by stage; the first stage that diverges is named.
+
+The artifact is reloaded from disk in a fresh process, as a server would, and asked for each text alone and in mixed
+batches: neighbours and padding must not change a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toolkit.artifact.savedmodel import read_provenance
+from toolkit.corpus.check import check_texts
+from toolkit.errors import ArtifactError, InputError
+from toolkit.proof.comparison import Arrays, Bounds, CheckReport, compare
+from toolkit.proof.precision import stamped_bounds
+from toolkit.proof.reference import reference_answers
+from toolkit.source.checkpoint import Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["check"]
+
+Progress = Callable[[int, int], None]
+BATCH_SIZES = (32, 7, 2)
+
+
+def check(
+    saved_model: str | Path,
+    source: str | Path | SentenceTransformer | Checkpoint,
+    *,
+    texts: Sequence[str] | None = None,
+    bounds: Bounds | None = None,
+    progress: Progress | None = None,
+    trust_remote_code: bool = False,
+) -> CheckReport:
+    """Compare a SavedModel (a version directory) with its original; the result says whether they are equal.
+
+    ``texts`` replaces the built-in corpus; ``bounds`` those of the precision that the artifact was exported in, which
+    its provenance names. ``progress`` is called with (batches done, batches in all).
+    Raises ``ArtifactError`` if the SavedModel cannot be loaded or run, ``SourceError`` for the original.
+    """
+    folder = Path(saved_model)
+    if not (folder / "saved_model.pb").is_file():
+        raise ArtifactError(f"{folder}: no saved_model.pb; expected a version directory <models>/<name>/<version>")
+    if texts is not None and not texts:
+        raise InputError("check needs at least one text")
+    if bounds is None:
+        bounds = stamped_bounds(read_provenance(folder))
+    checkpoint = (
+        source if isinstance(source, Checkpoint) else open_checkpoint(source, trust_remote_code=trust_remote_code)
+    )
+    chosen = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
+    batches = _batches(len(chosen))
+    # The intermediate stages are large: looked at in the first pass over the texts only.
+    hidden = -(-len(chosen) // BATCH_SIZES[0])
+    with ThreadPoolExecutor(1) as pool:  # the original runs while the other process starts and loads
+        references = pool.submit(reference_answers, checkpoint, chosen)
+        arrays = _run_artifact(folder, [[chosen[i] for i in batch] for batch in batches], hidden, progress)
+        return compare(chosen, references.result(), batches, arrays, bounds)
+
+
+def _batches(count: int) -> list[list[int]]:
+    """Text numbers in the batches to run: all texts in shuffled batches of several sizes, then each alone."""
+    shuffle = random.Random(0)
+    batches: list[list[int]] = []
+    for size in BATCH_SIZES:
+        order = list(range(count))
+        shuffle.shuffle(order)
+        batches += [order[start : start + size] for start in range(0, count, size)]
+    return batches + [[index] for index in range(count)]
+
+
+def _run_artifact(folder: Path, batches: list[list[str]], hidden: int, progress: Progress | None) -> Arrays:
+    with tempfile.TemporaryDirectory(prefix="sentence-serving-check-") as name:
+        request, answer = Path(name, "batches.json"), Path(name, "answers.npz")
+        request.write_text(json.dumps({"batches": batches, "hidden": hidden}), encoding="utf-8")
+        # -I would hide the caller's path; the working directory must not decide which toolkit runs, so -P.
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "toolkit.proof.artifact_runner",
+            str(folder.resolve()),
+            str(request),
+            str(answer),
+        ]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_child_environment()
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        errors: list[str] = []
+        drain = threading.Thread(target=lambda: errors.extend(process.stderr or []), daemon=True)
+        drain.start()
+        try:
+            for line in process.stdout:
+                if progress is not None and line.strip().isdigit():
+                    progress(int(line), len(batches))
+            process.wait()
+        finally:
+            if process.poll() is None:  # interrupted
+                process.kill()
+                process.wait()
+            process.stdout.close()
+            drain.join()
+            process.stderr.close()
+        if process.returncode != 0:
+            reason = " ".join("".join(errors).split()[-60:]) or f"exit status {process.returncode}"
+            raise ArtifactError(f"{folder}: the SavedModel cannot be loaded or run: {reason}")
+        with np.load(answer) as archive:
+            return {key: archive[key] for key in archive.files}
+
+
+def _child_environment() -> dict[str, str]:
+    """The environment with the directory this package was imported from on the module path."""
+
+    root = str(Path(__file__).resolve().parents[2])
+    inherited = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": root + (os.pathsep + inherited if inherited else "")}

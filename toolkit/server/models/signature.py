@@ -1,0 +1,36 @@
+"""A model's signatures, as its server reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+__all__ = ["Signature", "Tensor"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A signature's input or output: tensor ``name`` in the graph, ``DataType`` number, shape (None: free)."""
+
+    name: str
+    dtype: int
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature, aliases in sorted order, which is the order of feeds and fetches."""
+
+    name: str
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    definition: meta_graph_pb2.SignatureDef
+    dtypes: Mapping[str, np.dtype[Any]]
+    """numpy's dtypes of the inputs."""
+    input_types: Mapping[str, str]
+    """TensorFlow's names of the inputs' dtypes."""
