@@ -39,12 +39,12 @@ class Comparison:
     def differing(self, batch: Sequence[Text], *, whole: bool = True) -> list[int]:
         """Which texts of ``batch`` the graph tokenizes differently: their tokens and, if ``whole``, the packed rows."""
         tokens, packed = self.run(tf.constant(list(batch), tf.string))
-        decoded = [decoded(text) for text in batch]
+        plain = [decoded(text) for text in batch]
         # Untruncated rows with special tokens differ from those without by what the template adds, so one will do.
-        expected = [row.ids for row in self.full.encode_batch_fast(decoded, add_special_tokens=False)]
+        expected = [row.ids for row in self.full.encode_batch_fast(plain, add_special_tokens=False)]
         bad = set(_differing_rows(tokens.ids.numpy(), tokens.row_splits.numpy(), expected))
         if whole:
-            cut = [row.ids for row in self.cut.encode_batch_fast(decoded)]
+            cut = [row.ids for row in self.cut.encode_batch_fast(plain)]
             bad.update(_differing_rows(packed.ids.numpy(), packed.row_splits.numpy(), cut))
             lengths = np.fromiter(map(len, expected), np.int64, len(expected)) + self.special
             bad.update(np.flatnonzero(lengths != packed.num_tokens.numpy()).tolist())
