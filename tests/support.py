@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerFast
 
 from toolkit.convert import Export, export
 from toolkit.corpus.check import check_texts
@@ -32,17 +33,34 @@ TEXTS = (
 """Mixed lengths: empty, short, and longer than ``MAX_LENGTH`` tokens."""
 
 
-def wordpiece_tokenizer() -> Tokenizer:
-    """A WordPiece tokenizer like BERT's, trained on the check's corpus."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+def wordpiece_tokenizer(specials: Sequence[str] = SPECIALS) -> Tokenizer:
+    """A WordPiece tokenizer like BERT's, trained on the check's corpus; ``specials`` are padding, unknown, first and
+    last token and mask in the order of their ids, told apart by their names."""
+    unknown = next(token for token in specials if "unk" in token.lower())
+    first, last = (
+        next(token for token in specials if token in names) for names in (("[CLS]", "<s>"), ("[SEP]", "</s>"))
+    )
+    tokenizer = Tokenizer(models.WordPiece(unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=700, special_tokens=SPECIALS, show_progress=False)
+    trainer = trainers.WordPieceTrainer(vocab_size=700, special_tokens=list(specials), show_progress=False)
     tokenizer.train_from_iterator([*check_texts(MAX_LENGTH), *TEXTS], trainer)
+    ids = [(token, tokenizer.token_to_id(token)) for token in (first, last)]
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single=f"{first} $A {last}", pair=f"{first} $A {last} $B:1 {last}:1", special_tokens=ids
     )
     return tokenizer
+
+
+def save_encoder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Save a model with its random weights, biases and LayerNorms among them, and its tokenizer."""
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and LayerNorms start at 0 and 1: make them count
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def save_bert(folder: Path, *, seed: int = 0, tokenizer: Tokenizer | None = None, **config: Any) -> Path:
@@ -63,14 +81,7 @@ def save_bert(folder: Path, *, seed: int = 0, tokenizer: Tokenizer | None = None
         "max_position_embeddings": 64,
         "initializer_range": 0.3,
     }
-    model = BertModel(BertConfig(**(settings | config))).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # biases and LayerNorms start at 0 and 1: make them count
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
+    return save_encoder(folder, BertModel(BertConfig(**(settings | config))), fast)
 
 
 def sentence_transformer(

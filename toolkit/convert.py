@@ -25,7 +25,7 @@ from toolkit.corpus.check import SHORT, check_texts
 from toolkit.encoder.batching_options import Batching
 from toolkit.errors import InputError, MissingExtraError
 from toolkit.graph.spec import ModelSpec, read_spec
-from toolkit.heads.heads import stage_names
+from toolkit.heads.head import stage_names
 from toolkit.proof.check import check
 from toolkit.proof.comparison import Bounds, CheckReport
 from toolkit.proof.precision import Precision
@@ -162,7 +162,6 @@ def _build(
 ) -> tuple[ServingModel, dict[str, Any]]:
     """The model in the precision that is wanted, and what the provenance says of it."""
     try:
-        from toolkit.encoder.families import bert
         from toolkit.graph.model import ServingModel
         from toolkit.graph.precision_choice import all_bfloat16, choose_int8
     except ModuleNotFoundError as error:
@@ -185,7 +184,7 @@ def _build(
             "sha256": calibration.digest,
         }
         stamp["losses"] = choice.losses
-    stamp["products"] = plan.by_precision(bert.product_names(spec.encoder))
+    stamp["products"] = plan.by_precision(spec.encoder.product_names())
     return ServingModel(spec, batching, engine, plan, fused_norm), stamp
 
 
@@ -231,7 +230,7 @@ def _provenance(
             "family": encoder.family,
             "layers": encoder.num_layers,
             "hidden_size": encoder.hidden_size,
-            "heads": list(stage_names(spec.heads)),
+            "heads": list(stage_names(spec.modules)),
             "dimension": spec.dim,
             "max_sequence_length": spec.max_length,
             "prompt": spec.prompt,

@@ -118,10 +118,10 @@ def test_tensorflow_running_out_of_space_is_named_and_cleaned_up(
 def test_an_export_that_fails_its_check_is_removed(
     tmp_path: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolkit.encoder.families import bert
+    from toolkit.encoder.families.bert import BertSpec
 
-    true = bert.parameters
-    monkeypatch.setattr(bert, "parameters", lambda spec: {name: value * 1.01 for name, value in true(spec).items()})
+    true = BertSpec.parameters
+    monkeypatch.setattr(BertSpec, "parameters", lambda spec: {name: value * 1.01 for name, value in true(spec).items()})
     with pytest.raises(CheckError, match="first at hidden state"):
         export(tiny_source, tmp_path, "m", tokenizer_sample=0.01)
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,8 @@ from torch import nn
 
 from toolkit.artifact.savedmodel import write_model
 from toolkit.graph.model import ServingModel
-from toolkit.graph.spec import POOLING_MODES, read_spec
+from toolkit.graph.spec import read_spec
+from toolkit.heads.pooling import POOLING_MODES
 from toolkit.proof.check import check
 from toolkit.signatures import SIGNATURES
 from toolkit.source.checkpoint import open_checkpoint

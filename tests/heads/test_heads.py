@@ -13,8 +13,10 @@ from support import largest_difference
 from torch import nn
 
 from toolkit.encoder.packing import make_chunk, pack
-from toolkit.graph.spec import DENSE_ACTIVATIONS, POOLING_MODES, DenseSpec, LayerNormSpec, NormalizeSpec, PoolingSpec
-from toolkit.heads.heads import apply_head, head_parameters, pool, stage_names
+from toolkit.heads.dense import DENSE_ACTIVATIONS, DenseSpec
+from toolkit.heads.layer_norm import LayerNormSpec
+from toolkit.heads.normalize import NormalizeSpec
+from toolkit.heads.pooling import POOLING_MODES, PoolingSpec, pool
 
 RANDOM = np.random.default_rng(0)
 
@@ -34,8 +36,7 @@ def dense_spec(module: Dense, activation: str) -> DenseSpec:
 
 
 def ours(head: Any, x: np.ndarray) -> Any:
-    (name,) = stage_names([head])
-    return apply_head(head, name, head_parameters([head]), tf.constant(x))
+    return head.apply(head.parameters(), tf.constant(x))
 
 
 def theirs(module: nn.Module, x: np.ndarray) -> Any:

@@ -16,7 +16,8 @@ from toolkit.artifact.savedmodel import write_model
 from toolkit.corpus.check import check_texts
 from toolkit.errors import ArtifactError, CheckError, InputError
 from toolkit.graph.model import ServingModel
-from toolkit.graph.spec import DenseSpec, read_spec
+from toolkit.graph.spec import read_spec
+from toolkit.heads.dense import DenseSpec
 from toolkit.proof.artifact_runner import run_batches
 from toolkit.proof.check import check
 from toolkit.proof.comparison import Bounds, _cosine_distance, _largest_difference

@@ -18,7 +18,10 @@ from support import HIDDEN, TEXTS, largest_difference, save_bert, sentence_trans
 from torch import nn
 
 from toolkit.errors import InputError, SourceError, UnsupportedError
-from toolkit.graph.spec import DenseSpec, NormalizeSpec, PoolingSpec, read_spec
+from toolkit.graph.spec import read_spec
+from toolkit.heads.dense import DenseSpec
+from toolkit.heads.normalize import NormalizeSpec
+from toolkit.heads.pooling import PoolingSpec
 from toolkit.source.checkpoint import open_checkpoint
 
 
@@ -45,7 +48,7 @@ def refused(source: Any, *words: str) -> SourceError:
 def test_a_saved_model_becomes_a_spec(source: Path) -> None:
     spec = read_spec(open_checkpoint(source))
     assert (spec.encoder.num_layers, spec.encoder.hidden_size, spec.max_length, spec.dim) == (2, HIDDEN, 48, 24)
-    assert [type(head) for head in spec.heads] == [PoolingSpec, DenseSpec, NormalizeSpec]
+    assert [type(head) for head in spec.modules] == [PoolingSpec, DenseSpec, NormalizeSpec]
     assert "2 layers" in str(spec)
 
 
@@ -206,12 +209,12 @@ def test_unsupported_encoder_settings_are_refused(tmp_path: Path, config: dict[s
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
-    from transformers import DistilBertConfig, DistilBertModel
+    from transformers import SqueezeBertConfig, SqueezeBertModel
 
     bert = save_bert(tmp_path)
-    config = DistilBertConfig(vocab_size=300, dim=32, n_layers=1, n_heads=2, hidden_dim=64)
-    DistilBertModel(config).save_pretrained(tmp_path)
-    refused(sentence_transformer(bert), "model_type", "distilbert", "bert")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    SqueezeBertModel(SqueezeBertConfig(vocab_size=700, embedding_size=32, **sizes)).save_pretrained(tmp_path)
+    refused(sentence_transformer(bert), "model_type", "squeezebert", "bert, roberta")
 
 
 def test_a_sequence_length_beyond_the_positions_is_refused(tiny_bert: Path) -> None:

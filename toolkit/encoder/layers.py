@@ -23,7 +23,7 @@ def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
     return 0.5 * x * (1.0 + tf.math.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
-# The names of toolkit.graph.spec; each is torch's function of that name with its default options.
+# The names that specs use; each is torch's function of that name with its default options.
 ACTIVATION_FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "elu": tf.nn.elu,
     "gelu": _gelu,

@@ -135,10 +135,12 @@ def padded_index(row_splits: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, t
     return tf.where(mask, row_splits[:-1, None] + column, 0), mask
 
 
-def pack(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Tokens:
+def pack(
+    input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor, positions: tf.Tensor | None = None
+) -> Tokens:
     """Padded int32 ``[batch, length]`` tensors to ``Tokens``: what the mask leaves out is dropped.
 
-    A token keeps its column as position, as transformers' BERT numbers them, wherever the padding stands.
+    Without ``positions`` a token keeps its column, as transformers' BERT numbers them, wherever the padding stands.
     """
     mask = tf.not_equal(attention_mask, 0)
     place = tf.where(mask)
@@ -146,7 +148,7 @@ def pack(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Ten
     return Tokens(
         tf.gather_nd(input_ids, place),
         tf.gather_nd(token_type_ids, place),
-        tf.cast(place[:, 1], tf.int32),
+        tf.cast(place[:, 1], tf.int32) if positions is None else tf.gather_nd(positions, place),
         tf.concat([[0], tf.cumsum(lengths)], 0),
     )
 

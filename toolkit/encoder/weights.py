@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import SourceError
 
-__all__ = ["Weights"]
+__all__ = ["LayerNames", "Weights"]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """Where a checkpoint keeps the tensors of one transformer layer, less ``.weight`` and ``.bias``."""
+
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    intermediate: str
+    output: str
+    output_norm: str
+
+    def at(self, prefix: str) -> LayerNames:
+        """The same names behind ``prefix``."""
+        return replace(self, **{name: f"{prefix}.{value}" for name, value in vars(self).items()})
 
 
 class Weights:
@@ -18,11 +39,11 @@ class Weights:
     ``ignore`` lists prefixes of tensors that take no part in a sentence embedding.
     """
 
-    def __init__(self, tensors: Mapping[str, npt.NDArray[np.float32]], ignore: tuple[str, ...] = ()) -> None:
+    def __init__(self, tensors: Mapping[str, Array], ignore: tuple[str, ...] = ()) -> None:
         self._left = {name: tensor for name, tensor in tensors.items() if not name.startswith(ignore)}
         self._taken: set[str] = set()
 
-    def take(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    def take(self, name: str, shape: tuple[int, ...]) -> Array:
         """The tensor called ``name``, float32. Raises ``SourceError`` if missing, taken before or of another shape."""
         if name not in self._left:
             state = "was used twice" if name in self._taken else "is missing"
@@ -32,6 +53,30 @@ class Weights:
         if tensor.shape != shape:
             raise SourceError(f"weights: {name} has shape {tensor.shape}, the configuration says {shape}")
         return np.asarray(tensor, np.float32)
+
+    def norm(self, name: str, out: str, size: int) -> dict[str, Array]:
+        """A LayerNorm as ``out/gamma`` and ``out/beta``."""
+        return {f"{out}/gamma": self.take(f"{name}.weight", (size,)), f"{out}/beta": self.take(f"{name}.bias", (size,))}
+
+    def linear(self, names: Sequence[str], out: str, size_in: int, size_out: int) -> dict[str, Array]:
+        """Linear layers of the same input, side by side, as ``out/kernel`` ``[in, parts * out]`` and ``out/bias``."""
+        kernels = [self.take(f"{name}.weight", (size_out, size_in)).T for name in names]
+        biases = [self.take(f"{name}.bias", (size_out,)) for name in names]
+        return {
+            f"{out}/kernel": np.ascontiguousarray(np.concatenate(kernels, 1)),
+            f"{out}/bias": np.concatenate(biases),
+        }
+
+    def layer(self, names: LayerNames, out: str, hidden: int, inner: int) -> dict[str, Array]:
+        """A transformer layer: attention and feed-forward, each with a residual and a LayerNorm."""
+        return {
+            **self.linear((names.query, names.key, names.value), f"{out}/qkv", hidden, hidden),
+            **self.linear((names.attention_output,), f"{out}/attention_output", hidden, hidden),
+            **self.norm(names.attention_norm, f"{out}/attention_norm", hidden),
+            **self.linear((names.intermediate,), f"{out}/intermediate", hidden, inner),
+            **self.linear((names.output,), f"{out}/output", inner, hidden),
+            **self.norm(names.output_norm, f"{out}/output_norm", hidden),
+        }
 
     def finish(self) -> None:
         """Raise ``SourceError`` if a tensor was not consumed."""

@@ -15,19 +15,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from toolkit.encoder.families import bert
-from toolkit.encoder.packing import Chunk, make_chunk, pack, padded_index
+from toolkit.encoder.families import MODEL_TYPES
+from toolkit.encoder.family import EncoderSpec, padded_positions
+from toolkit.encoder.packing import make_chunk, pack, padded_index
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.errors import InputError
-from toolkit.graph.spec import DenseSpec, EncoderSpec, HeadSpec, LayerNormSpec, NormalizeSpec, PoolingSpec, read_spec
-from toolkit.heads.heads import apply_head, head_parameters, pool, stage_names
+from toolkit.graph.spec import read_spec
+from toolkit.heads import HEADS
+from toolkit.heads.head import HeadSpec, head_parameters, own_parameters, stage_names
+from toolkit.heads.pooling import PoolingSpec, pool
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["BertEncoder", "Head", "Pooling", "Tokenize", "Truncate", "to_keras"]
+__all__ = ["Encoder", "Head", "Pooling", "Tokenize", "Truncate", "to_keras"]
 
 PACKAGE = "sentence_serving"
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
@@ -84,12 +87,9 @@ class _Parameters(keras.layers.Layer):  # type: ignore[misc]
         return {name: tf.convert_to_tensor(variable) for name, variable in self.params.items()}
 
 
-def _chunk(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Chunk:
-    return make_chunk(pack(input_ids, attention_mask, token_type_ids))
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class BertEncoder(_Parameters):
+# under the name that it had when BERT was the only family: what was saved then is still read
+@keras.saving.register_keras_serializable(PACKAGE, name="BertEncoder")
+class Encoder(_Parameters):
     """The three token tensors to token embeddings, float32 ``[batch, length, hidden]``; zeros at padding.
 
     In training, dropout acts at the rates of the checkpoint's configuration.
@@ -97,7 +97,7 @@ class BertEncoder(_Parameters):
 
     def __init__(self, spec: Mapping[str, Any], shapes: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__({name: tuple(shape) for name, shape in shapes.items()}, **kwargs)
-        self.spec = EncoderSpec(**spec)
+        self.spec: EncoderSpec = MODEL_TYPES[spec["family"]](**spec)
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
         self.seed = keras.random.SeedGenerator()
 
@@ -107,8 +107,9 @@ class BertEncoder(_Parameters):
         def dropout(x: tf.Tensor, rate: float) -> tf.Tensor:
             return keras.random.dropout(x, rate, seed=self.seed) if training and rate else x
 
-        chunk = _chunk(input_ids, attention_mask, token_type_ids)
-        hidden = bert.hidden_states(Float32Products(self.tensors(), self.spec, dropout), self.spec, chunk)
+        positions = padded_positions(self.spec, input_ids)
+        chunk = make_chunk(pack(input_ids, attention_mask, token_type_ids, positions))
+        hidden = self.spec.hidden_states(Float32Products(self.tensors(), self.spec, dropout), chunk)
         place = tf.where(tf.not_equal(attention_mask, 0))
         shape = tf.concat([tf.shape(input_ids, tf.int64), [self.spec.hidden_size]], 0)
         return tf.scatter_nd(place, hidden[: chunk.total], shape)
@@ -129,7 +130,7 @@ class Pooling(keras.layers.Layer):  # type: ignore[misc]
         self.spec = PoolingSpec(tuple(modes), dim)
 
     def call(self, token_embeddings: tf.Tensor, attention_mask: tf.Tensor) -> tf.Tensor:
-        chunk = _chunk(attention_mask, attention_mask, attention_mask)
+        chunk = make_chunk(pack(attention_mask, attention_mask, attention_mask))
         hidden = tf.boolean_mask(token_embeddings, tf.not_equal(attention_mask, 0))
         fill = tf.size(chunk.slot) - chunk.total
         return tf.ensure_shape(pool(self.spec, tf.pad(hidden, [[0, fill], [0, 0]]), chunk), [None, self.spec.dim])
@@ -141,7 +142,7 @@ class Pooling(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "modes": list(self.spec.modes), "dim": self.spec.dim}
 
 
-_HEADS: dict[str, type[HeadSpec]] = {cls.__name__: cls for cls in (DenseSpec, LayerNormSpec, NormalizeSpec)}
+_HEADS: dict[str, type[HeadSpec]] = {head.__name__: head for head in HEADS.values()}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -160,12 +161,11 @@ class Head(_Parameters):
             "bias": empty,
             "residual_weight": empty if "residual" in self.shapes else None,
         }
-        known = {field.name for field in fields(_HEADS[kind])}
+        known = {field.name for field in fields(_HEADS[kind])}  # type: ignore[arg-type]  # each is a dataclass
         self.spec = _HEADS[kind](**self.numbers, **{name: value for name, value in arrays.items() if name in known})
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        params = {f"head/{name}": value for name, value in self.tensors().items()}
-        return apply_head(self.spec, "head", params, x)
+        return self.spec.apply(self.tensors(), x)
 
     def compute_output_spec(self, x: Any) -> keras.KerasTensor:
         return keras.KerasTensor((x.shape[0], self.numbers.get("out_features", x.shape[1])), "float32")
@@ -199,7 +199,7 @@ def _numbers(spec: Any) -> dict[str, Any]:
 
 
 def _add_head(head: HeadSpec, name: str, params: Mapping[str, np.ndarray[Any, Any]], x: Any) -> Any:
-    own = {key.removeprefix(f"{name}/"): value for key, value in params.items() if key.startswith(f"{name}/")}
+    own = own_parameters(params, name)
     layer = Head(
         type(head).__name__, _numbers(head), {key: value.shape for key, value in own.items()}, name=f"head_{name}"
     )
@@ -233,18 +233,15 @@ def to_keras(
         tokens = Tokenize(asdict(raw), spec.prompt, name="tokenize")(entry)
     else:
         entry = tokens = {name: keras.Input(shape=(None,), dtype="int32", name=name) for name in TOKENS}
-    values = bert.parameters(spec.encoder)
+    values = spec.encoder.parameters()
     shapes = {name: value.shape for name, value in values.items()}
-    encoder = BertEncoder(_numbers(replace(spec.encoder, tensors={})), shapes, name="encoder")
+    encoder = Encoder(_numbers(replace(spec.encoder, tensors={})), shapes, name="encoder")
     hidden = encoder(*(tokens[name] for name in TOKENS))
     encoder.load(values)
-    params = head_parameters(spec.heads)
-    x: Any = None
-    for name, head in zip(stage_names(spec.heads), spec.heads, strict=True):
-        if isinstance(head, PoolingSpec):
-            x = Pooling(list(head.modes), head.dim, name="pooling")(hidden, tokens["attention_mask"])
-        else:
-            x = _add_head(head, name, params, x)
+    params = head_parameters(spec.modules)
+    x = Pooling(list(spec.pooling.modes), spec.pooling.dim, name="pooling")(hidden, tokens["attention_mask"])
+    for name, head in zip(stage_names(spec.modules)[1:], spec.heads, strict=True):
+        x = _add_head(head, name, params, x)
     if spec.truncate_dim is not None:
         x = Truncate(spec.dim, name="truncate")(x)
     return keras.Model(entry, x, name="sentence_transformer")

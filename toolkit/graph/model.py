@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from toolkit.encoder.batching import batched
 from toolkit.encoder.batching_options import Batching
-from toolkit.encoder.families import bert
+from toolkit.encoder.family import padded_positions
 from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
-from toolkit.graph.spec import ModelSpec, PoolingSpec
-from toolkit.heads.heads import apply_head, head_parameters, pool, stage_names
+from toolkit.graph.spec import ModelSpec
+from toolkit.heads.head import head_parameters, own_parameters, stage_names
+from toolkit.heads.pooling import pool
 from toolkit.signatures import SIGNATURES, Tensor
 from toolkit.tokenizer import COMPILED, Engine, build_tokenizer
 
@@ -44,16 +45,13 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         fused_norm: bool = True,
     ) -> None:
         super().__init__()
-        pooling = spec.heads[0]
-        assert isinstance(pooling, PoolingSpec)
         self._spec = spec
-        self._pooling = pooling
         self._plan = plan
         self._fused_norm = fused_norm
         self.tokenizer = build_tokenizer(spec.tokenizer, tokenizer_engine)
-        arrays = bert.parameters(spec.encoder)
+        arrays = spec.encoder.parameters()
         self._encoder = Parameters(plan.stored(arrays) if plan else arrays)
-        self._heads = Parameters(head_parameters(spec.heads))
+        self._heads = Parameters(head_parameters(spec.modules))
         # Shared by the signatures, so that the artifact holds each part of the graph once.
         self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
         pool = tf.function(
@@ -64,13 +62,13 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
             experimental_attributes=None if batching is None else {"_noinline": True},
         )
         if batching is not None:
-            pool = tf.function(batched(pool, pool, pooling.dim, batching), input_signature=PACKED, autograph=False)
+            pool = tf.function(batched(pool, pool, spec.pooling.dim, batching), input_signature=PACKED, autograph=False)
         self._pool = pool
         self._hidden = tf.function(self._hidden_tokens, input_signature=PACKED, autograph=False)
         self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
 
     def encoder_parameters(self) -> dict[str, tf.Tensor]:
-        """The encoder's parameters by the names of ``bert.parameters``."""
+        """The encoder's parameters by the names of its ``parameters``."""
         return self._encoder.named(self._encoder.read())
 
     # parts of the graph
@@ -89,16 +87,16 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         def encode(chunk: Chunk) -> tf.Tensor:
             params = self._encoder.named(values)
             products = MixedProducts(params, spec, plan) if plan else Float32Products(params, spec)
-            return bert.hidden_states(products, spec, chunk, fused_norm=self._fused_norm)
+            return spec.hidden_states(products, chunk, fused_norm=self._fused_norm)
 
         return encode
 
     def _pool_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
-        encode = self._encoding()
+        encode, pooling, columns = self._encoding(), self._spec.pooling, self._spec.encoder.any_mask
         return in_chunks(
             Tokens(*packed),
-            lambda chunk: pool(self._pooling, encode(chunk), chunk),
-            self._pooling.dim,
+            lambda chunk: pool(pooling, encode(chunk), chunk, columns=columns),
+            pooling.dim,
             per_token=False,
             coarse=self._plan is not None,
         )
@@ -110,7 +108,8 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """Strings to packed tokens, and the int32 number of each text's tokens before truncation."""
         ids, splits, num_tokens = self._tokenize(text)
-        positions = tf.range(tf.size(ids)) - tf.repeat(splits[:-1], splits[1:] - splits[:-1])
+        columns = tf.range(tf.size(ids)) - tf.repeat(splits[:-1], splits[1:] - splits[:-1])
+        positions = self._spec.encoder.positions(ids, columns, splits)
         return Tokens(ids, tf.zeros_like(ids), positions, splits), num_tokens
 
     def _embedding(self, tokens: Tokens) -> tuple[tf.Tensor, Outputs]:
@@ -120,9 +119,10 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     def finish(self, pooled: tf.Tensor) -> tuple[tf.Tensor, Outputs]:
         """What pooling gave to the final embedding ``[batch, dim]``; and the embedding after each module."""
         x, params = pooled, self._heads.named(self._heads.read())
-        stages = {}
-        for name, head in zip(stage_names(self._spec.heads), self._spec.heads, strict=True):
-            x = x if isinstance(head, PoolingSpec) else apply_head(head, name, params, x)
+        first, *names = stage_names(self._spec.modules)
+        stages = {first: x}
+        for name, head in zip(names, self._spec.heads, strict=True):
+            x = head.apply(own_parameters(params, name), x)
             stages[name] = x
         return x[:, : self._spec.dim], stages
 
@@ -163,8 +163,21 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
             tf.debugging.assert_equal(shape, tf.shape(other), message) for other in (attention_mask, token_type_ids)
         ]
         with tf.control_dependencies(same):
-            tokens = self._checked(pack(input_ids, attention_mask, token_type_ids))
+            positions = padded_positions(self._spec.encoder, input_ids)
+            attention_mask = self._without_holes(attention_mask)
+            tokens = self._checked(pack(input_ids, attention_mask, token_type_ids, positions))
         return {"embedding": self._embedding(tokens)[0]}
+
+    def _without_holes(self, attention_mask: tf.Tensor) -> tf.Tensor:
+        """A caller's mask, once its rows are known to be such as the encoder takes."""
+        if self._spec.encoder.any_mask:
+            return attention_mask
+        on = tf.cast(tf.not_equal(attention_mask, 0), tf.int32)
+        starts = tf.maximum(on - tf.pad(on, [[0, 0], [1, 0]])[:, :-1], 0)
+        message = f"attention_mask must have its ones side by side in each row for {self._spec.encoder.family}"
+        check = tf.debugging.Assert(tf.reduce_all(tf.reduce_sum(starts, 1) <= 1), [message])
+        with tf.control_dependencies([check]):
+            return tf.identity(attention_mask)
 
     def _checked(self, tokens: Tokens) -> Tokens:
         """``tokens`` that a caller chose, once each is known to have an embedding.

@@ -14,20 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from toolkit.encoder.families import bert
 from toolkit.encoder.packing import eager_chunks
 from toolkit.encoder.precision.calibration import record
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.encoder.precision.quantization import OUTLIERS, Quantization, quantize
 from toolkit.errors import CheckError
-from toolkit.graph.spec import PoolingSpec
-from toolkit.heads.heads import pool
+from toolkit.heads.pooling import pool
 
 if TYPE_CHECKING:
     from toolkit.corpus.calibration import Calibration
+    from toolkit.encoder.family import EncoderSpec
     from toolkit.encoder.packing import Tokens
     from toolkit.graph.model import ServingModel
-    from toolkit.graph.spec import EncoderSpec, ModelSpec
+    from toolkit.graph.spec import ModelSpec
 
 __all__ = ["Choice", "all_bfloat16", "choose_int8"]
 
@@ -51,7 +50,7 @@ class Choice:
 
 def all_bfloat16(spec: EncoderSpec) -> Plan:
     """Every product in bfloat16."""
-    return Plan(bfloat16=frozenset(bert.product_names(spec)))
+    return Plan(bfloat16=frozenset(spec.product_names()))
 
 
 class _Laboratory:
@@ -68,11 +67,11 @@ class _Laboratory:
         return self._model.text_tokens(tf.constant([text.encode() for text in texts]))[0]
 
     def _embed(self, plan: Plan, sample: bool) -> Array:
-        encoder, pooling = self._spec.encoder, self._spec.heads[0]
-        assert isinstance(pooling, PoolingSpec)
+        encoder, pooling = self._spec.encoder, self._spec.pooling
         products = MixedProducts({k: tf.constant(v) for k, v in plan.stored(self._values).items()}, encoder, plan)
         chunks, order = eager_chunks(self._sample if sample else self._all)
-        parts = [pool(pooling, bert.hidden_states(products, encoder, chunk), chunk) for chunk in chunks]
+        columns = encoder.any_mask
+        parts = [pool(pooling, encoder.hidden_states(products, chunk), chunk, columns=columns) for chunk in chunks]
         pooled = tf.gather(tf.concat(parts, 0), np.argsort(order))
         return np.asarray(self._model.finish(pooled)[0], np.float64)
 
@@ -96,12 +95,12 @@ def choose_int8(
 
     ``model`` is the float32 one of ``spec``. Raises ``CheckError`` if not even all products in bfloat16 are enough.
     """
-    values = bert.parameters(spec.encoder)
+    values = spec.encoder.parameters()
     tokens, _ = model.text_tokens(tf.constant([text.encode() for text in calibration.texts]))
     inputs = record(
         model.encoder_parameters(), spec.encoder, tokens, lambda done, total: progress("calibrating", done, total)
     )
-    names = bert.product_names(spec.encoder)
+    names = spec.encoder.product_names()
     numbers: dict[str, Quantization] = {}
     for done, name in enumerate(names):
         progress("quantizing", done, len(names))

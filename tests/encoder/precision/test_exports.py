@@ -18,7 +18,6 @@ from toolkit.artifact.savedmodel import read_provenance, write_model
 from toolkit.convert import export
 from toolkit.corpus.calibration import built_in_texts
 from toolkit.corpus.check import check_texts
-from toolkit.encoder.families import bert
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.errors import CheckError, InputError
 from toolkit.graph.model import ServingModel
@@ -69,7 +68,7 @@ def spec_of(source: Path) -> ModelSpec:
 
 
 def test_bfloat16_runs_fused_bfloat16_kernels(tiny_source: Path, tmp_path: Path) -> None:
-    plan = Plan(bfloat16=frozenset(bert.product_names(spec_of(tiny_source).encoder)))
+    plan = Plan(bfloat16=frozenset(spec_of(tiny_source).encoder.product_names()))
     write_model(ServingModel(spec_of(tiny_source), plan=plan), tmp_path / "1")
     ops = optimized_ops(tmp_path / "1", with_types=True)
     assert ops["_MklNativeFusedMatMul[BiasAdd]:bfloat16"] == 3 * LAYERS * PATHS
@@ -157,7 +156,7 @@ def test_products_that_lose_most_are_computed_in_bfloat16_until_the_cosine_is_me
     assert len(loose.plan.int8) == 4 * LAYERS
     assert not loose.losses
     # How much is lost depends on the random weights: half-way between all products in int8 and all in bfloat16.
-    laboratory = _Laboratory(model, spec, bert.parameters(spec.encoder), texts)
+    laboratory = _Laboratory(model, spec, spec.encoder.parameters(), texts)
     coarse, fine = laboratory.cosine(loose.plan), laboratory.cosine(Plan(frozenset(loose.plan.int8)))
     assert coarse < fine
     strict = choose_int8(model, spec, built_in_texts(48), texts, (coarse + fine) / 2)

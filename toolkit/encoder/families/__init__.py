@@ -1,0 +1,50 @@
+"""The encoder families that can be exported: one file each, one line of this table each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from toolkit.encoder.families.albert import AlbertSpec
+from toolkit.encoder.families.bert import BertSpec
+from toolkit.encoder.families.bert_generation import BertGenerationSpec
+from toolkit.encoder.families.distilbert import DistilBertSpec
+from toolkit.encoder.families.electra import ElectraSpec
+from toolkit.encoder.families.ernie import ErnieSpec
+from toolkit.encoder.families.megatron_bert import MegatronBertSpec
+from toolkit.encoder.families.mpnet import MPNetSpec
+from toolkit.encoder.families.roberta import RobertaSpec
+from toolkit.encoder.families.xlm_roberta_xl import XlmRobertaXlSpec
+from toolkit.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from toolkit.encoder.family import EncoderSpec
+    from toolkit.source.checkpoint import RawModule
+
+__all__ = ["FAMILIES", "MODEL_TYPES", "read_encoder"]
+
+FAMILIES: tuple[type[EncoderSpec], ...] = (
+    BertSpec,
+    RobertaSpec,
+    MPNetSpec,
+    DistilBertSpec,
+    ElectraSpec,
+    AlbertSpec,
+    ErnieSpec,
+    MegatronBertSpec,
+    XlmRobertaXlSpec,
+    BertGenerationSpec,
+)
+
+MODEL_TYPES: Mapping[str, type[EncoderSpec]] = {
+    model_type: family for family in FAMILIES for model_type in family.model_types
+}
+"""A configuration's ``model_type`` to its family."""
+
+
+def read_encoder(module: RawModule) -> EncoderSpec:
+    """The encoder of a Transformer module. Raises ``UnsupportedError`` for a model type that is no family's."""
+    model_type = str(module.config.get("model_type"))
+    if model_type not in MODEL_TYPES:
+        raise UnsupportedError(module.file, "model_type", model_type, MODEL_TYPES)
+    return MODEL_TYPES[model_type].read(module)

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018, arXiv:1810.04805) on packed tokens, as transformers' ``BertModel`` computes it.
+"""BERT (Devlin et al. 2018, arXiv:1810.04805), as transformers' ``BertModel`` computes it.
 
 The names of tensors are those of transformers' ``modeling_bert.py``. The pooler is left out: sentence-transformers
 pools the last hidden state itself.
@@ -6,113 +6,98 @@ pools the last hidden state itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.weights import Weights
+from toolkit.encoder.family import EncoderSpec
+from toolkit.encoder.fields import Fields
+from toolkit.encoder.weights import LayerNames, Weights
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
     from toolkit.encoder.packing import Chunk
     from toolkit.encoder.precision.products import Products
-    from toolkit.graph.spec import EncoderSpec
+    from toolkit.source.checkpoint import RawModule
 
-__all__ = ["hidden_states", "parameters", "product_names"]
+__all__ = ["UNUSED", "BertSpec", "bert_fields"]
 
 Array = npt.NDArray[np.float32]
 
+UNUSED = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids")
+"""Tensors that no hidden state depends on: what pools it, and buffers of plain numbers in older checkpoints."""
 
-def parameters(spec: EncoderSpec) -> dict[str, Array]:
-    """The graph's parameters: weights as ``[in, out]``, query, key and value side by side in one product.
+LAYER = LayerNames(
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_output="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    intermediate="intermediate.dense",
+    output="output.dense",
+    output_norm="output.LayerNorm",
+)
 
-    Accounts for every tensor of the checkpoint. Raises ``SourceError`` for a missing, misshapen or left-over one.
-    """
-    weights = Weights(spec.tensors, ignore=("pooler.", "embeddings.position_ids"))
-    hidden, inner = spec.hidden_size, spec.intermediate_size
 
-    def norm(name: str, out: str) -> dict[str, Array]:
-        return {
-            f"{out}/gamma": weights.take(f"{name}.weight", (hidden,)),
-            f"{out}/beta": weights.take(f"{name}.bias", (hidden,)),
-        }
-
-    def linear(out: str, names: list[str], size_in: int, size_out: int) -> dict[str, Array]:
-        kernels = [weights.take(f"{name}.weight", (size_out, size_in)).T for name in names]
-        biases = [weights.take(f"{name}.bias", (size_out,)) for name in names]
-        return {
-            f"{out}/kernel": np.ascontiguousarray(np.concatenate(kernels, 1)),
-            f"{out}/bias": np.concatenate(biases),
-        }
-
-    p: dict[str, Array] = {
-        "embeddings/word": weights.take("embeddings.word_embeddings.weight", (spec.vocab_size, hidden)),
-        "embeddings/position": weights.take("embeddings.position_embeddings.weight", (spec.max_positions, hidden)),
-        "embeddings/type": weights.take("embeddings.token_type_embeddings.weight", (spec.type_vocab_size, hidden)),
+def bert_fields(module: RawModule) -> dict[str, Any]:
+    """The fields that BERT and its relatives have in common, as arguments of their specs; decoders are refused."""
+    fields = Fields(module)
+    fields.only("position_embedding_type", ("absolute",), "absolute")
+    fields.encoder_only()
+    hidden, heads = fields.heads()
+    return {
+        "family": str(module.config["model_type"]),
+        "vocab_size": fields.positive("vocab_size"),
+        "hidden_size": hidden,
+        "num_layers": fields.positive("num_hidden_layers"),
+        "num_heads": heads,
+        "intermediate_size": fields.positive("intermediate_size"),
+        "max_positions": fields.positive("max_position_embeddings"),
+        "activation": fields.activation(),
+        "layer_norm_eps": fields.epsilon(),
+        "hidden_dropout": fields.rate("hidden_dropout_prob"),
+        "attention_dropout": fields.rate("attention_probs_dropout_prob"),
+        "tensors": module.tensors,
     }
-    p |= norm("embeddings.LayerNorm", "embeddings/norm")
-    for layer in range(spec.num_layers):
-        source, out = f"encoder.layer.{layer}", f"layer_{layer}"
-        attention = [f"{source}.attention.self.{part}" for part in ("query", "key", "value")]
-        p |= linear(f"{out}/qkv", attention, hidden, hidden)
-        p |= linear(f"{out}/attention_output", [f"{source}.attention.output.dense"], hidden, hidden)
-        p |= norm(f"{source}.attention.output.LayerNorm", f"{out}/attention_norm")
-        p |= linear(f"{out}/intermediate", [f"{source}.intermediate.dense"], hidden, inner)
-        p |= linear(f"{out}/output", [f"{source}.output.dense"], inner, hidden)
-        p |= norm(f"{source}.output.LayerNorm", f"{out}/output_norm")
-    weights.finish()
-    return p
 
 
-def product_names(spec: EncoderSpec) -> tuple[str, ...]:
-    """The linear products, in the order in which ``hidden_states`` asks for them."""
-    parts = ("qkv", "attention_output", "intermediate", "output")
-    return tuple(f"layer_{layer}/{part}" for layer in range(spec.num_layers) for part in parts)
+@dataclass(frozen=True, kw_only=True)
+class BertSpec(EncoderSpec):
+    """Words, types and positions are added and normalized; each layer normalizes behind its residuals."""
 
+    model_types: ClassVar[tuple[str, ...]] = ("bert",)
+    title: ClassVar[str] = "BERT"
 
-def hidden_states(products: Products, spec: EncoderSpec, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
-    """The last hidden state of a chunk's packed tokens: float32 ``[padded_total, hidden]``.
+    @classmethod
+    def read(cls, module: RawModule) -> Self:
+        return cls(type_vocab_size=Fields(module).positive("type_vocab_size"), **bert_fields(module))
 
-    ``products`` computes with what ``parameters`` names. ``fused_norm`` says that the optimizer of TensorFlow 2.17 or
-    later will see this, and not a training step or eager mode.
-    """
-    import tensorflow as tf
+    def parameters(self) -> dict[str, Array]:
+        weights = Weights(self.tensors, ignore=UNUSED)
+        p = {
+            "embeddings/word": self.table(weights, "word_embeddings", self.vocab_size),
+            "embeddings/position": self.table(weights, "position_embeddings", self.max_positions),
+            "embeddings/type": self.table(weights, "token_type_embeddings", self.type_vocab_size),
+            **weights.norm("embeddings.LayerNorm", "embeddings/norm", self.hidden_size),
+        }
+        for layer in range(self.num_layers):
+            names = LAYER.at(f"encoder.layer.{layer}")
+            p |= weights.layer(names, f"layer_{layer}", self.hidden_size, self.intermediate_size)
+        weights.finish()
+        return p
 
-    from toolkit.encoder.layers import fused_layer_norm, layer_norm
+    def table(self, weights: Weights, name: str, rows: int) -> Array:
+        """A table of embeddings, ``[rows, hidden]``."""
+        return weights.take(f"embeddings.{name}.weight", (rows, self.hidden_size))
 
-    linear = products.linear
-    ids, type_ids, positions, _ = chunk.tokens
-    # 0 where a token may be looked at, a number that leaves nothing of exp() where not; chosen, not multiplied: the
-    # optimizer looks for scale and mask behind the product, and would take this product for that one
-    look = tf.where(chunk.mask, 0.0, -1e9)[:, None, None, :]
-    head_size = spec.hidden_size // spec.num_heads
-    heads = chunk.heads(spec.num_heads, parts=3)
+    def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
+        from toolkit.encoder.blocks import Blocks
 
-    # For one row the fused kernel takes longer to get ready than the few operations do.
-    single = chunk.mask.shape[0] == 1
-    form = fused_layer_norm if fused_norm and not single else layer_norm
-
-    def norm(x: tf.Tensor, name: str) -> tf.Tensor:
-        return form(x, products.parameter(f"{name}/gamma"), products.parameter(f"{name}/beta"), spec.layer_norm_eps)
-
-    def attention(qkv: tf.Tensor) -> tf.Tensor:
-        query, key, value = heads.split(qkv)
-        scores = tf.linalg.matmul(query, key, transpose_b=True) * (head_size**-0.5) + tf.cast(look, qkv.dtype)
-        weights = products.dropout(tf.nn.softmax(scores), spec.attention_dropout)
-        return heads.join(tf.linalg.matmul(weights, value), like=x)
-
-    x = (
-        products.embedding("embeddings/word", ids)
-        + products.embedding("embeddings/type", type_ids)
-        + products.embedding("embeddings/position", positions)
-    )
-    x = products.dropout(norm(x, "embeddings/norm"), spec.hidden_dropout)
-    for layer in range(spec.num_layers):
-        name = f"layer_{layer}"
-        context = attention(linear(x, f"{name}/qkv"))
-        x = norm(linear(context, f"{name}/attention_output", residual=x), f"{name}/attention_norm")
-        inner = linear(x, f"{name}/intermediate", activation=True)
-        x = norm(linear(inner, f"{name}/output", residual=x), f"{name}/output_norm")
-    return x
+        blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
+        x = blocks.dropout(blocks.norm(blocks.embeddings("word", "type", "position"), "embeddings/norm"))
+        for layer in range(self.num_layers):
+            x = blocks.post_norm_layer(x, f"layer_{layer}")
+        return x

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import tensorflow as tf
 
+    from toolkit.encoder.family import EncoderSpec
     from toolkit.encoder.packing import Tokens
-    from toolkit.graph.spec import EncoderSpec
 
 __all__ = ["Inputs", "record"]
 
@@ -69,7 +69,6 @@ def record(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Inputs]:
     """Run the encoder in float32 on packed tokens and return what each product was given, by the product's name."""
-    from toolkit.encoder.families import bert
     from toolkit.encoder.packing import eager_chunks
 
     draw = np.random.default_rng(0)
@@ -79,6 +78,6 @@ def record(
     for done, chunk in enumerate(chunks):
         recorder.total = int(chunk.total)
         recorder.rows = np.flatnonzero(draw.random(recorder.total) < share)
-        bert.hidden_states(recorder, spec, chunk)
+        spec.hidden_states(recorder, chunk)
         progress(done + 1, len(chunks))
     return {name: Inputs(np.concatenate(samples), *recorder.range[name]) for name, samples in recorder.samples.items()}

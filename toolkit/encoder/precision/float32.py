@@ -10,7 +10,7 @@ from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, dense
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from toolkit.graph.spec import EncoderSpec
+    from toolkit.encoder.family import EncoderSpec
 
 __all__ = ["Float32Products"]
 

@@ -17,7 +17,7 @@ from toolkit.encoder.precision.quantization import Quantization
 
 __all__ = ["Int8Product"]
 
-# What the kernel computes itself, by the names of toolkit.graph.spec; other activations follow it.
+# What the kernel computes itself, by the names of toolkit.encoder.layers; other activations follow it.
 _FUSED_ACTIVATIONS = {"gelu": "GeluExact", "gelu_tanh": "GeluApproximate", "relu": "Relu"}
 
 

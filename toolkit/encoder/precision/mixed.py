@@ -16,7 +16,7 @@ from toolkit.encoder.precision.int8 import Int8Product
 from toolkit.encoder.precision.quantization import Quantization
 
 if TYPE_CHECKING:
-    from toolkit.graph.spec import EncoderSpec
+    from toolkit.encoder.family import EncoderSpec
 
 __all__ = ["MixedProducts", "Plan"]
 

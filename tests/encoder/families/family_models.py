@@ -1,0 +1,66 @@
+"""A tiny checkpoint with random weights for each model type, made by transformers on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Normalize
+from support import HIDDEN, MAX_LENGTH, save_encoder, sentence_transformer, wordpiece_tokenizer
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+SIZES: dict[str, Any] = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": MAX_LENGTH,
+    "initializer_range": 0.3,
+}
+# what fairseq's models need for the same length: positions begin behind the padding token's id
+COUNTED = {"max_position_embeddings": MAX_LENGTH + 2, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+
+CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
+    "bert": {},
+    "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
+    "bert-generation": {"hidden_act": "gelu"},
+    "megatron-bert": {},
+    "roberta": {**COUNTED, "type_vocab_size": 1},
+    "xlm-roberta": {**COUNTED, "type_vocab_size": 1},
+    "camembert": {**COUNTED, "type_vocab_size": 1},
+    "data2vec-text": {**COUNTED, "type_vocab_size": 1},
+    "xlm-roberta-xl": {**COUNTED, "type_vocab_size": 1},
+    "mpnet": COUNTED,
+    "distilbert": {
+        "dim": HIDDEN,
+        "n_layers": 3,
+        "n_heads": 4,
+        "hidden_dim": 64,
+        "max_position_embeddings": MAX_LENGTH,
+        "initializer_range": 0.3,
+    },
+    "electra": {"embedding_size": 16},
+    "albert": {"embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2, "num_hidden_layers": 5},
+}
+
+
+def save_family(folder: Path, model_type: str, **changes: Any) -> Path:
+    """A SentenceTransformer folder: the model type's encoder, mean pooling, vectors of length 1."""
+    torch.manual_seed(0)
+    settings = {**({} if model_type == "distilbert" else SIZES), **CONFIGURATIONS[model_type], **changes}
+    counted = settings.get("pad_token_id") == 1
+    words = wordpiece_tokenizer(FAIRSEQ) if counted else wordpiece_tokenizer()
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}
+    bert = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, model_max_length=MAX_LENGTH, **(names if counted else bert)
+    )
+    config = AutoConfig.for_model(model_type, vocab_size=words.get_vocab_size(), **settings)
+    encoder = save_encoder(folder / "encoder", AutoModel.from_config(config), tokenizer)
+    source = folder / "source"
+    sentence_transformer(encoder, Normalize()).save(str(source))
+    return source

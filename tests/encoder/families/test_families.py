@@ -1,0 +1,184 @@
+"""Each family computes what its transformers class computes: at the length limit, alone and in mixed batches."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from family_models import CONFIGURATIONS, save_family
+from sentence_transformers import SentenceTransformer
+from support import MAX_LENGTH, TEXTS, largest_difference
+from transformers import AutoConfig, AutoModel
+
+from toolkit.convert import export
+from toolkit.encoder.families import MODEL_TYPES
+from toolkit.encoder.fields import NO_MATTER
+from toolkit.errors import SourceError, UnsupportedError
+from toolkit.graph.model import ServingModel
+from toolkit.graph.spec import read_spec
+from toolkit.source.checkpoint import RawModule, open_checkpoint
+
+PADDING_WRITTEN_OUT = ("<pad> a word behind padding", "one <pad><pad> two [PAD] three", "<s>inside</s> and </s>")
+
+
+def serving(source: Path | SentenceTransformer) -> ServingModel:
+    return ServingModel(read_spec(open_checkpoint(source)))
+
+
+def embed(model: ServingModel, texts: Any) -> Any:
+    return model._serving_default(tf.constant(list(texts)))["embedding"].numpy()
+
+
+def test_every_model_type_has_a_test_model() -> None:
+    assert set(CONFIGURATIONS) == set(MODEL_TYPES)
+
+
+@pytest.mark.parametrize("model_type", CONFIGURATIONS)
+def test_an_export_of_every_family_passes_the_whole_proof(tmp_path: Path, model_type: str) -> None:
+    source = save_family(tmp_path, model_type)
+    result = export(source, tmp_path / "models", "m", tokenizer_sample=0.001)
+    assert result.report is not None
+    assert result.report.token_ids_equal
+    assert result.report.max_abs <= 1e-5
+    served = tf.saved_model.load(str(result.path)).signatures
+    texts = [*TEXTS, *PADDING_WRITTEN_OUT]
+    together = served["serving_default"](text=tf.constant(texts))["embedding"].numpy()
+    original = SentenceTransformer(str(source), device="cpu")
+    assert largest_difference(together, original.encode(texts, batch_size=3)) < 1e-5
+    for row, text in enumerate(texts):
+        alone = served["serving_default"](text=tf.constant([text]))["embedding"].numpy()
+        assert largest_difference(alone[0], together[row]) < 1e-6
+    counts = served["detailed"](text=tf.constant(texts))["num_tokens"].numpy()
+    assert counts.max() > MAX_LENGTH > counts.min(), "the length limit is met"
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "albert", "distilbert"])
+def test_token_ids_that_a_caller_pads_on_either_side_are_embedded_as_the_original_does(
+    tmp_path: Path, model_type: str
+) -> None:
+    import torch
+
+    source = save_family(tmp_path, model_type)
+    original, model = SentenceTransformer(str(source), device="cpu"), serving(source)
+    pad = int(original.tokenizer.pad_token_id)
+    draw = np.random.default_rng(0)
+    ids, mask = draw.integers(5, 300, (4, 12)).astype(np.int32), np.ones((4, 12), np.int32)
+    for row, (left, right) in enumerate([(0, 0), (3, 0), (0, 5), (2, 2)]):
+        ids[row, :left], mask[row, :left] = pad, 0
+        ids[row, 12 - right :], mask[row, 12 - right :] = pad, 0
+    ids[0, 4] = pad  # in the midst of a text
+    with torch.no_grad():
+        features = {"input_ids": torch.tensor(ids).long(), "attention_mask": torch.tensor(mask).long()}
+        expected = original(features)["sentence_embedding"].numpy()
+    ours = model._embed_tokens(tf.constant(ids), tf.constant(mask), tf.zeros([4, 12], tf.int32))["embedding"]
+    assert largest_difference(ours, expected) < 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet"])
+def test_a_mask_with_holes_is_refused_where_tokens_between_count(tmp_path: Path, model_type: str) -> None:
+    model = serving(save_family(tmp_path, model_type))
+    mask = tf.constant([[1, 1, 1, 0], [1, 0, 1, 1]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="attention_mask must have its ones side by side"):
+        model._embed_tokens(tf.fill([2, 4], 7), mask, tf.zeros([2, 4], tf.int32))
+
+
+class Recording(Mapping[str, Any]):
+    """A configuration that keeps which of its fields were asked for."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values_, self.asked = dict(values), set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return self.values_[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return self.values_.get(key, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_)
+
+    def __len__(self) -> int:
+        return len(self.values_)
+
+
+# beside NO_MATTER, fields of one family that no hidden state depends on
+WITHOUT_EFFECT = {
+    "distilbert": {"hidden_size", "sinusoidal_pos_embds"},  # another name of dim; the sines are stored as weights
+}
+# the padding token is a row of the embeddings like any other, but where positions are counted
+PADDING_IS_A_ROW = set(MODEL_TYPES) - {"roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl"}
+
+
+@pytest.mark.parametrize("model_type", CONFIGURATIONS)
+def test_every_field_that_transformers_reads_is_read_or_does_not_matter(model_type: str) -> None:
+    config = AutoConfig.for_model(model_type, use_task_id=True)  # which ERNIE alone knows
+    modeling = importlib.import_module(type(AutoModel.from_config(small(config))).__module__)
+    read = set(re.findall(r"\bconfig\.([a-z_0-9]+)", inspect.getsource(modeling)))
+    fields = Recording(config.to_dict())
+    MODEL_TYPES[model_type].read(RawModule("Transformer", "config.json", fields, {}))
+    unread = read - fields.asked - set(NO_MATTER) - WITHOUT_EFFECT.get(model_type, set())
+    if model_type in PADDING_IS_A_ROW:
+        unread -= {"pad_token_id"}
+    assert not {name for name in unread if hasattr(config, name)}
+
+
+def small(config: Any) -> Any:
+    """A configuration of the same type that costs nothing to build."""
+    sizes = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    names = {"dim": 8, "n_layers": 1, "n_heads": 1, "hidden_dim": 8} if config.model_type == "distilbert" else sizes
+    return AutoConfig.for_model(config.model_type, **{**names, "intermediate_size": 8})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change", "words"),
+    [
+        ("roberta", {"is_decoder": True}, ("is_decoder", "True")),
+        ("roberta", {"hidden_act": "quick_gelu"}, ("hidden_act", "quick_gelu")),
+        ("roberta", {"pad_token_id": None}, ("pad_token_id", "None")),
+        ("xlm-roberta-xl", {"add_cross_attention": True}, ("add_cross_attention",)),
+        ("mpnet", {"relative_attention_num_buckets": 64}, ("relative_attention_num_buckets", "64", "32")),
+        ("distilbert", {"activation": "quick_gelu"}, ("activation", "quick_gelu")),
+        ("distilbert", {"n_heads": 5}, ("n_heads", "5")),
+        ("electra", {"embedding_size": 0}, ("embedding_size", "0")),
+        ("albert", {"num_hidden_groups": 20}, ("num_hidden_groups", "20")),
+        ("albert", {"inner_group_num": 0}, ("inner_group_num",)),
+        ("ernie", {"use_task_id": "yes"}, ("use_task_id", "yes")),
+        ("megatron-bert", {"num_attention_heads": 7}, ("num_attention_heads", "7")),
+        ("bert-generation", {"vocab_size": -1}, ("vocab_size", "-1")),
+    ],
+)
+def test_what_a_family_does_not_compute_is_refused_by_name(
+    model_type: str, change: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    config = {**AutoConfig.for_model(model_type).to_dict(), **change}
+    with pytest.raises((UnsupportedError, SourceError)) as caught:
+        MODEL_TYPES[model_type].read(RawModule("Transformer", "config.json", config, {}))
+    for word in ("config.json", *words):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("model_type", ["mpnet", "albert", "xlm-roberta-xl", "distilbert", "electra"])
+def test_every_tensor_is_consumed_or_the_export_refused(tmp_path: Path, model_type: str) -> None:
+    checkpoint = open_checkpoint(save_family(tmp_path, model_type))
+    encoder = read_spec(checkpoint).encoder
+    for name in [name for name in encoder.tensors if not name.startswith("pooler.")]:
+        missing = {key: value for key, value in encoder.tensors.items() if key != name}
+        with pytest.raises(SourceError, match=re.escape(name)):
+            replaced(encoder, missing).parameters()
+    with pytest.raises(SourceError, match=r"no place in the model, first 'extra\.weight'"):
+        replaced(encoder, {**encoder.tensors, "extra.weight": np.ones(3)}).parameters()
+
+
+def replaced(encoder: Any, tensors: Mapping[str, Any]) -> Any:
+    from dataclasses import replace
+
+    return replace(encoder, tensors=tensors)

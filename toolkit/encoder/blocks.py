@@ -1,0 +1,92 @@
+"""The parts that families are put together from: embeddings, self-attention and layers, on a chunk's packed tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from toolkit.encoder.family import EncoderSpec
+from toolkit.encoder.layers import fused_layer_norm, layer_norm
+from toolkit.encoder.packing import Chunk
+from toolkit.encoder.precision.products import Products
+
+__all__ = ["Blocks"]
+
+
+class Blocks:
+    """For one chunk. ``fused_norm`` as in :meth:`~toolkit.encoder.family.EncoderSpec.hidden_states`."""
+
+    def __init__(self, products: Products, spec: EncoderSpec, chunk: Chunk, *, fused_norm: bool) -> None:
+        self._products, self._spec, self._chunk = products, spec, chunk
+        # For one row the fused kernel takes longer to get ready than the few operations do.
+        single = chunk.mask.shape[0] == 1
+        self._norm = fused_layer_norm if fused_norm and not single else layer_norm
+        # 0 where a token may be looked at, a number that leaves nothing of exp() where not; chosen, not multiplied: the
+        # optimizer looks for scale and mask behind the product, and would take this product for that one
+        self._look = tf.where(chunk.mask, 0.0, -1e9)[:, None, None, :]
+        self._heads = chunk.heads(spec.num_heads, parts=3)
+
+    def norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """The LayerNorm ``name`` over the last axis."""
+        gamma, beta = self._products.parameter(f"{name}/gamma"), self._products.parameter(f"{name}/beta")
+        return self._norm(x, gamma, beta, self._spec.layer_norm_eps)
+
+    def dropout(self, x: tf.Tensor) -> tf.Tensor:
+        """Where the original drops hidden values in training."""
+        return self._products.dropout(x, self._spec.hidden_dropout)
+
+    def linear(self, x: Any, name: str, *, activation: bool = False, residual: tf.Tensor | None = None) -> Any:
+        """See :meth:`~toolkit.encoder.precision.products.Products.linear`."""
+        return self._products.linear(x, name, activation=activation, residual=residual)
+
+    def embeddings(self, *tables: str) -> tf.Tensor:
+        """The sum of the tables ``word``, ``type`` and ``position`` at each token: float32 ``[padded_total, size]``."""
+        ids, type_ids, positions, _ = self._chunk.tokens
+        index = {"word": ids, "type": type_ids, "position": positions}
+        x = self._products.embedding(f"embeddings/{tables[0]}", index[tables[0]])
+        for table in tables[1:]:
+            x = x + self._products.embedding(f"embeddings/{table}", index[table])
+        return x
+
+    def projection(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """A product whose result goes on as the hidden state, float32."""
+        return tf.cast(self.linear(x, name), tf.float32)
+
+    def relative_bias(self, name: str) -> tf.Tensor:
+        """Attention's bias by distance, float32 ``[1, heads, length, length]``.
+
+        The parameter ``name``, ``[heads, 2 * n - 1]``, has those of a key ``n - 1`` places before the query, and so on
+        up to ``n - 1`` places behind it.
+        """
+        table = self._products.parameter(name)
+        last = table.shape[1] - 1
+        place = tf.range(self._chunk.length)
+        # The view is filled up beyond the longest row there can be: what stands there is not looked at.
+        distance = tf.clip_by_value(place[None, :] - place[:, None] + last // 2, 0, last)
+        return tf.gather(table, distance, axis=1)[None]
+
+    def attention(self, x: tf.Tensor, name: str, *, like: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+        """Self-attention of all heads on the product ``name``/qkv of ``x``: packed, of the shape of ``like``."""
+        spec = self._spec
+        query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
+        scale = (spec.hidden_size // spec.num_heads) ** -0.5
+        scores = tf.linalg.matmul(query, key, transpose_b=True) * scale + tf.cast(self._look, query.dtype)
+        if bias is not None:
+            scores = scores + tf.cast(bias, query.dtype)
+        weights = self._products.dropout(tf.nn.softmax(scores), spec.attention_dropout)
+        return self._heads.join(tf.linalg.matmul(weights, value), like=like)
+
+    def post_norm_layer(self, x: tf.Tensor, name: str, bias: tf.Tensor | None = None) -> tf.Tensor:
+        """A layer as BERT has it: each LayerNorm over a residual and what was added to it."""
+        context = self.attention(x, name, like=x, bias=bias)
+        x = self.norm(self.linear(context, f"{name}/attention_output", residual=x), f"{name}/attention_norm")
+        inner = self.linear(x, f"{name}/intermediate", activation=True)
+        return self.norm(self.linear(inner, f"{name}/output", residual=x), f"{name}/output_norm")
+
+    def pre_norm_layer(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """A layer that normalizes what goes into attention and feed-forward, and adds to what does not."""
+        context = self.attention(self.norm(x, f"{name}/attention_norm"), name, like=x)
+        x = self.linear(context, f"{name}/attention_output", residual=x)
+        inner = self.linear(self.norm(x, f"{name}/output_norm"), f"{name}/intermediate", activation=True)
+        return self.linear(inner, f"{name}/output", residual=x)

@@ -1,0 +1,98 @@
+"""MPNet (Song et al. 2020, arXiv:2004.09297), as transformers' ``MPNetModel`` computes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.encoder.families.bert import UNUSED, bert_fields
+from toolkit.encoder.families.roberta import CountedPositions
+from toolkit.encoder.fields import Fields
+from toolkit.encoder.weights import LayerNames, Weights
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from toolkit.encoder.packing import Chunk
+    from toolkit.encoder.precision.products import Products
+    from toolkit.source.checkpoint import RawModule
+
+__all__ = ["MPNetSpec"]
+
+Array = npt.NDArray[np.float32]
+
+# MPNetEmbeddings and MPNetEncoder have these as literals, whatever the configuration says.
+PAD_ID = 1
+BUCKETS = 32
+MAX_DISTANCE = 128
+
+LAYER = LayerNames(
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    attention_output="attention.attn.o",
+    attention_norm="attention.LayerNorm",
+    intermediate="intermediate.dense",
+    output="output.dense",
+    output_norm="output.LayerNorm",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MPNetSpec(CountedPositions):
+    """BERT without token types, with RoBERTa's positions and one bias by distance for the attention of all layers."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("mpnet",)
+    title: ClassVar[str] = "MPNet"
+
+    @classmethod
+    def read(cls, module: RawModule) -> Self:
+        Fields(module).only("relative_attention_num_buckets", (BUCKETS,), BUCKETS)
+        return cls(pad_id=PAD_ID, type_vocab_size=1, **bert_fields(module))
+
+    def parameters(self) -> dict[str, Array]:
+        weights = Weights(self.tensors, ignore=UNUSED)
+        biases = weights.take("encoder.relative_attention_bias.weight", (BUCKETS, self.num_heads))
+        p = {
+            "embeddings/word": self.table(weights, "word_embeddings", self.vocab_size),
+            "embeddings/position": self.table(weights, "position_embeddings", self.max_positions),
+            **weights.norm("embeddings.LayerNorm", "embeddings/norm", self.hidden_size),
+            "attention/bias": np.ascontiguousarray(biases[_buckets(self.max_length)].T),
+        }
+        for layer in range(self.num_layers):
+            names = LAYER.at(f"encoder.layer.{layer}")
+            p |= weights.layer(names, f"layer_{layer}", self.hidden_size, self.intermediate_size)
+        weights.finish()
+        return p
+
+    def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
+        from toolkit.encoder.blocks import Blocks
+
+        blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
+        bias = blocks.relative_bias("attention/bias")
+        x = blocks.dropout(blocks.norm(blocks.embeddings("word", "position"), "embeddings/norm"))
+        for layer in range(self.num_layers):
+            x = blocks.post_norm_layer(x, f"layer_{layer}", bias)
+        return x
+
+
+def _buckets(length: int) -> npt.NDArray[np.int64]:
+    """The bucket of each distance from ``-(length - 1)`` to ``length - 1``: half of them for each side, half of those
+    for the nearest places one by one, the others ever wider (``MPNetEncoder.relative_position_bucket``).
+
+    In torch, and in its order of operations: a logarithm rounded otherwise puts a distance into another bucket.
+    """
+    import torch
+
+    distance = -torch.arange(-(length - 1), length)
+    buckets = BUCKETS // 2
+    side = (distance < 0).to(torch.long) * buckets
+    distance = torch.abs(distance)
+    exact = buckets // 2
+    steps = torch.log(distance.float() / exact) / math.log(MAX_DISTANCE / exact) * (buckets - exact)
+    far = torch.clamp(exact + torch.nan_to_num(steps, neginf=0.0).to(torch.long), max=buckets - 1)
+    return np.asarray((side + torch.where(distance < exact, distance, far)).numpy())

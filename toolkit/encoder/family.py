@@ -1,0 +1,108 @@
+"""What every encoder family is: numbers, an account of its tensors, hidden states on packed tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from toolkit.encoder.packing import Chunk
+    from toolkit.encoder.precision.products import Products
+    from toolkit.source.checkpoint import RawModule
+
+__all__ = ["EncoderSpec", "padded_positions"]
+
+Array = npt.NDArray[np.float32]
+
+LAYER_PRODUCTS = ("qkv", "attention_output", "intermediate", "output")
+"""The products of a transformer layer, in the order of their use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(ABC):
+    """An encoder as its ``transformers`` class computes it, without the layers behind the last hidden state.
+
+    ``family`` is the checkpoint's ``model_type``. ``max_positions`` are the rows of the table of positions, and
+    ``type_vocab_size`` the token types (1: only type 0, or none). The dropout rates matter only where the model is
+    trained further. ``tensors`` are the checkpoint's, by name.
+
+    A family is a subclass in a file of its own, in the table of :mod:`toolkit.encoder.families`. It keeps these names
+    of parameters: ``embeddings/word`` is the table of words; a product ``p`` has ``p/kernel`` ``[in, out]`` and
+    ``p/bias``; products whose result is added to a residual end in ``output``.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    """What a configuration's ``model_type`` may be."""
+    title: ClassVar[str]
+    """Whose architecture it is, for the table that people read."""
+    any_mask: ClassVar[bool] = True
+    """Whether a caller's ``attention_mask`` may have holes. Not so where tokens are counted or their distance counts:
+    packed tokens do not know how many the mask left out between them."""
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int
+    type_vocab_size: int
+    activation: str
+    layer_norm_eps: float
+    hidden_dropout: float
+    attention_dropout: float
+    tensors: Mapping[str, Array] = field(repr=False, default_factory=dict)
+
+    @classmethod
+    @abstractmethod
+    def read(cls, module: RawModule) -> Self:
+        """The spec of a checkpoint's Transformer module.
+
+        Raises ``UnsupportedError`` for a field that is not computed here, ``SourceError`` for one that makes no sense.
+        """
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that a text may have, special tokens included."""
+        return self.max_positions
+
+    def positions(self, ids: tf.Tensor, columns: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
+        """Position ids of rows of tokens laid end to end, int32 ``[total]`` as all three; ``columns`` count from 0."""
+        return columns
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Array]:
+        """The graph's parameters: weights as ``[in, out]``, query, key and value side by side in one product.
+
+        Accounts for every tensor of the checkpoint. Raises ``SourceError`` for a missing, misshapen or left-over one.
+        """
+
+    def product_names(self) -> tuple[str, ...]:
+        """The linear products, in the order in which ``hidden_states`` first asks for them."""
+        return tuple(f"layer_{layer}/{part}" for layer in range(self.num_layers) for part in LAYER_PRODUCTS)
+
+    @abstractmethod
+    def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
+        """The last hidden state of a chunk's packed tokens: float32 ``[padded_total, hidden]``.
+
+        ``products`` computes with what ``parameters`` names. ``fused_norm`` says that the optimizer of TensorFlow 2.17
+        or later will see this, and not a training step or eager mode.
+        """
+
+
+def padded_positions(spec: EncoderSpec, input_ids: tf.Tensor) -> tf.Tensor:
+    """Position ids of padded int32 ``[batch, length]`` ids, as the original numbers them, padding included."""
+    import tensorflow as tf
+
+    shape = tf.shape(input_ids)
+    columns = tf.tile(tf.range(shape[1])[None, :], tf.stack([shape[0], 1]))
+    splits = tf.range(shape[0] + 1) * shape[1]
+    flat = spec.positions(tf.reshape(input_ids, [-1]), tf.reshape(columns, [-1]), splits)
+    return tf.reshape(flat, shape)

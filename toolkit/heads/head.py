@@ -1,0 +1,106 @@
+"""What every module behind the encoder is: numbers and weights, read from the checkpoint, and a function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.encoder.fields import Fields
+from toolkit.errors import SourceError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from toolkit.source.checkpoint import RawModule
+
+__all__ = [
+    "HeadSpec",
+    "head_parameters",
+    "no_leftovers",
+    "own_parameters",
+    "require_sentence_embedding",
+    "stage_names",
+    "tensor",
+]
+
+Array = npt.NDArray[np.float32]
+
+
+class HeadSpec(ABC):
+    """A module that maps embeddings to embeddings, as sentence-transformers' class of its name computes it.
+
+    Subclasses are frozen dataclasses, each in a file of its own and in the table of :mod:`toolkit.heads`.
+    """
+
+    module_type: ClassVar[str]
+    """The class name in sentence-transformers."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, module: RawModule, dim: int) -> Self:
+        """The spec of a module that is given embeddings of size ``dim``.
+
+        Raises ``UnsupportedError`` for what is not computed here, ``SourceError`` for what does not fit together.
+        """
+
+    @abstractmethod
+    def width(self, dim: int) -> int:
+        """The size of the embeddings that come out, where ``dim`` is that of those that go in."""
+
+    def parameters(self) -> dict[str, Array]:
+        """The weights by name."""
+        return {}
+
+    @abstractmethod
+    def apply(self, params: Mapping[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        """Embeddings float32 ``[batch, in]`` to ``[batch, out]``; ``params`` as ``parameters`` names them."""
+
+
+def stage_names(heads: Sequence[Any]) -> tuple[str, ...]:
+    """A readable name for each head, in order: ``1_pooling``, ``2_dense``, ... (module 0 is the encoder)."""
+    return tuple(
+        f"{index}_{type(head).__name__.removesuffix('Spec').lower()}" for index, head in enumerate(heads, start=1)
+    )
+
+
+def head_parameters(heads: Sequence[Any]) -> dict[str, Array]:
+    """All heads' weights, by stage and name."""
+    return {
+        f"{stage}/{name}": value
+        for stage, head in zip(stage_names(heads), heads, strict=True)
+        if isinstance(head, HeadSpec)
+        for name, value in head.parameters().items()
+    }
+
+
+def own_parameters(params: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """Of the parameters of all heads, those of one stage, by name."""
+    prefix = f"{stage}/"
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def require_sentence_embedding(module: RawModule) -> None:
+    """Refuse a module that reads or writes another feature than the sentence embedding."""
+    fields = Fields(module)
+    fields.only("module_input_name", ("sentence_embedding",), "sentence_embedding")
+    fields.only("module_output_name", ("sentence_embedding", None), "sentence_embedding")
+
+
+def tensor(module: RawModule, name: str, shape: tuple[int, ...]) -> Array:
+    """A module's tensor, float32. Raises ``SourceError`` if it is missing or of another shape."""
+    if name not in module.tensors:
+        raise SourceError(f"{module.file}: the weights lack {name!r}")
+    found = module.tensors[name]
+    if found.shape != shape:
+        raise SourceError(f"{module.file}: {name} has shape {found.shape}, the configuration says {shape}")
+    return np.ascontiguousarray(found, np.float32)
+
+
+def no_leftovers(module: RawModule, *used: str) -> None:
+    """Raise ``SourceError`` for a tensor that is not among ``used``."""
+    if extra := sorted(set(module.tensors) - set(used)):
+        raise SourceError(f"{module.file}: tensor {extra[0]!r} is not part of a {module.type} module")

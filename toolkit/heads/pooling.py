@@ -1,0 +1,86 @@
+"""Pooling: the token embeddings of a text to one vector, as sentence-transformers' ``Pooling`` (6.2) does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toolkit.encoder.fields import Fields
+from toolkit.errors import SourceError, UnsupportedError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from toolkit.encoder.packing import Chunk
+    from toolkit.source.checkpoint import RawModule
+
+__all__ = ["POOLING_MODES", "PoolingSpec", "pool", "read_pooling"]
+
+POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+
+
+@dataclass(frozen=True)
+class PoolingSpec:
+    """Token embeddings to one vector; several modes are concatenated in this order."""
+
+    modes: tuple[str, ...]
+    dim: int
+
+    def __str__(self) -> str:
+        return f"pooling     {' and '.join(self.modes)}"
+
+
+def read_pooling(module: RawModule, hidden_size: int) -> PoolingSpec:
+    """The spec of a Pooling module behind an encoder. Raises ``UnsupportedError`` or ``SourceError``."""
+    raw = module.config.get("pooling_mode", "mean")
+    modes = (raw,) if isinstance(raw, str) else tuple(raw)
+    if unknown := [mode for mode in modes if mode not in POOLING_MODES]:
+        raise UnsupportedError(module.file, "pooling_mode", unknown[0], POOLING_MODES)
+    if (size := Fields(module).positive("embedding_dimension")) != hidden_size:
+        raise SourceError(
+            f"{module.file}: embedding_dimension is {size}, but the encoder's hidden size is {hidden_size}"
+        )
+    return PoolingSpec(modes, hidden_size * len(modes))
+
+
+def pool(spec: PoolingSpec, hidden: tf.Tensor, chunk: Chunk, *, columns: bool = True) -> tf.Tensor:
+    """Token embeddings ``[padded_total, hidden]`` of a chunk to ``[rows, dim]``, one row for each text.
+
+    Only tokens count: nothing of a row's padding or neighbours enters. A row without tokens yields zeros, except for
+    ``max``, where torch yields -inf and so do we. ``columns`` says that position ids are the tokens' columns; else each
+    token is taken to stand right behind the one before it.
+    """
+    import tensorflow as tf
+
+    from toolkit.encoder.packing import row_of_token
+
+    tokens, rows = hidden[: chunk.total], chunk.rows
+    splits = chunk.tokens.row_splits
+    row = row_of_token(splits)
+    lengths = tf.cast(splits[1:] - splits[:-1], hidden.dtype)[:, None]
+
+    def total(values: tf.Tensor) -> tf.Tensor:
+        return tf.math.unsorted_segment_sum(values, row, rows)
+
+    def at(index: tf.Tensor) -> tf.Tensor:
+        # hidden has at least one row, if only of fill, so index 0 exists even when no text has a token
+        return tf.where(lengths > 0, tf.gather(hidden, tf.maximum(index, 0)), 0.0)
+
+    def weighted_mean() -> tf.Tensor:
+        # torch counts positions from a row's first token on
+        position = chunk.tokens.positions[: chunk.total] if columns else tf.range(chunk.total)
+        first = tf.gather(chunk.tokens.positions, splits[:-1]) if columns else splits[:-1]
+        weight = tf.cast(position - tf.gather(first, row) + 1, hidden.dtype)[:, None]
+        return total(tokens * weight) / tf.maximum(total(weight), 1e-9)
+
+    pooled = {
+        "cls": lambda: at(splits[:-1]),
+        "lasttoken": lambda: at(splits[1:] - 1),
+        "max": lambda: tf.where(lengths > 0, tf.math.unsorted_segment_max(tokens, row, rows), -np.inf),
+        "mean": lambda: total(tokens) / tf.maximum(lengths, 1e-9),
+        "mean_sqrt_len_tokens": lambda: total(tokens) / tf.sqrt(tf.maximum(lengths, 1e-9)),
+        "weightedmean": weighted_mean,
+    }
+    return tf.concat([pooled[mode]() for mode in spec.modes], 1)
