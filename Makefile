@@ -40,6 +40,7 @@ lint: .venv-test/.installed
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
+	.venv-test/bin/lint-imports --no-cache --no-logo
 
 .venv-test/.installed: pyproject.toml constraints.txt tests/deploy/package.json
 	@echo "installing into .venv-test (the first time this takes a few minutes)"
