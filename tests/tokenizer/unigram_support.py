@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from toolkit.tokenizer.texts import NATURAL, random_texts
 
-CHARSMAP = Path(__file__).parents[1] / "data" / "nmt_nfkc.charsmap.xz"
+DATA = Path(__file__).parents[1] / "data"
+CHARSMAP = DATA / "nmt_nfkc.charsmap.xz"
 
 
 def make_unigram(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import lzma
 import random
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
-from unigram_support import changed, make_unigram
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from unigram_support import DATA, changed, make_unigram
 
 from toolkit.artifact.compatibility import serving_releases
 from toolkit.errors import CheckError, UnsupportedError
@@ -100,6 +101,50 @@ def test_marks_lost_after_the_precompiled_map_are_refused(charsmap):
         build_tokenizer(_spec(make_unigram(charsmap, normalizer=normalizers.Sequence(chain))))
 
 
+ALBERT = [
+    normalizers.Replace("``", '"'),
+    normalizers.Replace("''", '"'),
+    normalizers.Replace('"\\', "\\1"),
+    normalizers.NFKD(),
+    normalizers.StripAccents(),
+    normalizers.Lowercase(),
+]
+QUOTED = ["``a''", "'''''b`````", "``\\ c", "'' ''", "<s>``</s>''<mask>``", "'<s>'", "`\u0301`", '"\\1']
+
+
+@pytest.mark.parametrize("precompiled", [False, True])
+def test_strings_are_replaced_first_and_decomposed_marks_dropped_as_alberts_tokenizer_does(
+    charsmap, equal, hard_texts, precompiled
+):
+    chain = [*ALBERT, normalizers.Precompiled(charsmap)] if precompiled else ALBERT
+    equal(make_unigram(charsmap, normalizer=normalizers.Sequence(chain)), [*QUOTED, *TOKENS, *hard_texts])
+
+
+def test_spaces_joined_in_the_midst_of_the_normalizers(charsmap, equal, hard_texts):
+    chain = [*ALBERT, normalizers.Replace(Regex(" {2,}"), " "), *ALBERT[3:]]
+    equal(make_unigram(charsmap, normalizer=normalizers.Sequence(chain)), [*QUOTED, *TOKENS, *hard_texts[:1500]])
+
+
+def test_scores_of_double_precision_as_the_trainer_of_tokenizers_writes_them(equal, hard_texts):
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    trainer = trainers.UnigramTrainer(
+        vocab_size=2500, special_tokens=["<unk>"], unk_token="<unk>", initial_alphabet=["▁"], show_progress=False
+    )
+    tokenizer.train_from_iterator([text for text in hard_texts if isinstance(text, str)][:400], trainer)
+    equal(Tokenizer.from_str(tokenizer.to_str()), hard_texts[:1500])
+
+
+@pytest.mark.parametrize("name", ["albert", "xlm_roberta"])
+def test_real_vocabularies_are_exact_on_a_sample_of_the_self_check(name):
+    spec = read_tokenizer(
+        TokenizerSource(lzma.decompress((DATA / f"{name}.json.xz").read_bytes()).decode(), "tokenizer.json", 64)
+    )
+    assert self_check(spec, build_tokenizer(spec), sample=0.01).texts > 20_000
+
+
 def test_no_precompiled_map(equal, hard_texts):
     equal(
         make_unigram(normalizer=normalizers.Sequence([normalizers.Nmt(), normalizers.Lowercase()])), hard_texts[:1500]
@@ -162,6 +207,10 @@ def test_each_step_prints_one_line(xlmr):
     assert all("\n" not in line and len(line) < 200 for line in lines)
 
 
+QUOTES = {"type": "Replace", "pattern": {"String": "``"}, "content": '"'}
+LATE = [{"type": "Lowercase"}]
+
+
 def _set(*path):
     *keys, last, value = path
 
@@ -178,12 +227,14 @@ def _set(*path):
     [
         (_set("model", "byte_fallback", True), "model.byte_fallback is True"),
         (_set("model", "unk_id", None), "model.unk_id is None"),
-        (_set("model", "vocab", 9, 1, -1 / 3), r"model\.vocab is .*-0\.333"),
+        (_set("model", "vocab", 9, 1, -1000.5), r"model\.vocab is .*-1000\.5"),
         (_set("pre_tokenizer", {"type": "Whitespace"}), "pre_tokenizer.type is 'Whitespace'"),
         (_set("pre_tokenizer", "pretokenizers", 1, "prepend_scheme", "first"), "prepend_scheme is 'first'"),
         (_set("pre_tokenizer", "pretokenizers", 1, "replacement", "_"), "replacement is '_'"),
         (_set("normalizer", {"type": "NFKC"}), "normalizer.type is 'NFKC'"),
-        (_set("normalizer", {"type": "Replace", "pattern": {"String": "``"}, "content": '"'}), "normalizer.pattern"),
+        (_set("normalizer", {"type": "Sequence", "normalizers": [*LATE, QUOTES]}), "normalizer.pattern"),
+        (_set("normalizer", {**QUOTES, "pattern": {"String": "<m"}}), "normalizer.pattern is '<m'"),
+        (_set("normalizer", {"type": "NFKD"}), "normalizer.type is 'NFKD'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.tokenizer.added import Passes
+from toolkit.tokenizer.patterns import literal
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
 from toolkit.tokenizer.unigram.compiled import compiled_unigram
@@ -275,6 +276,11 @@ def unigram_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     if compiled.raw_passes:
         title = f"find in the text: {listed(raw) or 'nothing'}"
         steps.append(RareRegexStep(title, compiled.raw_passes, compiled.rare))
+    if spec.model.replaced:
+        title = ", ".join(f"{string!r} by {content!r}" for string, content in spec.model.replaced)
+        passes = tuple((literal(string), content.replace("\\", r"\\")) for string, content in spec.model.replaced)
+        rare = rf"\C*(?:{'|'.join(pattern for pattern, _ in passes)})\C*"
+        steps.append(RareRegexStep(f"replace {title}", passes, rare))
     if compiled.early_charmap:
         steps.append(NormalizeCharacters(compiled.early_charmap, 0))
     if compiled.mark_passes:
