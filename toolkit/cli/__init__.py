@@ -21,6 +21,7 @@ __all__ = ["cli", "main"]
 # command name -> (module, one-line help); the help stands here so that `--help` imports none of the modules
 COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("toolkit.cli.export", "Convert a SentenceTransformer to a SavedModel and prove it equal."),
+    "models": ("toolkit.cli.models", "List the families, modules, tokenizers and public models that can be exported."),
     "check": ("toolkit.cli.check", "Compare a SavedModel with its original model."),
     "inspect": ("toolkit.cli.inspect", "Print an artifact's signatures, provenance and compatible servers."),
     "tune-artifact": ("toolkit.cli.tune_artifact", "Change an artifact's batching without the original model."),

@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LayerNormSpec(HeadSpec):
-    """``weight`` and ``bias`` are ``[dim]``; torch's default epsilon is 1e-5."""
+    """LayerNorm with torch's default epsilon, 1e-5. ``weight`` and ``bias`` are ``[dim]``."""
 
     module_type: ClassVar = "LayerNorm"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.tokenizer.engines import COMPILED, ENGINES, Engine
 from toolkit.tokenizer.spec import (
+    TOKENIZER_KINDS,
     AddedToken,
     Template,
     TokenizerSource,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPILED",
     "ENGINES",
+    "TOKENIZER_KINDS",
     "AddedToken",
     "Engine",
     "PackedTokens",

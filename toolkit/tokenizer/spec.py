@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 __all__ = [
+    "TOKENIZER_KINDS",
     "AddedToken",
     "BytePairModel",
     "Template",
@@ -99,12 +100,23 @@ class TokenizerSpec:
     pad_id: int
 
 
-# What reads each kind's model, and refuses the normalizers and pre-tokenizers that this kind does not take.
-_MODELS: Mapping[str, Callable[[str, Mapping[str, Any]], Model]] = {
-    "WordPiece": read_wordpiece,
-    "Unigram": read_unigram,
-    "BPE": read_bytepair,
+@dataclass(frozen=True)
+class _Kind:
+    """``read`` takes the file's name and the complete ``tokenizer.json``, and refuses the normalizers and
+    pre-tokenizers that this kind does not take."""
+
+    title: str
+    known_from: str
+    read: Callable[[str, Mapping[str, Any]], Model]
+
+
+_MODELS: Mapping[str, _Kind] = {
+    "WordPiece": _Kind("WordPiece", "BERT, MPNet, DistilBERT, ELECTRA", read_wordpiece),
+    "Unigram": _Kind("Unigram", "XLM-RoBERTa, multilingual E5, BGE-M3, ALBERT, T5", read_unigram),
+    "BPE": _Kind("byte-level BPE", "RoBERTa, GPT-2, ModernBERT, Llama 3, Qwen", read_bytepair),
 }
+TOKENIZER_KINDS: Mapping[str, str] = {kind.title: kind.known_from for kind in _MODELS.values()}
+"""The kinds of tokenizers, and the models that have such a one."""
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel", "Sequence of these")
 
 
@@ -208,7 +220,7 @@ def _model(file: str, root: Mapping[str, Any]) -> Model:
     kind = root["model"]["type"]
     if kind not in _MODELS:
         raise UnsupportedError(file, "model.type", kind, tuple(_MODELS))
-    return _MODELS[kind](file, root)
+    return _MODELS[kind].read(file, root)
 
 
 def _added_tokens(file: str, nodes: list[dict[str, Any]], tokenizer: Tokenizer) -> tuple[AddedToken, ...]:
