@@ -36,7 +36,7 @@ DOCUMENT = ROOT / "docs" / "performance.md"
 QUICK, QUICK_ROUNDS = {1: 16, 8: 32, 32: 64, 128: 128}, 3
 FULL, FULL_ROUNDS = {1: 64, 8: 128, 32: 256, 128: 256}, 8
 BASE_SHARE = 4
-"""BERT-base is about eight times slower and gets this many times fewer sentences."""
+"""Encoders of base size are about eight times slower and get this many times fewer sentences."""
 
 
 def plans(given: argparse.Namespace) -> Iterator[Plan]:
@@ -44,7 +44,7 @@ def plans(given: argparse.Namespace) -> Iterator[Plan]:
     quick = given.quick
     for model in (["minilm"] if quick else MODELS) if given.models is None else given.models:
         sizes = QUICK if quick else FULL
-        if model == "bert-base":
+        if model != "minilm":
             sizes = {batch: max(batch, count // BASE_SHARE) for batch, count in sizes.items()}
         sizes = {batch: count for batch, count in sizes.items() if batch in given.batches}
         for texts in given.sets or (["mixed"] if quick else SETS):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from toolkit._version import __version__
 
 if TYPE_CHECKING:
+    from toolkit.artifact.inspection import inspect
     from toolkit.artifact.tuning import tune_artifact
     from toolkit.client import Client
     from toolkit.convert import Export, export
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "check",
     "export",
+    "inspect",
     "to_keras",
     "tune_artifact",
 ]
@@ -40,6 +42,7 @@ _HOME = {
     "Export": "toolkit.convert",
     "check": "toolkit.proof.check",
     "export": "toolkit.convert",
+    "inspect": "toolkit.artifact.inspection",
     "to_keras": "toolkit.graph.keras_door",
     "tune_artifact": "toolkit.artifact.tuning",
 }

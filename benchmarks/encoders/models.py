@@ -1,4 +1,4 @@
-"""The models: the real all-MiniLM-L6-v2, and a BERT of base size with random weights, made on the spot."""
+"""The models: the real all-MiniLM-L6-v2, and encoders of base size with random weights, made on the spot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import numpy.typing as npt
 
 __all__ = ["MODELS", "Dimensions", "dimensions", "flops", "minilm", "source"]
 
-MODELS = {"minilm": "all-MiniLM-L6-v2", "bert-base": "BERT-base size, random weights"}
+MODELS = {
+    "minilm": "all-MiniLM-L6-v2",
+    "bert-base": "BERT-base size, random weights",
+    "mpnet-base": "MPNet-base size, random weights",
+    "xlm-r-base": "XLM-R-base size, random weights",
+}
 MAX_LENGTH = 256
 
 
@@ -38,7 +43,7 @@ def source(model: str, folder: Path) -> Path:
         return minilm()
     target = folder / "source"
     if not (target / "modules.json").is_file():
-        _make_bert_base(target)
+        _make(model, target)
     return target
 
 
@@ -58,18 +63,25 @@ def flops(of: Dimensions, lengths: npt.NDArray[np.int64]) -> int:
     return of.layers * (dense + attention)
 
 
-def _make_bert_base(target: Path) -> None:
-    """transformers' default BertConfig is BERT-base; tokenizer and pooling are MiniLM's."""
+def _make(model: str, target: Path) -> None:
+    """transformers' default configurations, which are those of base size; tokenizer and pooling are MiniLM's."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel
+    from transformers import AutoModel, BertConfig, MPNetConfig, XLMRobertaConfig
 
     torch.manual_seed(0)
-    bert = target.with_name("bert")
-    shutil.copytree(minilm(), bert, ignore=shutil.ignore_patterns("*.safetensors", "1_Pooling", "modules.json"))
-    BertModel(BertConfig()).save_pretrained(bert)
-    transformer = Transformer(str(bert), max_seq_length=MAX_LENGTH)
+    configurations = {
+        "bert-base": BertConfig(),
+        "mpnet-base": MPNetConfig(max_position_embeddings=514),
+        "xlm-r-base": XLMRobertaConfig(
+            vocab_size=250_002, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
+        ),
+    }
+    encoder = target.with_name("encoder")
+    shutil.copytree(minilm(), encoder, ignore=shutil.ignore_patterns("*.safetensors", "1_Pooling", "modules.json"))
+    AutoModel.from_config(configurations[model]).save_pretrained(encoder)
+    transformer = Transformer(str(encoder), max_seq_length=MAX_LENGTH)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(str(target))
-    shutil.rmtree(bert)
+    shutil.rmtree(encoder)

@@ -90,3 +90,17 @@ def test_it_composes_with_other_layers(tiny_source: Path) -> None:
 def test_an_unknown_kind_of_input_is_refused(tiny_source: Path) -> None:
     with pytest.raises(InputError, match="'text' or 'tokens'"):
         to_keras(tiny_source, inputs="words")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model_type", ["mpnet", "albert", "xlm-roberta-xl"])
+def test_every_family_becomes_a_keras_model_that_equals_it_and_is_saved_and_loaded(
+    tmp_path: Path, model_type: str
+) -> None:
+    from family_models import save_family
+
+    source = save_family(tmp_path, model_type)
+    expected = SentenceTransformer(str(source), device="cpu").encode(list(TEXTS))
+    model = to_keras(source)
+    assert largest_difference(model(tf.constant(TEXTS)), expected) < 1e-5
+    model.save(tmp_path / "model.keras")
+    assert largest_difference(keras.models.load_model(tmp_path / "model.keras")(tf.constant(TEXTS)), expected) < 1e-5

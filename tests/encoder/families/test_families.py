@@ -59,6 +59,19 @@ def test_an_export_of_every_family_passes_the_whole_proof(tmp_path: Path, model_
     assert counts.max() > MAX_LENGTH > counts.min(), "the length limit is met"
 
 
+@pytest.mark.parametrize(
+    ("model_type", "precision", "cosine"),
+    [("mpnet", "bfloat16", 0.9995), ("albert", "int8", 0.98), ("xlm-roberta-xl", "int8", 0.98)],
+)
+def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
+    tmp_path: Path, model_type: str, precision: str, cosine: float
+) -> None:
+    source = save_family(tmp_path, model_type)
+    result = export(source, tmp_path / "models", "m", precision=precision, min_cosine=cosine, tokenizer_sample=0.001)
+    assert result.report is not None
+    assert 0 < result.report.max_cosine_distance <= 1 - cosine
+
+
 @pytest.mark.parametrize("model_type", ["roberta", "mpnet", "albert", "distilbert"])
 def test_token_ids_that_a_caller_pads_on_either_side_are_embedded_as_the_original_does(
     tmp_path: Path, model_type: str
