@@ -61,7 +61,7 @@ def test_an_export_of_every_family_passes_the_whole_proof(tmp_path: Path, model_
 
 @pytest.mark.parametrize(
     ("model_type", "precision", "cosine"),
-    [("mpnet", "bfloat16", 0.9995), ("albert", "int8", 0.98), ("xlm-roberta-xl", "int8", 0.98)],
+    [("mpnet", "bfloat16", 0.998), ("albert", "int8", 0.98), ("xlm-roberta-xl", "int8", 0.98)],
 )
 def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
     tmp_path: Path, model_type: str, precision: str, cosine: float
