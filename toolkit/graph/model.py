@@ -14,6 +14,7 @@ from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
+from toolkit.graph.guard import guarded
 from toolkit.graph.spec import ModelSpec, PoolingSpec
 from toolkit.heads.heads import apply_head, head_parameters, pool, stage_names
 from toolkit.signatures import SIGNATURES, Tensor
@@ -157,13 +158,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": tf.zeros_like(input_ids)}
 
     def _embed_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Outputs:
-        shape = tf.shape(input_ids)
-        message = "input_ids, attention_mask and token_type_ids must have the same shape"
-        same = [
-            tf.debugging.assert_equal(shape, tf.shape(other), message) for other in (attention_mask, token_type_ids)
-        ]
-        with tf.control_dependencies(same):
-            tokens = self._checked(pack(input_ids, attention_mask, token_type_ids))
+        tokens = self._checked(pack(input_ids, attention_mask, token_type_ids))
         return {"embedding": self._embedding(tokens)[0]}
 
     def _checked(self, tokens: Tokens) -> Tokens:
@@ -201,7 +196,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
             "token_embeddings": self._token_embeddings,
         }
         return {
-            item.name: tf.function(functions[item.name], autograph=False).get_concrete_function(
+            item.name: tf.function(guarded(functions[item.name], item.inputs), autograph=False).get_concrete_function(
                 *(_tensor_spec(tensor) for tensor in item.inputs)
             )
             for item in SIGNATURES
