@@ -41,8 +41,8 @@ def _one_a_row(inputs: Sequence[Tensor], values: Sequence[tf.Tensor]) -> list[tf
     (item,), (value,) = inputs, values
     value = _undeclared(value)
     shape = tf.shape(value)
-    # A scalar has no first dimension: -1 stands in its place, which is no size.
-    fits = tf.equal(tf.size(value), tf.concat([shape, [-1]], 0)[0])
+    rank = tf.size(shape)
+    fits = (rank >= 1) & (rank <= 2) & tf.reduce_all(tf.equal(shape[1:], 1))
     with tf.control_dependencies([_require(fits, f"{item.name} must have the shape [batch], not", shape)]):
         return [tf.reshape(value, [-1])]
 
@@ -62,7 +62,7 @@ def _of_one_shape(inputs: Sequence[Tensor], values: Sequence[tf.Tensor]) -> list
         together = f"{', '.join(names[:-1])} and {names[-1]} must have the same shape, not"
         checks = [_require(same, together, *shapes)]
     with tf.control_dependencies(checks):
-        # Rows of no length have no size that a message's limit could bound.
+        # Rows of no length: a message of a few bytes can hold any number of them.
         filled = tf.minimum(first[0], 1) <= first[1]
         checks = [_require(filled, f"{names[0]} must have rows of at least one place, not the shape", first)]
     mask = values[names.index("attention_mask")]
