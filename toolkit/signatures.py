@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_SIGNATURE", "SIGNATURES", "Signature", "Tensor"]
+__all__ = ["DEFAULT_SIGNATURE", "GUARD_NODE", "SIGNATURES", "Signature", "Tensor"]
+
+GUARD_NODE = "input_guard"
+"""What the names of the ops begin with that check a signature's inputs (see `toolkit.graph.guard`)."""
 
 
 @dataclass(frozen=True)

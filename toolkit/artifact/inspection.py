@@ -6,12 +6,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.artifact.compatibility import ServingReleases, model_ops, read_saved_model, serving_releases
+from toolkit.artifact.compatibility import (
+    ServingReleases,
+    model_ops,
+    read_saved_model,
+    saved_model_nodes,
+    serving_releases,
+)
 from toolkit.artifact.savedmodel import WARMUP, read_provenance
 from toolkit.artifact.tuning import read_batching
 from toolkit.encoder.batching_options import Batching
 from toolkit.errors import ArtifactError
-from toolkit.signatures import Signature, Tensor
+from toolkit.signatures import GUARD_NODE, Signature, Tensor
 
 __all__ = ["Inspection", "inspect"]
 
@@ -19,7 +25,9 @@ __all__ = ["Inspection", "inspect"]
 @dataclass(frozen=True)
 class Inspection:
     """What ``inspect`` finds. Sizes are in bytes; ``provenance`` is ``None`` for models exported by other means,
-    ``batching`` for those that do not batch by tokens inside the graph."""
+    ``batching`` for those that do not batch by tokens inside the graph. ``guarded``: the graph refuses inputs of a
+    wrong shape (see ``toolkit.graph.guard``); exports of older versions do not, and such a request can end a server.
+    """
 
     path: Path
     signatures: tuple[Signature, ...]
@@ -30,6 +38,7 @@ class Inspection:
     releases: ServingReleases
     warmup: bool
     batching: Batching | None
+    guarded: bool
     provenance: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -76,5 +85,6 @@ def inspect(saved_model: str | Path) -> Inspection:
         releases=serving_releases(ops),
         warmup=(folder / WARMUP).is_file(),
         batching=read_batching(model),
+        guarded=any(node.op == "Assert" and node.name.startswith(GUARD_NODE) for node in saved_model_nodes(model)),
         provenance=read_provenance(folder),
     )

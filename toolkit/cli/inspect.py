@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_UNGUARDED = "NOT refused: a request of a wrong shape can end any server; export the model again"
+
 
 @click.command("inspect")
 @click.argument("saved_model")
@@ -83,6 +85,8 @@ def _print(found: Inspection) -> None:
     )
     facts.add_row("batching", batching_words(found.batching))
     facts.add_row("warm-up", "yes" if found.warmup else "none")
+    if found.provenance is not None:
+        facts.add_row("wrong shapes", "refused" if found.guarded else _UNGUARDED)
     for label, value in _provenance_rows(found.provenance):
         facts.add_row(label, value)
     console.print(facts)

@@ -14,6 +14,7 @@ from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
+from toolkit.graph.guard import guarded
 from toolkit.graph.spec import ModelSpec
 from toolkit.heads.head import head_parameters, own_parameters, stage_names
 from toolkit.heads.pooling import pool
@@ -157,15 +158,9 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": tf.zeros_like(input_ids)}
 
     def _embed_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Outputs:
-        shape = tf.shape(input_ids)
-        message = "input_ids, attention_mask and token_type_ids must have the same shape"
-        same = [
-            tf.debugging.assert_equal(shape, tf.shape(other), message) for other in (attention_mask, token_type_ids)
-        ]
-        with tf.control_dependencies(same):
-            positions = padded_positions(self._spec.encoder, input_ids)
-            attention_mask = self._without_holes(attention_mask)
-            tokens = self._checked(pack(input_ids, attention_mask, token_type_ids, positions))
+        positions = padded_positions(self._spec.encoder, input_ids)
+        attention_mask = self._without_holes(attention_mask)
+        tokens = self._checked(pack(input_ids, attention_mask, token_type_ids, positions))
         return {"embedding": self._embedding(tokens)[0]}
 
     def _without_holes(self, attention_mask: tf.Tensor) -> tf.Tensor:
@@ -214,7 +209,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
             "token_embeddings": self._token_embeddings,
         }
         return {
-            item.name: tf.function(functions[item.name], autograph=False).get_concrete_function(
+            item.name: tf.function(guarded(functions[item.name], item.inputs), autograph=False).get_concrete_function(
                 *(_tensor_spec(tensor) for tensor in item.inputs)
             )
             for item in SIGNATURES

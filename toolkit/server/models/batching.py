@@ -55,9 +55,9 @@ class Batched:
 
         An empty request runs alone as well: the scheduler would answer it with outputs of another rank.
         """
-        return all(
-            array.size and array.shape[1:] == inner and array.shape[0] == arrays[0].shape[0]
-            for array, inner in zip(arrays, self.inner, strict=True)
+        rows = arrays[0].shape[:1]
+        return bool(rows) and all(
+            array.size and array.shape == (*rows, *inner) for array, inner in zip(arrays, self.inner, strict=True)
         )
 
 

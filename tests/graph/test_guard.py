@@ -1,0 +1,78 @@
+"""No request ends the process that runs an artifact, whatever runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from fusion_support import needs_onednn
+
+from toolkit.artifact.inspection import inspect
+from toolkit.artifact.savedmodel import write_model
+from toolkit.corpus.calibration import built_in_texts
+from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.families import bert
+from toolkit.encoder.precision.mixed import Plan
+from toolkit.graph import model as model_module
+from toolkit.graph.model import ServingModel
+from toolkit.graph.precision_choice import choose_int8
+from toolkit.graph.spec import ModelSpec, read_spec
+from toolkit.source.checkpoint import open_checkpoint
+from toolkit.tokenizer import Engine
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_source: Path) -> ModelSpec:
+    return read_spec(open_checkpoint(tiny_source))
+
+
+def survive(*folders: Path) -> None:
+    """The process of ``wrong_requests`` ends well."""
+    paths = os.pathsep.join([str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.run(
+        [sys.executable, str(TESTS / "wrong_requests.py"), *map(str, folders)],
+        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert process.returncode == 0, (process.returncode, process.stdout[-300:], process.stderr[-3000:])
+
+
+def test_no_request_ends_the_process_with_any_kind_of_tokenizer(every_kind: Path) -> None:
+    survive(*(folder / "1" for folder in every_kind.iterdir()))
+
+
+def test_no_request_ends_the_process_with_an_engine_of_tensorflow_text(spec: ModelSpec, tmp_path: Path) -> None:
+    engines: tuple[Engine, ...] = ("BertTokenizer", "FastBertTokenizer")
+    for engine in engines:
+        write_model(ServingModel(spec, None, engine), tmp_path / engine)
+    survive(*(tmp_path / engine for engine in engines))
+
+
+@needs_onednn
+def test_no_request_ends_the_process_in_fewer_bits(spec: ModelSpec, tmp_path: Path) -> None:
+    bfloat16 = Plan(bfloat16=frozenset(bert.product_names(spec.encoder)))
+    int8 = choose_int8(ServingModel(spec), spec, built_in_texts(48), ["hello world"], 0.5).plan
+    write_model(ServingModel(spec, None, plan=bfloat16), tmp_path / "bfloat16")
+    write_model(ServingModel(spec, Batching(), plan=int8), tmp_path / "int8")
+    survive(tmp_path / "bfloat16", tmp_path / "int8")
+
+
+def test_a_column_of_texts_is_answered_as_its_texts(tiny_export: Path) -> None:
+    function = tf.saved_model.load(str(tiny_export)).signatures["detailed"]
+    column, row = function(text=tf.constant([["a b"], ["c"]])), function(text=tf.constant(["a b", "c"]))
+    for name, value in row.items():
+        assert column[name].numpy().tolist() == value.numpy().tolist()
+
+
+def test_inspect_tells_which_artifacts_refuse_wrong_shapes(
+    spec: ModelSpec, tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert inspect(tiny_export).guarded
+    monkeypatch.setattr(model_module, "guarded", lambda function, inputs: function)
+    write_model(ServingModel(spec), tmp_path / "1")
+    assert not inspect(tmp_path / "1").guarded

@@ -1,0 +1,82 @@
+"""What every signature asks of its inputs before any other op sees them, so that no request ends a server.
+
+A session does not hold what it is fed to the shape of its placeholder, and the kernels of tokenizers read past the end
+of text of another rank, or abort. Nor does it help to ask for the rank of a tensor that is declared as ``[None]``:
+TensorFlow answers from the declaration, when the graph is traced and again when a server optimizes it. So shapes are
+asked of a tensor of which nothing is declared.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tensorflow as tf
+
+from toolkit.signatures import GUARD_NODE, Tensor
+
+__all__ = ["guarded"]
+
+Result = TypeVar("Result")
+
+
+def guarded(function: Callable[..., Result], inputs: Sequence[Tensor]) -> Callable[..., Result]:
+    """``function`` of a signature's ``inputs``, which is not run for any that it is not made for.
+
+    That is either one input ``[batch]``, which may come as ``[batch, 1]`` too; or an ``attention_mask`` of zeros and
+    ones and others, all ``[batch, length]``, the shape of the first one. Else the graph fails with INVALID_ARGUMENT,
+    and says which input came in which shape.
+    """
+
+    @functools.wraps(function)
+    def checked(*values: tf.Tensor) -> Result:
+        check = _one_a_row if len(inputs) == 1 else _of_one_shape
+        return function(*check(inputs, values))
+
+    return checked
+
+
+def _one_a_row(inputs: Sequence[Tensor], values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    (item,), (value,) = inputs, values
+    value = _undeclared(value)
+    shape = tf.shape(value)
+    rank = tf.size(shape)
+    fits = (rank >= 1) & (rank <= 2) & tf.reduce_all(tf.equal(shape[1:], 1))
+    with tf.control_dependencies([_require(fits, f"{item.name} must have the shape [batch], not", shape)]):
+        return [tf.reshape(value, [-1])]
+
+
+def _of_one_shape(inputs: Sequence[Tensor], values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    shapes = [tf.shape(_undeclared(value)) for value in values]
+    checks: list[tf.Operation] = []
+    for item, shape in zip(inputs, shapes, strict=True):
+        with tf.control_dependencies(checks):  # of two faults, always the same one is told
+            checks = [
+                _require(tf.equal(tf.size(shape), 2), f"{item.name} must have the shape [batch, length], not", shape)
+            ]
+    names = [item.name for item in inputs]
+    with tf.control_dependencies(checks):
+        first, *others = shapes
+        same = tf.reduce_all([tf.reduce_all(tf.equal(first, other)) for other in others])
+        together = f"{', '.join(names[:-1])} and {names[-1]} must have the same shape, not"
+        checks = [_require(same, together, *shapes)]
+    with tf.control_dependencies(checks):
+        # Rows of no length: a message of a few bytes can hold any number of them.
+        filled = tf.minimum(first[0], 1) <= first[1]
+        checks = [_require(filled, f"{names[0]} must have rows of at least one place, not the shape", first)]
+    mask = values[names.index("attention_mask")]
+    with tf.control_dependencies(checks):
+        ones = tf.reduce_all((mask >= 0) & (mask <= 1))
+        checks = [_require(ones, "attention_mask must be 0 or 1")]
+    with tf.control_dependencies(checks):
+        return [tf.identity(value) for value in values]
+
+
+def _undeclared(value: tf.Tensor) -> tf.Tensor:
+    """``value``, of a shape that is known when the graph runs, and not before."""
+    return tf.raw_ops.PlaceholderWithDefault(input=value, shape=tf.TensorShape(None))
+
+
+def _require(condition: tf.Tensor, message: str, *shapes: tf.Tensor) -> tf.Operation:
+    return tf.debugging.Assert(condition, [message, *shapes], summarize=-1, name=GUARD_NODE)
