@@ -2,8 +2,7 @@
 
 The one reader of checkpoints is sentence-transformers itself: what it loads is the reference that an export must
 equal, so its own view of tokenizer, prompts and sequence length is taken instead of parsing those files a second
-time. Before it loads anything, the folder is inspected here: module types and activations come from JSON files, and
-sentence-transformers would replace some unknown ones by defaults with no more than a log line.
+time. Before it loads anything, the folder is inspected (``toolkit.source.folder``).
 """
 
 from __future__ import annotations
@@ -22,16 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import InputError, MissingExtraError, SourceError, UnsupportedError
+from toolkit.source.folder import MODULE_TYPES, inspect_folder, read_json
 from toolkit.tokenizer import TokenizerSource
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 __all__ = ["Checkpoint", "RawModule", "open_checkpoint"]
-
-# Module classes of sentence-transformers that the spec knows. Their dotted paths changed between releases
-# (sentence_transformers.models.X, sentence_transformers.base.modules.X.X, ...): the class name decides.
-MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 # configuration that depends on who saved or loaded the checkpoint, not on what it computes
@@ -85,11 +81,13 @@ def open_checkpoint(
     if not isinstance(source, str | Path):
         return _from_model(source, "live SentenceTransformer", "the live model")
     folder = _resolve(source, revision)
-    stored = _inspect_folder(folder, trust_remote_code)
+    modules = inspect_folder(folder, trust_remote_code)
+    stored = {module.type: _stored_tensors(module.path) for module in modules if module.has_weights}
     model = _load(folder, trust_remote_code)
     checkpoint = _from_model(model, str(source), str(folder))
-    if stored is not None:
-        _require_stored(checkpoint.modules[0], stored)
+    names = stored.get("Transformer")
+    if names is not None:
+        _require_stored(checkpoint.modules[0], names)
     return checkpoint
 
 
@@ -114,41 +112,6 @@ def _resolve(source: str | Path, revision: str | None) -> Path:
     except Exception as error:  # the hub's client raises many kinds, from requests' to its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(f"{text}: no such folder, and the hub does not give it: {reason}") from error
-
-
-def _inspect_folder(folder: Path, trust_remote_code: bool) -> frozenset[str] | None:
-    """Refuse what sentence-transformers would load wrongly, late or with someone's code.
-
-    Returns the tensor names stored for the Transformer, or ``None`` where they are not in safetensors files.
-    """
-    modules = read_json(folder / "modules.json", missing="is missing; this is not a SentenceTransformer folder")
-    if not isinstance(modules, list) or not modules or not all(isinstance(item, dict) for item in modules):
-        raise SourceError(f"{folder / 'modules.json'}: expected a list of modules, like sentence-transformers writes")
-    stored: frozenset[str] | None = None
-    for item in modules:
-        kind = str(item.get("type", ""))
-        name = kind.rsplit(".", 1)[-1]
-        known = kind.startswith("sentence_transformers.") and name in MODULE_TYPES
-        if not known and not trust_remote_code:
-            raise UnsupportedError(str(folder / "modules.json"), "type", kind, MODULE_TYPES)
-        subfolder = folder / str(item.get("path", ""))
-        if not subfolder.resolve().is_relative_to(folder.resolve()):
-            raise SourceError(f"{folder / 'modules.json'}: path {item.get('path')!r} leads out of the folder")
-        if not subfolder.is_dir() and name in ("Transformer", "Pooling", "Dense", "LayerNorm"):
-            raise SourceError(f"{subfolder}: is missing, but modules.json names it")
-        if name == "Dense":
-            config = read_json(subfolder / "config.json")
-            activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
-            if not activation.startswith("torch.nn.modules.") and not trust_remote_code:
-                raise UnsupportedError(
-                    str(subfolder / "config.json"), "activation_function", activation, "classes of torch.nn.modules"
-                )
-        if name == "Transformer":
-            read_json(subfolder / "config.json")
-        if name in ("Transformer", "Dense", "LayerNorm"):
-            names = _stored_tensors(subfolder)
-            stored = names if name == "Transformer" else stored
-    return stored
 
 
 def _stored_tensors(folder: Path) -> frozenset[str] | None:
@@ -325,13 +288,3 @@ def _digest(modules: tuple[RawModule, ...], tokenizer: TokenizerSource, *rest: o
     identity = replace(tokenizer, file="")  # where it was found does not matter
     sha.update(json.dumps([asdict(identity), *rest], ensure_ascii=False).encode())
     return "sha256:" + sha.hexdigest()
-
-
-def read_json(path: Path, missing: str = "is missing") -> Any:
-    """Parse a JSON file of a checkpoint; ``SourceError`` names the file where that fails."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SourceError(f"{path}: {missing}") from error
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
