@@ -82,15 +82,14 @@ def notices_shown() -> Iterator[None]:
 class _Estimate:
     """How long the present stage will still take, if it goes on as it did."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._stage, self._since = "", clock()
+    def __init__(self) -> None:
+        self._stage, self._since = "", time.monotonic()
 
     def seconds_left(self, stage: str, done: int, total: int) -> float | None:
         """``None`` where it is too early to tell."""
         if stage != self._stage:
-            self._stage, self._since = stage, self._clock()
-        passed = self._clock() - self._since
+            self._stage, self._since = stage, time.monotonic()
+        passed = time.monotonic() - self._since
         if not total or done < 0.02 * total or passed < 2.0:
             return None
         return passed * (total - done) / done

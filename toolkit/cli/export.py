@@ -151,7 +151,6 @@ def command(
     if as_json:
         report = result.report.to_json() if result.report else None
         value = {"path": str(result.path), "name": result.name, "version": result.version, "check": report}
-        value["notices"] = list(result.notices)
         click.echo(json.dumps(value, ensure_ascii=False))
         return
     click.echo(str(result.spec))

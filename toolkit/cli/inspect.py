@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.display import batching_words, precision_words, quality_words, quiet_tensorflow
+from toolkit.cli.display import batching_words, notices_shown, precision_words, quality_words, quiet_tensorflow
 from toolkit.tokenizer.bare import BareTokenizer
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def command(saved_model: str, tokenizer: bool, text: str | None, as_json: bool) 
 def _tokenizer(source: str, text: str | None, as_json: bool) -> None:
     from toolkit.artifact.tokenizer_inspection import inspect_tokenizer
 
-    results = inspect_tokenizer(source, text)
+    with notices_shown():
+        results = inspect_tokenizer(source, text)
     if as_json:
         rows = [{"step": item.step, **({} if text is None else {"result": item.result})} for item in results]
         click.echo(json.dumps(rows, ensure_ascii=False))
