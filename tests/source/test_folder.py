@@ -163,6 +163,11 @@ def test_a_class_of_the_checkpoints_own_is_refused_with_and_without_trust(
     inspect_folder(folder, trust)
 
 
+def test_quantized_weights_are_refused_by_name(source: Path) -> None:
+    edit(source / "config.json", lambda config: config.update(quantization_config={"quant_method": "gptq", "bits": 4}))
+    refused(source, "config.json", "quantization_config", "gptq")
+
+
 @pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "PhobertTokenizer"])
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_tokenizer_that_only_python_has_is_refused_by_name(bert: Path, source: Path, name: str, plain: bool) -> None:

@@ -118,7 +118,7 @@ def _inspect_plain(path: Path) -> ModuleFolder:
     if heads := [name for name in architectures if not _HEADLESS.search(str(name))]:
         supported = "encoders without a head, such as BertModel, where there is no modules.json"
         raise UnsupportedError(str(file), "architectures", heads[0], supported)
-    _require_own_class_of_transformers(file)
+    _inspect_encoder(file)
     _require_fast_tokenizer(path)
     return ModuleFolder("Transformer", path)
 
@@ -142,7 +142,7 @@ def _inspect_module(folder: Path, file: Path, item: dict[str, Any], trust_remote
 
 
 def _inspect_transformer(path: Path) -> None:
-    _require_own_class_of_transformers(path / "config.json")
+    _inspect_encoder(path / "config.json")
     for file in (path / name for name in _TRANSFORMER_FILES):
         if file.exists() and (config := _object(file)):
             if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
@@ -153,14 +153,17 @@ def _inspect_transformer(path: Path) -> None:
     _require_fast_tokenizer(path)
 
 
-def _require_own_class_of_transformers(file: Path) -> None:
-    """Refuse an encoder of the checkpoint's own class: without its code, transformers takes one of its own instead."""
+def _inspect_encoder(file: Path) -> None:
+    """Refuse an encoder of the checkpoint's own class, in whose place transformers takes its own; quantized weights."""
     config = _object(file)
     own = config.get("auto_map") or {}
     if isinstance(own, dict) and (used := {key: own[key] for key in ("AutoConfig", "AutoModel") if key in own}):
         kind = config.get("model_type")
         supported = f"none: the checkpoint's own class need not compute what transformers' own {kind!r} does"
         raise UnsupportedError(str(file), "auto_map", used, f"{supported}, with or without --trust-remote-code")
+    if (quantized := config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        raise UnsupportedError(str(file), "quantization_config", method, "float32, float16 and bfloat16 weights")
 
 
 def _require_fast_tokenizer(path: Path) -> None:
