@@ -190,6 +190,7 @@ def test_other_tokenizer_classes_are_not_refused_for_their_name(source: Path, na
 @pytest.mark.parametrize(
     ("file", "field", "value"),
     [
+        ("sentence_bert_config.json", "hidden_layer", 3),
         ("1_Pooling/config.json", "pooling_mode_median", True),
         ("1_Pooling/config.json", "pooling_mode", "median"),
         ("2_Dense/config.json", "scale", 2.0),

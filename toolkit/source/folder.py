@@ -25,6 +25,12 @@ MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dr
 # Fields of each module's own file, those of earlier releases too. sentence-transformers drops a field that it does not
 # know, of a Dense for example, or fails without naming the file.
 _FIELDS: Mapping[str, tuple[str, ...]] = {
+    "Transformer": (
+        *("max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name"),
+        *("processing_kwargs", "unpad_inputs", "query_length", "document_length", "query_expansion", "cache_dir"),
+        *("tokenizer_name_or_path", "model_kwargs", "processor_kwargs", "config_kwargs"),
+        *("model_args", "tokenizer_args", "config_args"),
+    ),
     "Pooling": (
         *("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt"),
         *("pooling_mode_cls_token", "pooling_mode_max_tokens", "pooling_mode_mean_tokens"),
@@ -145,6 +151,7 @@ def _inspect_transformer(path: Path) -> None:
     _inspect_encoder(path / "config.json")
     for file in (path / name for name in _TRANSFORMER_FILES):
         if file.exists() and (config := _object(file)):
+            _require_fields(file, config, "Transformer")
             if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
                 raise UnsupportedError(str(file), "transformer_task", task, "feature-extraction")
             if (tokenizer := config.get("tokenizer_name_or_path")) is not None:
@@ -193,11 +200,7 @@ def _inspect_fields(module: ModuleFolder, trust_remote_code: bool) -> None:
     if not file.exists() and module.type not in _NEED_A_FILE:
         return
     config = _object(file)
-    for field, value in config.items():
-        if field not in _FIELDS[module.type]:
-            raise UnsupportedError(
-                str(file), field, value, f"no such field; those are {', '.join(_FIELDS[module.type])}"
-            )
+    _require_fields(file, config, module.type)
     if module.type == "Pooling":
         modes = config.get("pooling_mode", "mean")
         for mode in [modes] if isinstance(modes, str) else modes:
@@ -205,6 +208,12 @@ def _inspect_fields(module: ModuleFolder, trust_remote_code: bool) -> None:
                 raise UnsupportedError(str(file), "pooling_mode", mode, POOLING_MODES)
     if module.type == "Dense":
         _require_torch_activation(file, config, trust_remote_code)
+
+
+def _require_fields(file: Path, config: Mapping[str, Any], kind: str) -> None:
+    for field, value in config.items():
+        if field not in _FIELDS[kind]:
+            raise UnsupportedError(str(file), field, value, f"{', '.join(_FIELDS[kind])}; {field} is not known")
 
 
 def _require_torch_activation(file: Path, config: Mapping[str, Any], trust_remote_code: bool) -> None:
