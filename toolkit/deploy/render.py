@@ -191,7 +191,7 @@ max_enqueued_batches {{ value: {options.max_enqueued_batches} }}
 
 def _model_env(models: Sequence[ServedModel], options: RuntimeOptions) -> str:
     # 1.25 GiB for the server, its threads and the activations of the batches in progress; each model four times: the
-    # version in use and the one that replaces it each take up to 1.9 times their artifact's size in memory (weights, and
+    # version in use and the one that replaces it each take up to 1.9 times their artifact in memory (weights, and
     # the tables of a large vocabulary).
     need = 1280 * _MIB + 4 * sum(model.size for model in models)
     memory = -(-need // (256 * _MIB)) * 256
