@@ -18,14 +18,14 @@ def test_where_no_bar_is_seen_the_time_left_of_a_long_stage_is_printed_once(
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with stage_progress() as progress:
         for seconds, stage, done in [
-            *((0, "reading", 0), (1, "checking the tokenizer", 0), (2, "checking the tokenizer", 10)),
-            *((11, "checking the tokenizer", 25), (21, "checking the tokenizer", 50), (41, "checking", 0)),
-            (44, "checking", 50),
+            *((0, "reading", 0), (1, "checking the tokenizer", 0), (100, "checking the tokenizer", 10)),
+            *((101, "checking the tokenizer", 20), (110, "checking the tokenizer", 30)),
+            *((120, "checking the tokenizer", 50), (141, "checking", 0), (200, "checking", 50), (205, "checking", 90)),
         ]:
             now[0] = float(seconds)
             progress(stage, done, 100 if done else 0)
-    # 25 of 100 in 10 s; the last stage is done too soon to be worth a line
-    assert capsys.readouterr().err == "checking the tokenizer: about 30 s left\n"
+    # 20 of 100 in 10 s, after what went before the first step; the last stage is done too soon to be worth a line
+    assert capsys.readouterr().err == "checking the tokenizer: about 35 s left\n"
 
 
 def test_a_notice_is_printed_as_a_note_and_other_warnings_as_ever(capsys: pytest.CaptureFixture[str]) -> None:

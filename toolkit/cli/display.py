@@ -80,19 +80,21 @@ def notices_shown() -> Iterator[None]:
 
 
 class _Estimate:
-    """How long the present stage will still take, if it goes on as it did."""
+    """How long the present stage will still take, if it goes on as it did since its first step was done."""
 
     def __init__(self) -> None:
-        self._stage, self._since = "", time.monotonic()
+        self._stage, self._since, self._first = "", 0.0, 0
 
     def seconds_left(self, stage: str, done: int, total: int) -> float | None:
         """``None`` where it is too early to tell."""
-        if stage != self._stage:
-            self._stage, self._since = stage, time.monotonic()
-        passed = time.monotonic() - self._since
-        if not total or done < 0.02 * total or passed < 2.0:
+        if not done or not total:  # being prepared: a model may be loading
             return None
-        return passed * (total - done) / done
+        if stage != self._stage:
+            self._stage, self._since, self._first = stage, time.monotonic(), done
+        passed, steps = time.monotonic() - self._since, done - self._first
+        if steps < 0.02 * total or passed < 4.0:
+            return None
+        return passed * (total - done) / steps
 
 
 @contextmanager
