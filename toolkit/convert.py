@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,7 +24,7 @@ from toolkit.artifact.savedmodel import require_space, stage_version, write_mode
 from toolkit.corpus.calibration import Calibration, built_in_texts, read_texts
 from toolkit.corpus.check import SHORT, check_texts
 from toolkit.encoder.batching_options import Batching
-from toolkit.errors import InputError, MissingExtraError
+from toolkit.errors import InputError, MissingExtraError, SourceNotice
 from toolkit.graph.spec import ModelSpec, read_spec
 from toolkit.heads.head import stage_names
 from toolkit.proof.check import check
@@ -31,7 +32,9 @@ from toolkit.proof.comparison import Bounds, CheckReport
 from toolkit.proof.precision import Precision
 from toolkit.signatures import SIGNATURES
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
+from toolkit.source.settings import SourceSettings
 from toolkit.tokenizer import COMPILED, Engine, self_check
+from toolkit.tokenizer.bare import BareTokenizer, compare_bare
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -56,7 +59,10 @@ _STAMPED_PACKAGES = (
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export: the version directory, what was converted, and both proofs (``None`` if skipped)."""
+    """A finished export: the version directory, what was converted, and both proofs (``None`` if skipped).
+
+    ``notices`` are what users of the source should know; each was said as a ``SourceNotice`` warning too.
+    """
 
     path: Path
     name: str
@@ -64,6 +70,7 @@ class Export:
     spec: ModelSpec
     report: CheckReport | None
     tokenizer_report: TokenizerReport | None
+    notices: tuple[str, ...]
 
 
 def export(
@@ -81,6 +88,10 @@ def export(
     min_cosine: float | None = None,
     calibration: str | Path | None = None,
     oldest_server: str = DEFAULT_OLDEST,
+    truncate_dim: int | None = None,
+    max_seq_length: int | None = None,
+    prompt_name: str | None = None,
+    pooling: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -99,8 +110,13 @@ def export(
     lose most are computed in bfloat16, as few as bring every vector's cosine with the original's to ``min_cosine``
     (0.995; for bfloat16, which has no choice to make, 0.9999). That choice is made with ``verify=False`` too, against
     the float32 graph. ``oldest_server`` is the oldest release of TF Serving that the artifact is for; for one before
-    2.17 LayerNorm is not fused. ``bounds`` are what the proof asks for instead of the precision's own. ``progress`` is
-    called with (what is done at present, steps done, steps in all).
+    2.17 LayerNorm is not fused. ``bounds`` are what the proof asks for instead of the precision's own.
+
+    ``truncate_dim``, ``max_seq_length`` (tokens) and ``prompt_name`` do what they do on a ``SentenceTransformer`` and
+    in its ``encode``; ``pooling`` is for a folder that holds an encoder alone, without ``modules.json``, for which
+    sentence-transformers takes ``"mean"``. The original that the proof compares with, here and in ``check``, is set so
+    too. ``progress`` is called with (what is done at present, steps done, steps in all). What the user of a source
+    should know is said as a ``SourceNotice`` warning.
 
     Raises ``InputError`` for options that are not usable or do not go together (a model or precision whose ops the
     oldest server does not have among them), ``SourceError`` or ``UnsupportedError``
@@ -111,6 +127,7 @@ def export(
         raise InputError(f"tokenizer engine {tokenizer_engine!r} is only taken where it is proved equal: not unchecked")
     say = progress or (lambda stage, done, total: None)
     wanted = Precision(precision, min_cosine, calibration)
+    settings = SourceSettings(truncate_dim, max_seq_length, prompt_name, pooling)
     fused_norm = runs_on("FusedBatchNormV3", oldest_server)
     if wanted.name == "int8":
         require_release(serving_releases(["_QuantizedMatMul"]), oldest_server)
@@ -118,8 +135,11 @@ def export(
     # Names and places are refused, as the options were, before minutes are spent on loading.
     with stage_version(Path(models_dir), name, version) as staged:
         say("reading the checkpoint", 0, 0)
-        checkpoint = open_checkpoint(source, revision=revision, trust_remote_code=trust_remote_code)
+        checkpoint = open_checkpoint(source, revision=revision, trust_remote_code=trust_remote_code, settings=settings)
         spec = read_spec(checkpoint)
+        bare = compare_bare(checkpoint.tokenizer_file, checkpoint.tokenizer) if checkpoint.tokenizer_file else None
+        if bare is not None and bare.differences:
+            warnings.warn(str(bare), SourceNotice, stacklevel=2)
         require_space(staged.folder, _size_estimate(checkpoint))
         say("building the graph", 0, 0)
         model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, fused_norm, say)
@@ -146,9 +166,10 @@ def export(
                 progress=lambda done, total: say("checking", done, total),
             )
             report.require_passed()
-        provenance = _provenance(checkpoint, spec, model, stamp, releases, report, tokenizer_report)
+        provenance = _provenance(checkpoint, spec, model, stamp, releases, report, tokenizer_report, bare)
         write_provenance(staged.folder, provenance)
-    return Export(staged.target, name, staged.version, spec, report, tokenizer_report)
+    notices = (*checkpoint.notices, *([str(bare)] if bare is not None and bare.differences else []))
+    return Export(staged.target, name, staged.version, spec, report, tokenizer_report, notices)
 
 
 def _build(
@@ -215,12 +236,18 @@ def _provenance(
     releases: ServingReleases,
     report: CheckReport | None,
     tokenizer_report: TokenizerReport | None,
+    bare: BareTokenizer | None,
 ) -> dict[str, Any]:
     encoder = spec.encoder
     return {
         "format": 1,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "source": {"name": checkpoint.source, "digest": checkpoint.digest},
+        "source": {
+            "name": checkpoint.source,
+            "digest": checkpoint.digest,
+            "settings": checkpoint.settings.to_json(),
+            "notices": list(checkpoint.notices),
+        },
         "versions": {
             "sentence-serving": __version__,
             "python": platform.python_version(),
@@ -245,4 +272,5 @@ def _provenance(
         "tokenizer_check": {"texts": tokenizer_report.texts, "differences": 0}
         if tokenizer_report is not None
         else None,
+        "bare_tokenizer": bare.to_json() if bare is not None else None,
     }

@@ -22,6 +22,8 @@
         └── ResponseError        the server's answer cannot be understood
 
 The command line prints an error's text on stderr, without a traceback, and exits with ``exit_code``.
+
+``SourceNotice`` is no error but a warning: what the user of a checkpoint that is taken should know all the same.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ __all__ = [
     "ServerError",
     "SignatureError",
     "SourceError",
+    "SourceNotice",
     "ToolkitError",
     "UnreachableError",
     "UnsupportedError",
@@ -83,6 +86,10 @@ class UnsupportedError(SourceError):
         self.field = field
         self.value = value
         self.supported = options
+
+
+class SourceNotice(UserWarning):
+    """The checkpoint is taken, but its user should know something of it; the command line prints it as a note."""
 
 
 class ArtifactError(ToolkitError):

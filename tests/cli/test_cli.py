@@ -174,6 +174,57 @@ def test_inspect_tells_signatures_provenance_and_servers(run: Run, tiny_export: 
     assert value["provenance"]["check"]["passed"] is True
 
 
+def test_an_encoder_alone_is_exported_with_its_settings_said_and_checked(
+    run: Run, tiny_bert: Path, tmp_path: Path
+) -> None:
+    from transformers import BertModel
+
+    source = Path(shutil.copytree(tiny_bert, tmp_path / "bert"))
+    BertModel.from_pretrained(source).bfloat16().save_pretrained(source)
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False  # transformers sets its own
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer))
+    arguments = ("export", source, tmp_path, "--name", "tiny", "--tokenizer-sample", "0.01", "--no-batching")
+    code, out, err = run(*arguments, "--pooling", "cls", "--truncate-dim", 8, "--max-seq-length", 20)
+    assert code == 0, err
+    for words in ("at most 20 tokens", "pooling     cls", "float32 [8]", "equal: max abs difference"):
+        assert words in out
+    notes = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert [len(notes), "has no modules.json; served with cls pooling" in notes[0]] == [3, True]
+    assert "the weights are bfloat16; equal means equal to those weights computed in float32" in notes[1]
+    assert "5e-3" in notes[1]
+    assert "tokenizer.json alone gives other token ids for" in notes[2]
+
+    code, out, err = run("check", tmp_path / "tiny" / "1", source)
+    assert (code, "equal: max abs" in out, err.count("note: ")) == (0, True, 2)
+    code, out, _ = run("inspect", tmp_path / "tiny" / "1")
+    words = " ".join(out.split())
+    assert "settings truncate_dim 8, max_seq_length 20, pooling cls" in words
+    assert "served with cls pooling" in words
+    assert "tokenizer.json alone gives other token ids" in words
+    code, _, err = run("inspect", source, "--tokenizer")
+    assert (code, "note: tokenizer.json alone gives other token ids" in err) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "code", "words"),
+    [
+        ("--truncate-dim", "0", 2, "truncate_dim is 0"),
+        ("--truncate-dim", "999", 2, "truncate_dim is 999, but the model's vectors have 24 numbers"),
+        ("--max-seq-length", "999", 3, "max_seq_length is 999"),
+        ("--prompt-name", "query2", 2, "prompt_name is 'query2'; the model has: query, document"),
+        ("--pooling", "cls", 2, "pooling is for folders without modules.json"),
+        ("--pooling", "median", 2, "'median' is not one of 'cls', 'max', 'mean'"),
+    ],
+)
+def test_settings_that_do_not_go_with_the_source_are_refused(
+    run: Run, tiny_source: Path, tmp_path: Path, option: str, value: str, code: int, words: str
+) -> None:
+    got, _, err = run("export", tiny_source, tmp_path, "--name", "tiny", option, value)
+    assert (got, words in one_line(err)) == (code, True), err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_inspect_names_a_damaged_graph(run: Run, tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff\xff")
     code, _, err = run("inspect", tmp_path)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
-from support import TEXTS
+from support import TEXTS, largest_difference
 
-from toolkit.artifact.savedmodel import write_model
+from toolkit.artifact.savedmodel import read_provenance, write_model
+from toolkit.convert import export
 from toolkit.corpus.check import check_texts
 from toolkit.errors import ArtifactError, CheckError, InputError
 from toolkit.graph.model import ServingModel
@@ -110,6 +111,31 @@ def test_a_different_sequence_length_is_found_at_the_token_ids(tiny_export: Path
     report = check(tiny_export, model, texts=TEXTS)
     assert report.divergence is not None
     assert report.divergence.stage == "token ids"
+
+
+def test_an_artifact_with_settings_is_checked_against_the_original_with_the_same(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    SentenceTransformer(str(tiny_source), device="cpu", prompts={"q": "find this: "}).save(str(source))
+    result = export(
+        source, tmp_path, "m", verify=False, truncate_dim=7, max_seq_length=12, prompt_name="q", batching=None
+    )
+    assert (result.spec.dim, result.spec.max_length, result.spec.prompt) == (7, 12, "find this: ")
+    provenance = read_provenance(result.path)
+    assert provenance is not None
+    settings = {"truncate_dim": 7, "max_seq_length": 12, "prompt_name": "q"}
+    assert provenance["source"]["settings"] == settings
+    report = check(result.path, source, texts=TEXTS)
+    assert report.passed, report.divergence
+    # encode with these settings is what serving_default answers
+    import tensorflow as tf
+
+    model = SentenceTransformer(str(source), device="cpu")
+    model.max_seq_length = 12
+    expected = model.encode(list(TEXTS), prompt_name="q", truncate_dim=7)
+    served = tf.saved_model.load(str(result.path)).signatures["serving_default"](text=tf.constant(TEXTS))["embedding"]
+    assert largest_difference(served, expected) < 1e-5
 
 
 @pytest.mark.usefixtures("in_process")

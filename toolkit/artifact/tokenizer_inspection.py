@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.artifact.savedmodel import read_provenance
-from toolkit.errors import ArtifactError, InputError, SourceError
+from toolkit.errors import ArtifactError, InputError, SourceError, SourceNotice
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.tokenizer import TokenizerSource, TokenizerSpec, build_tokenizer, read_tokenizer, reference_tokenizer
+from toolkit.tokenizer.bare import compare_bare
 
 __all__ = ["StepResult", "inspect_tokenizer"]
 
@@ -48,9 +50,14 @@ def inspect_tokenizer(source: str | Path, text: str | None = None) -> tuple[Step
 
 
 def _source(path: Path, source: str | Path) -> TokenizerSource:
-    file = path / "tokenizer.json" if path.is_dir() and not (path / "modules.json").is_file() else path
+    checkpoint = path.is_dir() and any((path / name).is_file() for name in ("modules.json", "config.json"))
+    file = path / "tokenizer.json" if path.is_dir() and not checkpoint else path
     if not file.is_file():
-        return open_checkpoint(source).tokenizer
+        loaded = open_checkpoint(source)
+        bare = compare_bare(loaded.tokenizer_file, loaded.tokenizer) if loaded.tokenizer_file else None
+        if bare is not None and bare.differences:
+            warnings.warn(str(bare), SourceNotice, stacklevel=3)
+        return loaded.tokenizer
     try:
         return TokenizerSource(file.read_text(encoding="utf-8"), str(file), None)
     except (OSError, ValueError) as error:

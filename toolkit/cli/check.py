@@ -8,7 +8,7 @@ from typing import TextIO
 
 import click
 
-from toolkit.cli.display import check_table, quiet_tensorflow, stage_progress
+from toolkit.cli.display import check_table, notices_shown, quiet_tensorflow, stage_progress
 
 __all__ = ["command"]
 
@@ -24,13 +24,14 @@ def command(saved_model: Path, source: str, texts: TextIO | None, trust_remote_c
 
     The SavedModel is reloaded in a fresh process. Exit code 0 if token ids are identical and vectors within 1e-5
     (largest absolute difference) and 1e-6 (cosine distance), or for bfloat16 and int8 within the cosine that the
-    artifact was exported with; 1 if not, naming the first stage that diverges.
+    artifact was exported with; 1 if not, naming the first stage that diverges. SOURCE gets the settings that the
+    artifact was exported with: --truncate-dim, --max-seq-length, --prompt-name, --pooling.
     """
     quiet_tensorflow()
     from toolkit.proof.check import check
 
     lines = [line.rstrip("\r\n") for line in texts] if texts is not None else None
-    with stage_progress() as progress:
+    with notices_shown(), stage_progress() as progress:
         progress("reading the checkpoint", 0, 0)
         report = check(
             saved_model,

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from toolkit.errors import MissingExtraError
+import click
+
+from toolkit.errors import MissingExtraError, SourceNotice
 
 if TYPE_CHECKING:
     from toolkit.encoder.batching_options import Batching
     from toolkit.proof.comparison import CheckReport
 
-__all__ = ["batching_words", "check_table", "precision_words", "quality_words", "quiet_tensorflow", "stage_progress"]
+__all__ = [
+    "batching_words",
+    "check_table",
+    "notices_shown",
+    "precision_words",
+    "quality_words",
+    "quiet_tensorflow",
+    "stage_progress",
+]
+
+_WORTH_SAYING = 10.0  # seconds left of a stage
 
 
 def quiet_tensorflow(extra: str = "convert") -> None:
@@ -42,8 +56,53 @@ def quiet_tensorflow(extra: str = "convert") -> None:
 
 
 @contextmanager
+def notices_shown() -> Iterator[None]:
+    """Print each ``SourceNotice`` warning as a note on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SourceNotice)
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, SourceNotice):
+                click.secho(f"note: {message}", fg="yellow", err=True)
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
+class _Estimate:
+    """How long the present stage will still take, if it goes on as it did since its first step was done."""
+
+    def __init__(self) -> None:
+        self._stage, self._since, self._first = "", 0.0, 0
+
+    def seconds_left(self, stage: str, done: int, total: int) -> float | None:
+        """``None`` where it is too early to tell."""
+        if not done or not total:  # being prepared: a model may be loading
+            return None
+        if stage != self._stage:
+            self._stage, self._since, self._first = stage, time.monotonic(), done
+        passed, steps = time.monotonic() - self._since, done - self._first
+        if steps < 0.02 * total or passed < 4.0:
+            return None
+        return passed * (total - done) / steps
+
+
+@contextmanager
 def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function (stage, done, total) that moves a progress bar on stderr; silent where stderr is no terminal."""
+    """Yield a function (stage, done, total) that moves a progress bar on stderr, with an estimate of the time left.
+
+    Where stderr is no terminal, the estimate is printed once for each stage that takes long.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -54,12 +113,19 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
     )
+    estimate, told = _Estimate(), set[str]()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
+        task = bar.add_task("starting", total=None, left="")
 
         def move(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total or None)
+            seconds = estimate.seconds_left(stage, done, total)
+            left = "" if seconds is None else f"about {seconds:.0f} s left"
+            bar.update(task, description=stage, completed=done, total=total or None, left=left)
+            if not console.is_terminal and seconds is not None and seconds > _WORTH_SAYING and stage not in told:
+                told.add(stage)
+                click.echo(f"{stage}: {left}", err=True)
 
         yield move
 

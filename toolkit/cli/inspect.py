@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.display import batching_words, precision_words, quality_words, quiet_tensorflow
+from toolkit.cli.display import batching_words, notices_shown, precision_words, quality_words, quiet_tensorflow
+from toolkit.tokenizer.bare import BareTokenizer
 
 if TYPE_CHECKING:
     from toolkit.artifact.inspection import Inspection
@@ -48,7 +49,8 @@ def command(saved_model: str, tokenizer: bool, text: str | None, as_json: bool) 
 def _tokenizer(source: str, text: str | None, as_json: bool) -> None:
     from toolkit.artifact.tokenizer_inspection import inspect_tokenizer
 
-    results = inspect_tokenizer(source, text)
+    with notices_shown():
+        results = inspect_tokenizer(source, text)
     if as_json:
         rows = [{"step": item.step, **({} if text is None else {"result": item.result})} for item in results]
         click.echo(json.dumps(rows, ensure_ascii=False))
@@ -103,6 +105,11 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
         ("versions", ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())),
         ("model", ", ".join(f"{name} {value}" for name, value in model.items() if value != "")),
     ]
+    if settings := source.get("settings"):
+        rows.append(("settings", ", ".join(f"{name} {value}" for name, value in settings.items())))
+    rows += [("note", notice) for notice in source.get("notices", ())]
+    if bare := provenance.get("bare_tokenizer"):
+        rows.append(("tokenizer", str(BareTokenizer(**bare))))
     stamp = provenance.get("precision")
     if isinstance(stamp, dict) and stamp.get("products"):
         rows.append(("precision", precision_words(stamp)))

@@ -190,9 +190,10 @@ max_enqueued_batches {{ value: {options.max_enqueued_batches} }}
 
 
 def _model_env(models: Sequence[ServedModel], options: RuntimeOptions) -> str:
-    # 1.25 GiB for the server, its threads and the activations of the batches in progress; each model three times: the
-    # version in use, the one that replaces it, and the buffers in which it is read.
-    need = 1280 * _MIB + 3 * sum(model.size for model in models)
+    # 1.25 GiB for the server, its threads and the activations of the batches in progress; each model four times: the
+    # version in use and the one that replaces it each take up to 1.9 times their artifact in memory (weights, and
+    # the tables of a large vocabulary).
+    need = 1280 * _MIB + 4 * sum(model.size for model in models)
     memory = -(-need // (256 * _MIB)) * 256
     return (
         f"{_HEADER}# What the deployment takes from the models: the probes' model, CPUs and memory of a replica.\n"

@@ -16,9 +16,12 @@ from toolkit.heads import HEADS
 from toolkit.heads.head import HeadSpec
 from toolkit.heads.pooling import PoolingSpec, read_pooling
 from toolkit.source.checkpoint import Checkpoint, RawModule
-from toolkit.tokenizer import TokenizerSource, TokenizerSpec, read_tokenizer
+from toolkit.source.loaded import require_independent_rows
+from toolkit.tokenizer import TokenizerSource, TokenizerSpec, read_tokenizer, reference_tokenizer
 
 __all__ = ["ModelSpec", "read_spec"]
+
+_ONE_TOKEN = ("cls", "max", "lasttoken")  # pooling modes that have no answer for a text without a token
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,12 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
     cut = checkpoint.truncate_dim
     if cut is not None and cut < 1:
         raise UnsupportedError(first.file, "truncate_dim", cut, "positive numbers")
+    tokenizer = read_tokenizer(source)
+    _require_a_token(source, tokenizer, checkpoint.prompt, pooling)
+    require_independent_rows(checkpoint.reference, first.file.removesuffix("/config.json"))
     return ModelSpec(
         prompt=checkpoint.prompt,
-        tokenizer=read_tokenizer(source),
+        tokenizer=tokenizer,
         encoder=encoder,
         pooling=pooling,
         heads=tuple(heads),
@@ -113,6 +119,15 @@ def _require_room(source: TokenizerSource, vocab_size: int) -> None:
     if beyond:
         index, token = beyond[0]
         raise SourceError(f"{source.file}: token {token!r} has id {index}, but the encoder has {vocab_size} embeddings")
+
+
+def _require_a_token(source: TokenizerSource, tokenizer: TokenizerSpec, prompt: str, pooling: PoolingSpec) -> None:
+    """Refuse a pooling that has to take some token, where an empty text has none."""
+    modes = [mode for mode in pooling.modes if mode in _ONE_TOKEN]
+    if modes and not reference_tokenizer(tokenizer).encode(prompt).ids:
+        value = (json.loads(source.json).get("post_processor") or {}).get("type")
+        supported = f"one that adds special tokens, with {modes[0]} pooling: an empty text has no token otherwise"
+        raise UnsupportedError(source.file, "post_processor", value, supported)
 
 
 def _require_token_embeddings(module: RawModule) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from toolkit.encoder.fields import Fields
 from toolkit.errors import SourceError, UnsupportedError
+from toolkit.source.settings import POOLING_MODES
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from toolkit.source.checkpoint import RawModule
 
 __all__ = ["POOLING_MODES", "PoolingSpec", "pool", "read_pooling"]
-
-POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
 
 @dataclass(frozen=True)

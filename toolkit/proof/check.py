@@ -27,6 +27,7 @@ from toolkit.proof.comparison import Arrays, Bounds, CheckReport, compare
 from toolkit.proof.precision import stamped_bounds
 from toolkit.proof.reference import reference_answers
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
+from toolkit.source.settings import stamped_settings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -49,7 +50,8 @@ def check(
     """Compare a SavedModel (a version directory) with its original; the result says whether they are equal.
 
     ``texts`` replaces the built-in corpus; ``bounds`` those of the precision that the artifact was exported in, which
-    its provenance names. ``progress`` is called with (batches done, batches in all).
+    its provenance names, as it does the settings (prompt, cuts, pooling) that the original gets too. ``progress`` is
+    called with (batches done, batches in all).
     Raises ``ArtifactError`` if the SavedModel cannot be loaded or run, ``SourceError`` for the original.
     """
     folder = Path(saved_model)
@@ -57,11 +59,14 @@ def check(
         raise ArtifactError(f"{folder}: no saved_model.pb; expected a version directory <models>/<name>/<version>")
     if texts is not None and not texts:
         raise InputError("check needs at least one text")
+    provenance = read_provenance(folder)
     if bounds is None:
-        bounds = stamped_bounds(read_provenance(folder))
-    checkpoint = (
-        source if isinstance(source, Checkpoint) else open_checkpoint(source, trust_remote_code=trust_remote_code)
-    )
+        bounds = stamped_bounds(provenance)
+    if isinstance(source, Checkpoint):
+        checkpoint = source
+    else:
+        settings = stamped_settings(provenance)
+        checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code, settings=settings)
     chosen = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
     batches = _batches(len(chosen))
     # The intermediate stages are large: looked at in the first pass over the texts only.

@@ -2,8 +2,7 @@
 
 The one reader of checkpoints is sentence-transformers itself: what it loads is the reference that an export must
 equal, so its own view of tokenizer, prompts and sequence length is taken instead of parsing those files a second
-time. Before it loads anything, the folder is inspected here: module types and activations come from JSON files, and
-sentence-transformers would replace some unknown ones by defaults with no more than a log line.
+time. Before it loads anything, the folder is inspected (``toolkit.source.folder``).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.errors import InputError, MissingExtraError, SourceError, UnsupportedError
+from toolkit.errors import InputError, MissingExtraError, SourceError, SourceNotice, UnsupportedError
+from toolkit.source.folder import MODULE_TYPES, inspect_folder, read_json
+from toolkit.source.loaded import half_precision_notice, notices, require_text_encoder, with_settings
+from toolkit.source.settings import SourceSettings
 from toolkit.tokenizer import TokenizerSource
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 __all__ = ["Checkpoint", "RawModule", "open_checkpoint"]
-
-# Module classes of sentence-transformers that the spec knows. Their dotted paths changed between releases
-# (sentence_transformers.models.X, sentence_transformers.base.modules.X.X, ...): the class name decides.
-MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 # configuration that depends on who saved or loaded the checkpoint, not on what it computes
@@ -59,7 +58,8 @@ class Checkpoint:
     ``tokenizer`` is the tokenizer as the tokenizers package serialises it, with the padding and truncation that
     sentence-transformers sets. ``prompt`` is what ``encode`` puts before each text by default (empty: nothing).
     ``truncate_dim`` cuts the embedding (``None``: not cut). ``reference`` is the live model, in evaluation mode and
-    float32 on the CPU: what an export must equal.
+    float32 on the CPU: what an export must equal. ``settings`` were put on it before it was read. ``notices`` are what
+    its user should know. ``tokenizer_file`` is the folder's ``tokenizer.json``, for those that take it as it is.
     """
 
     source: str
@@ -69,27 +69,48 @@ class Checkpoint:
     truncate_dim: int | None
     digest: str
     reference: SentenceTransformer = field(repr=False, compare=False)
+    settings: SourceSettings = SourceSettings()
+    notices: tuple[str, ...] = ()
+    tokenizer_file: Path | None = None
 
 
 def open_checkpoint(
-    source: str | Path | SentenceTransformer, *, revision: str | None = None, trust_remote_code: bool = False
+    source: str | Path | SentenceTransformer,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    settings: SourceSettings = SourceSettings(),
 ) -> Checkpoint:
     """Read a checkpoint.
 
-    ``source`` is a folder written by ``SentenceTransformer.save``, a model id on the Hugging Face hub (``revision``
-    picks a branch, tag or commit) or a live ``SentenceTransformer``. Code that a checkpoint brings along is run only
-    with ``trust_remote_code``.
+    ``source`` is a folder written by ``SentenceTransformer.save``, or a plain encoder's as transformers writes it, a
+    model id on the Hugging Face hub (``revision`` picks a branch, tag or commit) or a live ``SentenceTransformer``,
+    which stays as it is. ``settings`` are put on it first. Code that a checkpoint brings along is run only with
+    ``trust_remote_code``. What its user should know is said as a ``SourceNotice`` warning.
 
-    Raises ``SourceError`` if it cannot be found or read, ``UnsupportedError`` naming what is not supported.
+    Raises ``SourceError`` if it cannot be found or read, ``UnsupportedError`` naming what is not supported,
+    ``InputError`` for settings that do not go with it.
     """
     if not isinstance(source, str | Path):
-        return _from_model(source, "live SentenceTransformer", "the live model")
-    folder = _resolve(source, revision)
-    stored = _inspect_folder(folder, trust_remote_code)
-    model = _load(folder, trust_remote_code)
-    checkpoint = _from_model(model, str(source), str(folder))
-    if stored is not None:
-        _require_stored(checkpoint.modules[0], stored)
+        return _said(_from_model(source, "live SentenceTransformer", "the live model", settings))
+    path = _resolve(source, revision)
+    folder = inspect_folder(path, trust_remote_code)
+    stored = {module.type: _stored_tensors(module.path) for module in folder.modules if module.has_weights}
+    model = _load(path, trust_remote_code)
+    half = [str(dtype).removeprefix("torch.") for dtype in {p.dtype for p in model.parameters()} if dtype.itemsize == 2]
+    # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
+    checkpoint = _from_model(model.float(), str(source), str(path), settings, plain=folder.plain)
+    names = stored.get("Transformer")
+    if names is not None:
+        _require_stored(checkpoint.modules[0], names)
+    notes = (*checkpoint.notices, *(half_precision_notice(str(path), dtype) for dtype in half))
+    file = folder.tokenizer_file if folder.tokenizer_file.is_file() else None
+    return _said(replace(checkpoint, notices=notes, tokenizer_file=file))
+
+
+def _said(checkpoint: Checkpoint) -> Checkpoint:
+    for notice in checkpoint.notices:
+        warnings.warn(notice, SourceNotice, stacklevel=3)
     return checkpoint
 
 
@@ -114,41 +135,6 @@ def _resolve(source: str | Path, revision: str | None) -> Path:
     except Exception as error:  # the hub's client raises many kinds, from requests' to its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(f"{text}: no such folder, and the hub does not give it: {reason}") from error
-
-
-def _inspect_folder(folder: Path, trust_remote_code: bool) -> frozenset[str] | None:
-    """Refuse what sentence-transformers would load wrongly, late or with someone's code.
-
-    Returns the tensor names stored for the Transformer, or ``None`` where they are not in safetensors files.
-    """
-    modules = read_json(folder / "modules.json", missing="is missing; this is not a SentenceTransformer folder")
-    if not isinstance(modules, list) or not modules or not all(isinstance(item, dict) for item in modules):
-        raise SourceError(f"{folder / 'modules.json'}: expected a list of modules, like sentence-transformers writes")
-    stored: frozenset[str] | None = None
-    for item in modules:
-        kind = str(item.get("type", ""))
-        name = kind.rsplit(".", 1)[-1]
-        known = kind.startswith("sentence_transformers.") and name in MODULE_TYPES
-        if not known and not trust_remote_code:
-            raise UnsupportedError(str(folder / "modules.json"), "type", kind, MODULE_TYPES)
-        subfolder = folder / str(item.get("path", ""))
-        if not subfolder.resolve().is_relative_to(folder.resolve()):
-            raise SourceError(f"{folder / 'modules.json'}: path {item.get('path')!r} leads out of the folder")
-        if not subfolder.is_dir() and name in ("Transformer", "Pooling", "Dense", "LayerNorm"):
-            raise SourceError(f"{subfolder}: is missing, but modules.json names it")
-        if name == "Dense":
-            config = read_json(subfolder / "config.json")
-            activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
-            if not activation.startswith("torch.nn.modules.") and not trust_remote_code:
-                raise UnsupportedError(
-                    str(subfolder / "config.json"), "activation_function", activation, "classes of torch.nn.modules"
-                )
-        if name == "Transformer":
-            read_json(subfolder / "config.json")
-        if name in ("Transformer", "Dense", "LayerNorm"):
-            names = _stored_tensors(subfolder)
-            stored = names if name == "Transformer" else stored
-    return stored
 
 
 def _stored_tensors(folder: Path) -> frozenset[str] | None:
@@ -233,11 +219,12 @@ def _load(folder: Path, trust_remote_code: bool) -> SentenceTransformer:
     except Exception as error:  # whatever a damaged checkpoint makes the loaders raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(f"{folder}: sentence-transformers cannot load it: {reason[:500]}") from error
-    # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
-    return model.float()
+    return model
 
 
-def _from_model(model: SentenceTransformer, source: str, folder: str) -> Checkpoint:
+def _from_model(
+    model: SentenceTransformer, source: str, folder: str, settings: SourceSettings, *, plain: bool = False
+) -> Checkpoint:
     try:
         import sentence_transformers
         import torch
@@ -248,12 +235,16 @@ def _from_model(model: SentenceTransformer, source: str, folder: str) -> Checkpo
     dtypes = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
     if dtypes:
         raise UnsupportedError(folder, "dtype", str(dtypes.pop()), "torch.float32 (call model.float() first)")
-    model.eval()
+    require_text_encoder(model, folder)
+    model = with_settings(model.eval(), settings, plain=plain)
     modules = tuple(_raw_module(index, module, folder) for index, module in enumerate(model))
     tokenizer: Any = getattr(model, "tokenizer", None)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UnsupportedError(folder, "tokenizer", type(tokenizer).__name__, "fast tokenizers (tokenizers package)")
+        kind = type(tokenizer).__name__
+        raise UnsupportedError(
+            f"{folder}/tokenizer_config.json", "tokenizer_class", kind, "fast tokenizers (tokenizers package)"
+        )
     if getattr(tokenizer, "split_special_tokens", False) or backend.encode_special_tokens:
         raise UnsupportedError(f"{folder}/tokenizer_config.json", "split_special_tokens", True, "false")
     limit = model.max_seq_length
@@ -280,6 +271,8 @@ def _from_model(model: SentenceTransformer, source: str, folder: str) -> Checkpo
         truncate_dim=model.truncate_dim,
         digest=_digest(modules, source_of_ids, prompt, model.truncate_dim),
         reference=model,
+        settings=settings,
+        notices=tuple(notices(model, settings, folder, plain=plain)),
     )
 
 
@@ -325,13 +318,3 @@ def _digest(modules: tuple[RawModule, ...], tokenizer: TokenizerSource, *rest: o
     identity = replace(tokenizer, file="")  # where it was found does not matter
     sha.update(json.dumps([asdict(identity), *rest], ensure_ascii=False).encode())
     return "sha256:" + sha.hexdigest()
-
-
-def read_json(path: Path, missing: str = "is missing") -> Any:
-    """Parse a JSON file of a checkpoint; ``SourceError`` names the file where that fails."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SourceError(f"{path}: {missing}") from error
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error

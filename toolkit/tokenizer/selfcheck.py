@@ -42,6 +42,7 @@ _DIVERGING_STEP: Mapping[type, Callable[[Comparison, str, Any], Step]] = {
 _JOINED = 64  # code points in one text, where the context separates them
 _BATCH = 4096
 _RANDOM, _BROKEN = 50_000, 20_000
+_LONG = 12  # cost of a text of some length: measured with WordPiece and Unigram tokenizers
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Group:
     size: int
     texts: Callable[[], Iterable[Text]]
     whole: bool = True  # compare the packed, cut rows and their lengths as well
+    cost: int = 1  # time of one text, where that of a code point alone is 1: for an even progress
 
 
 def check(spec: TokenizerSpec, graph: TokenizerGraph, *, sample: float, progress: Progress | None) -> TokenizerReport:
@@ -78,13 +80,13 @@ def check(spec: TokenizerSpec, graph: TokenizerGraph, *, sample: float, progress
     started = time.monotonic()
     comparison = Comparison(spec, graph)
     chosen = groups(spec, sample)
-    total, done = sum(group.size for group in chosen), 0
+    total, work, done = sum(group.size for group in chosen), sum(group.size * group.cost for group in chosen), 0
     for group in chosen:
         for batch in _batches(group.texts(), 256 if not group.whole else _BATCH):
             _require_equal(comparison, batch, whole=group.whole)
-            done += len(batch)
+            done += len(batch) * group.cost
             if progress is not None:
-                progress(done, total)
+                progress(total * done // work, total)
     counts = tuple((group.name, group.size) for group in chosen)
     return TokenizerReport(counts, time.monotonic() - started, tokenizers.__version__)
 
@@ -115,9 +117,12 @@ def groups(spec: TokenizerSpec, sample: float = 1.0) -> list[Group]:
         Group("natural and tricky", len(fixed), lambda: fixed),
         Group("special tokens", 11 * len(tokens), special),
         Group("vocabulary", len(vocab), lambda: vocab),
-        Group("random", random_count, lambda: texts.random_texts(random_count, 0, tokens)),
+        Group("random", random_count, lambda: texts.random_texts(random_count, 0, tokens), cost=_LONG),
         Group("broken UTF-8", broken_count, lambda: texts.broken_utf8(broken_count, 0, tokens)),
-        *(Group(f"code points, {context}", joined, in_context(context), whole=False) for context in texts.CONTEXTS[1:]),
+        *(
+            Group(f"code points, {context}", joined, in_context(context), whole=False, cost=_LONG)
+            for context in texts.CONTEXTS[1:]
+        ),
         Group("code points alone", len(points), alone),
     ]
 

@@ -1,0 +1,239 @@
+"""What kind of checkpoint a folder holds, looked at before anything in it is loaded or imported.
+
+Module types and activations come from JSON files, and sentence-transformers would replace some unknown ones by defaults
+with no more than a log line: what is not known here is refused by file, field and value.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
+from toolkit.source.settings import POOLING_MODES
+
+__all__ = ["MODULE_TYPES", "Folder", "ModuleFolder", "inspect_folder", "read_json"]
+
+# Module classes of sentence-transformers that the spec knows. Their dotted paths changed between releases
+# (sentence_transformers.models.X, sentence_transformers.base.modules.X.X, ...): the class name decides.
+MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
+
+# Fields of each module's own file, those of earlier releases too. sentence-transformers drops a field that it does not
+# know, of a Dense for example, or fails without naming the file.
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "Transformer": (
+        *("max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name"),
+        *("processing_kwargs", "unpad_inputs", "query_length", "document_length", "query_expansion", "cache_dir"),
+        *("tokenizer_name_or_path", "model_kwargs", "processor_kwargs", "config_kwargs"),
+        *("model_args", "tokenizer_args", "config_args"),
+    ),
+    "Pooling": (
+        *("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt"),
+        *("pooling_mode_cls_token", "pooling_mode_max_tokens", "pooling_mode_mean_tokens"),
+        *("pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken"),
+    ),
+    "Dense": (
+        *("in_features", "out_features", "bias", "activation_function", "use_residual"),
+        *("module_input_name", "module_output_name"),
+    ),
+    "LayerNorm": ("dimension",),
+    "Normalize": ("module_input_name", "module_output_name"),
+    "Dropout": ("dropout",),
+}
+_NEED_A_FILE = ("Pooling", "Dense", "LayerNorm")
+
+# Of a Transformer module, beside config.json; the first one that is there counts.
+_TRANSFORMER_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+_MODEL_FILE = "config_sentence_transformers.json"
+# How transformers' classes without a head end ("LMHeadModel" and the like have one); Contriever's is BertModel under
+# another name.
+_HEADLESS = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model\Z|Contriever\Z")
+
+
+@dataclass(frozen=True)
+class ModuleFolder:
+    """One module of a folder: the name of its class, and the folder of its configuration and weights."""
+
+    type: str
+    path: Path
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether a module of this type comes with weights."""
+        return self.type in ("Transformer", "Dense", "LayerNorm")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that may be loaded. A ``plain`` one is an encoder as transformers saves it, without ``modules.json``."""
+
+    path: Path
+    modules: tuple[ModuleFolder, ...]
+    plain: bool
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """Where ``tokenizer.json`` stands, if there is one."""
+        return self.modules[0].path / "tokenizer.json"
+
+
+def inspect_folder(path: Path, trust_remote_code: bool) -> Folder:
+    """What ``path`` holds; refuses what sentence-transformers would load wrongly, late or with someone's code.
+
+    Raises ``SourceError`` for what is missing or damaged, ``UnsupportedError`` naming file, field and value.
+    """
+    _require_sentence_transformer(path / _MODEL_FILE)
+    file = path / "modules.json"
+    if not file.exists():
+        return Folder(path, (_inspect_plain(path),), plain=True)
+    items = read_json(file)
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        raise SourceError(f"{file}: expected a list of modules, like sentence-transformers writes")
+    return Folder(path, tuple(_inspect_module(path, file, item, trust_remote_code) for item in items), plain=False)
+
+
+def _require_sentence_transformer(file: Path) -> None:
+    """Refuse the folders of sentence-transformers' other models: its SentenceTransformer makes mean pooling of each."""
+    if file.exists() and (kind := _object(file).get("model_type", "SentenceTransformer")) != "SentenceTransformer":
+        raise UnsupportedError(str(file), "model_type", kind, "SentenceTransformer")
+
+
+def _inspect_plain(path: Path) -> ModuleFolder:
+    """The encoder of a folder without ``modules.json``; whatever more than an encoder it holds is refused."""
+    missing = f"{path / 'modules.json'}: is missing"
+    for trace in (_MODEL_FILE, *_TRANSFORMER_FILES, "1_Pooling"):
+        if (path / trace).exists():
+            raise SourceError(
+                f"{missing}, but {trace} is there: this is not a SentenceTransformer folder as it was saved"
+            )
+    file = path / "config.json"
+    if not file.exists():
+        raise SourceError(
+            f"{missing}, config.json too; this is not a SentenceTransformer folder, nor a plain encoder's"
+        )
+    if (path / "artifact.metadata").exists():
+        raise UnsupportedError(str(path / "artifact.metadata"), "model", "ColBERT", "encoders of one vector a text")
+    architectures = _object(file).get("architectures") or []
+    if heads := [name for name in architectures if not _HEADLESS.search(str(name))]:
+        supported = "encoders without a head, such as BertModel, where there is no modules.json"
+        raise UnsupportedError(str(file), "architectures", heads[0], supported)
+    _inspect_encoder(file)
+    _require_fast_tokenizer(path)
+    return ModuleFolder("Transformer", path)
+
+
+def _inspect_module(folder: Path, file: Path, item: dict[str, Any], trust_remote_code: bool) -> ModuleFolder:
+    kind = str(item.get("type", ""))
+    name = kind.rsplit(".", 1)[-1]
+    known = kind.startswith("sentence_transformers.") and name in MODULE_TYPES
+    if not known and not trust_remote_code:
+        raise UnsupportedError(str(file), "type", kind, MODULE_TYPES)
+    module = ModuleFolder(name, folder / str(item.get("path", "")))
+    if not module.path.resolve().is_relative_to(folder.resolve()):
+        raise SourceError(f"{file}: path {item.get('path')!r} leads out of the folder")
+    if not module.path.is_dir() and name in ("Transformer", *_NEED_A_FILE):
+        raise SourceError(f"{module.path}: is missing, but modules.json names it")
+    if name == "Transformer":
+        _inspect_transformer(module.path)
+    elif known:
+        _inspect_fields(module, trust_remote_code)
+    return module
+
+
+def _inspect_transformer(path: Path) -> None:
+    _inspect_encoder(path / "config.json")
+    for file in (path / name for name in _TRANSFORMER_FILES):
+        if file.exists() and (config := _object(file)):
+            _require_fields(file, config, "Transformer")
+            if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
+                raise UnsupportedError(str(file), "transformer_task", task, "feature-extraction")
+            if (tokenizer := config.get("tokenizer_name_or_path")) is not None:
+                raise UnsupportedError(str(file), "tokenizer_name_or_path", tokenizer, "the folder's own tokenizer")
+            break
+    _require_fast_tokenizer(path)
+
+
+def _inspect_encoder(file: Path) -> None:
+    """Refuse an encoder of the checkpoint's own class, in whose place transformers takes its own; quantized weights."""
+    config = _object(file)
+    own = config.get("auto_map") or {}
+    if isinstance(own, dict) and (used := {key: own[key] for key in ("AutoConfig", "AutoModel") if key in own}):
+        kind = config.get("model_type")
+        supported = f"none: the checkpoint's own class need not compute what transformers' own {kind!r} does"
+        raise UnsupportedError(str(file), "auto_map", used, f"{supported}, with or without --trust-remote-code")
+    if (quantized := config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        raise UnsupportedError(str(file), "quantization_config", method, "float32, float16 and bfloat16 weights")
+
+
+def _require_fast_tokenizer(path: Path) -> None:
+    """Refuse a tokenizer that only exists in Python, such as MeCab's or PhoBERT's, before it asks for more packages."""
+    try:
+        from transformers import PreTrainedTokenizerFast
+        from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "transformers", "convert") from error
+    for file in (path / "tokenizer_config.json", path / "config.json"):
+        name = _object(file).get("tokenizer_class") if file.exists() else None
+        if name is None:
+            continue
+        kind = tokenizer_class_from_name(str(name))
+        # the base class of those in Python stands for any: transformers takes tokenizer.json then
+        if (
+            isinstance(kind, type)
+            and kind.__name__ != "PythonBackend"
+            and not issubclass(kind, PreTrainedTokenizerFast)
+        ):
+            raise UnsupportedError(str(file), "tokenizer_class", name, "classes with a fast tokenizer (tokenizer.json)")
+        return
+
+
+def _inspect_fields(module: ModuleFolder, trust_remote_code: bool) -> None:
+    file = module.path / "config.json"
+    if not file.exists() and module.type not in _NEED_A_FILE:
+        return
+    config = _object(file)
+    _require_fields(file, config, module.type)
+    if module.type == "Pooling":
+        modes = config.get("pooling_mode", "mean")
+        for mode in [modes] if isinstance(modes, str) else modes:
+            if mode not in POOLING_MODES:
+                raise UnsupportedError(str(file), "pooling_mode", mode, POOLING_MODES)
+    if module.type == "Dense":
+        _require_torch_activation(file, config, trust_remote_code)
+
+
+def _require_fields(file: Path, config: Mapping[str, Any], kind: str) -> None:
+    for field, value in config.items():
+        if field not in _FIELDS[kind]:
+            raise UnsupportedError(str(file), field, value, f"{', '.join(_FIELDS[kind])}; {field} is not known")
+
+
+def _require_torch_activation(file: Path, config: Mapping[str, Any], trust_remote_code: bool) -> None:
+    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if not activation.startswith("torch.nn.modules.") and not trust_remote_code:
+        raise UnsupportedError(str(file), "activation_function", activation, "classes of torch.nn.modules")
+
+
+def _object(file: Path) -> dict[str, Any]:
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise SourceError(f"{file}: expected a JSON object")
+    return config
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of a checkpoint; ``SourceError`` names the file where that fails."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SourceError(f"{path}: is missing") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,130 @@
+"""What a model is that sentence-transformers has loaded: settings put on it, refusals that only it shows, and what its
+user should know of it."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.errors import InputError, SourceError, UnsupportedError
+from toolkit.source.settings import SourceSettings
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["half_precision_notice", "notices", "require_independent_rows", "require_text_encoder", "with_settings"]
+
+_TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+
+# How far a half-precision model's own vectors were from those of its weights computed in float32.
+_HALF_ERROR = {"float16": "6e-4", "bfloat16": "5e-3"}
+
+
+def with_settings(model: SentenceTransformer, settings: SourceSettings, *, plain: bool) -> SentenceTransformer:
+    """``model`` with ``settings``, a copy where it matters: the caller's model stays as it is, weights are shared.
+
+    ``plain`` says that its pooling is sentence-transformers' default, not the checkpoint's. Raises ``InputError`` for
+    settings that do not go with the model.
+    """
+    if settings == SourceSettings():
+        return model
+    model = copy.copy(model)
+    model._modules = dict(model._modules)
+    if settings.pooling is not None:
+        if not plain:
+            raise InputError("pooling is for folders without modules.json; this model has a pooling of its own")
+        model._modules["1"] = type(model[1])(model[0].get_embedding_dimension(), settings.pooling)
+    if settings.max_seq_length is not None:
+        first = next(iter(model._modules))
+        model._modules[first] = copy.copy(model._modules[first])
+        model[0].processor = copy.deepcopy(model[0].processor)
+        model.max_seq_length = settings.max_seq_length
+    if settings.prompt_name is not None:
+        if settings.prompt_name not in model.prompts:
+            raise InputError(f"prompt_name is {settings.prompt_name!r}; the model has: {', '.join(model.prompts)}")
+        model.default_prompt_name = settings.prompt_name
+    if (cut := settings.truncate_dim) is not None:
+        model.truncate_dim = None
+        if cut > (dim := model.get_embedding_dimension()):
+            raise InputError(f"truncate_dim is {cut}, but the model's vectors have {dim} numbers")
+        model.truncate_dim = cut
+    return model
+
+
+def require_text_encoder(model: SentenceTransformer, folder: str) -> None:
+    """Refuse modules that are not sentence-transformers' own, encoders not of transformers, and more than plain text.
+
+    Raises ``UnsupportedError``.
+    """
+    for index, module in enumerate(model):
+        _require_home(module, "sentence_transformers", folder, f"module {index}")
+    first = model[0]
+    if not hasattr(first, "auto_model"):
+        return  # refused by its type
+    _require_home(first.auto_model, "transformers", f"{folder}/config.json", "encoder")
+    file = f"{folder}/sentence_bert_config.json"
+    # A chat template, for example, would be put around every text.
+    if (modality := first.modality_config) != _TEXT_ONLY and first.module_output_name == "token_embeddings":
+        raise UnsupportedError(file, "modality_config", modality, str(_TEXT_ONLY))
+    for field in ("query_length", "document_length"):
+        if (value := getattr(first, field)) is not None:
+            raise UnsupportedError(file, field, value, "none: max_seq_length alone cuts texts")
+
+
+def _require_home(module: Any, package: str, file: str, field: str) -> None:
+    kind = type(module)
+    if kind.__module__.split(".")[0] != package:
+        raise UnsupportedError(file, field, f"{kind.__module__}.{kind.__qualname__}", f"classes of {package}")
+
+
+def require_independent_rows(model: SentenceTransformer, folder: str) -> None:
+    """Refuse a model whose own vector of a text depends on the other texts of the batch: nothing can equal it.
+
+    Raises ``UnsupportedError`` where the tokenizer's ``padding_side`` is to blame, else ``SourceError``.
+    """
+    text, longer = "hello", "hello, this is a longer text than the other one"
+    try:
+        alone = np.asarray(model.encode([text], show_progress_bar=False))[0]
+        beside = np.asarray(model.encode([text, longer], show_progress_bar=False))[0]
+    except (IndexError, RuntimeError, ValueError) as error:  # what torch raises for models that do not fit together
+        raise SourceError(f"{folder}: the original model cannot embed a text: {error}") from error
+    difference = float(np.max(np.abs(alone - beside)))
+    if not difference > 1e-3 * float(np.max(np.abs(alone))):  # rounding, which differs by batch size
+        return
+    reason = f"the original's own vectors depend on the batch: {text!r} alone and in a pair differ by {difference:.2g}"
+    if model.tokenizer.padding_side != "right":
+        file = f"{folder}/tokenizer_config.json"
+        raise UnsupportedError(
+            file, "padding_side", model.tokenizer.padding_side, f"right, where positions count; {reason}"
+        )
+    raise SourceError(f"{folder}: {reason}")
+
+
+def notices(model: SentenceTransformer, settings: SourceSettings, folder: str, *, plain: bool) -> list[str]:
+    """What the user of a model that can be served should know of it all the same."""
+    found = []
+    if plain:
+        chosen = (
+            f"{settings.pooling} pooling" if settings.pooling else "mean pooling, as sentence-transformers takes it"
+        )
+        found.append(f"{folder}: has no modules.json; served with {chosen} (--pooling sets it)")
+    for index, module in enumerate(model):
+        if getattr(module, "include_prompt", True) is False and not model.default_prompt_name:
+            found.append(
+                f"{folder}/{index}_{type(module).__name__}/config.json: include_prompt is false, which is not served: "
+                "texts are embedded without a prompt, and vectors with one cannot be had"
+            )
+    if settings.prompt_name is not None and not model.prompts[settings.prompt_name]:
+        found.append(f"prompt {settings.prompt_name!r} is empty in this model: texts are embedded as they are")
+    return found
+
+
+def half_precision_notice(folder: str, dtype: str) -> str:
+    """What "equal" means for weights of half precision."""
+    return (
+        f"{folder}: the weights are {dtype}; equal means equal to those weights computed in float32. "
+        f"SentenceTransformer.encode on the folder as it is loaded computes in {dtype} and differs from that by up to "
+        f"about {_HALF_ERROR.get(dtype, 'its own rounding')}"
+    )
