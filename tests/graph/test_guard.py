@@ -54,7 +54,7 @@ def test_no_request_ends_the_process_with_an_engine_of_tensorflow_text(spec: Mod
 
 @needs_onednn
 def test_no_request_ends_the_process_in_fewer_bits(spec: ModelSpec, tmp_path: Path) -> None:
-    bfloat16 = Plan(bfloat16=frozenset(spec.encoder)).product_names()
+    bfloat16 = Plan(bfloat16=frozenset(spec.encoder.product_names()))
     int8 = choose_int8(ServingModel(spec), spec, built_in_texts(48), ["hello world"], 0.5).plan
     write_model(ServingModel(spec, None, plan=bfloat16), tmp_path / "bfloat16")
     write_model(ServingModel(spec, Batching(), plan=int8), tmp_path / "int8")
