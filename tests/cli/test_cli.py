@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,6 +171,7 @@ def test_inspect_tells_signatures_provenance_and_servers(run: Run, tiny_export: 
     code, out, _ = run("inspect", tiny_export, "--json")
     value = json.loads(out)
     assert value["releases"]["since"] == "2.17"
+    assert value["guarded"] is True
     assert {item["name"] for item in value["signatures"]} >= {"serving_default", "embed_tokens"}
     assert value["provenance"]["check"]["passed"] is True
 
@@ -223,6 +225,18 @@ def test_settings_that_do_not_go_with_the_source_are_refused(
     got, _, err = run("export", tiny_source, tmp_path, "--name", "tiny", option, value)
     assert (got, words in one_line(err)) == (code, True), err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inspect_says_to_export_again_what_does_not_refuse_wrong_shapes(
+    run: Run, tiny_export: Path, tmp_path: Path
+) -> None:
+    assert re.search("wrong shapes +refused", run("inspect", tiny_export)[1])
+    old = shutil.copytree(tiny_export, tmp_path / "1")
+    graph = (old / "saved_model.pb").read_bytes()
+    (old / "saved_model.pb").write_bytes(
+        graph.replace(b"input_guard", b"something_x")
+    )  # as exports before had no guard
+    assert re.search(r"wrong shapes +NOT refused.*again", run("inspect", old)[1], re.DOTALL)
 
 
 def test_inspect_names_a_damaged_graph(run: Run, tmp_path: Path) -> None:

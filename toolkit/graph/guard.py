@@ -25,8 +25,8 @@ def guarded(function: Callable[..., Result], inputs: Sequence[Tensor]) -> Callab
     """``function`` of a signature's ``inputs``, which is not run for any that it is not made for.
 
     That is either one input ``[batch]``, which may come as ``[batch, 1]`` too; or an ``attention_mask`` of zeros and
-    ones and others, all ``[batch, length]``, the shape of the first one. Else the graph fails with INVALID_ARGUMENT,
-    and says which input came in which shape.
+    ones and others, all of one shape ``[batch, length]``, with a length of at least 1 where there is any row. Else the
+    graph fails with INVALID_ARGUMENT, and says which input came in which shape.
     """
 
     @functools.wraps(function)
@@ -62,7 +62,7 @@ def _of_one_shape(inputs: Sequence[Tensor], values: Sequence[tf.Tensor]) -> list
         together = f"{', '.join(names[:-1])} and {names[-1]} must have the same shape, not"
         checks = [_require(same, together, *shapes)]
     with tf.control_dependencies(checks):
-        # Rows of no length: a message of a few bytes can hold any number of them.
+        # A message of a few bytes can hold any number of rows that have no length.
         filled = tf.minimum(first[0], 1) <= first[1]
         checks = [_require(filled, f"{names[0]} must have rows of at least one place, not the shape", first)]
     mask = values[names.index("attention_mask")]
