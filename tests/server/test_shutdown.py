@@ -115,12 +115,14 @@ def test_help_names_the_flags_of_the_real_server() -> None:
 def test_engine_becomes_the_real_server_with_the_same_options(tmp_path: Path) -> None:
     fake = tmp_path / "bin" / "tensorflow_model_server"
     fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; case $a in *.config) cat "${a#*=}";; esac; done\n')
+    fake.write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; case $a in *_config_file=*) cat "${a#*=}";; esac; done\n')
     fake.chmod(0o755)
     path = f"{fake.parent}:/bin:/usr/bin"
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
     done = run(
         str(GOLDEN / "models"), "--engine=tensorflow_model_server", "--port=9500", "--enable_batching",
-        "--grpc_max_threads=7", "--mixed_precision=bfloat16", PATH=path,
+        "--grpc_max_threads=7", "--mixed_precision=bfloat16", PATH=path, TMPDIR=str(temporary),
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert done.returncode == 0
@@ -129,9 +131,12 @@ def test_engine_becomes_the_real_server_with_the_same_options(tmp_path: Path) ->
         assert flag in lines
     assert f'  config {{ name: "echo" base_path: "{GOLDEN}/models/echo" model_platform: "tensorflow" }}' in lines
     assert 'prometheus_config { enable: true, path: "/monitoring/prometheus/metrics" }' in lines
-    refused = run(str(GOLDEN / "models"), "--engine=tensorflow_model_server", "--max_rows=5", PATH=path)
+    refused = run(
+        str(GOLDEN / "models"), "--engine=tensorflow_model_server", "--max_rows=5", PATH=path, TMPDIR=str(temporary)
+    )
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "--max_rows works only with the embedded engine" in refused.stderr
+    assert list(temporary.iterdir()) == []
 
 
 def test_importing_server_and_command_imports_no_tensorflow() -> None:
