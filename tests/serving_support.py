@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from toolkit.server import ServerOptions
 
 GOLDEN = Path(__file__).parent / "server" / "golden"
+SERVE = [sys.executable, "-c", "from toolkit.cli import main; main()", "serve"]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a process that is to import this package."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """A server in a process of its own, and its addresses; it is killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [*SERVE, "--port=0", "--rest_api_port=0", "--host=127.0.0.1", "--json", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.stderr.read() if process.stderr else ""
+        yield process, json.loads(line)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """The exit code of a server that is asked to end."""
+    process.terminate()
+    process.communicate(timeout=60)
+    return process.returncode
 
 
 def golden_options(folder: Path, **changes: Any) -> ServerOptions:

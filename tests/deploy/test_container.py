@@ -168,8 +168,10 @@ def test_the_health_check_tells_a_loaded_model_from_a_missing_server(running: Ru
     (folder / "models.config").write_text(f'model_config_list {{\n config {{\n  name: "{MODEL}"\n }}\n}}\n')
     assert check(running.address.rest, folder) == 0
     assert check(free_ports()[0], folder) != 0
-    (folder / "models.config").write_text('model_config_list { config { name: "other" } }')
-    assert check(running.address.rest, folder) != 0
+    config = "# name: 'other'\nmodel_config_list { config { base_path: 'name: \"other\" #' name : '{}' } }"
+    for name, healthy in ((MODEL, True), ("other", False)):
+        (folder / "models.config").write_text(config.replace("{}", name))
+        assert (check(running.address.rest, folder) == 0) is healthy
     (folder / "models.config").unlink()
     assert check(running.address.rest, folder) != 0
 

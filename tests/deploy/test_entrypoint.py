@@ -250,6 +250,26 @@ def test_every_model_of_a_line_needs_its_folder(container: Container) -> None:
     assert f"base_path is not a folder: {container.path}/gone\n" in container.run().error
 
 
+@pytest.mark.parametrize(
+    ("written", "folder"),
+    [
+        ('base_path : "{}"', "model#1"),
+        ("base_path:'{}'", 'a "quoted" one'),
+        ('base_path\n    :\n    "{}"', 'a "quoted" one'),
+        ("# base_path: '/none'\nbase_path: '{}'  # base_path: '/none'", "it's"),
+    ],
+)
+def test_base_paths_are_read_however_they_are_written(container: Container, written: str, folder: str) -> None:
+    quote = written[written.index("{") - 1]
+    name = f"{container.path}/{folder}".replace(quote, f"\\{quote}")
+    config = f'model_config_list {{ config {{ name: "base_path" {written.format(name)}\n }} }}\n'
+    (container.config / "models.config").write_text(config)
+    assert f"base_path is not a folder: {container.path}/{folder}\n" in container.run().error
+    (container.path / folder).mkdir()
+    result = container.run()
+    assert (result.code, result.error.count("\n")) == (0, 1)
+
+
 def test_a_model_in_an_object_store_is_left_to_the_server(container: Container) -> None:
     (container.config / "models.config").write_text('model_config_list { config { name: "m" base_path: "gs://b/m" } }')
     assert container.run().code == 0

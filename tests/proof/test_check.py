@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,9 +57,16 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["toolkit.proof.check"], "_run_artifact", run)
 
 
-def test_an_equal_artifact_passes_with_figures_for_every_stage(tiny_export: Path, tiny_source: Path) -> None:
-    report = check(tiny_export, tiny_source, texts=TEXTS)
+def test_an_equal_artifact_passes_with_figures_for_every_stage_and_leaves_nothing(
+    tiny_export: Path, tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lying_about: list[Path] = []  # whoever ends the command at this moment leaves it behind
+    report = check(
+        tiny_export, tiny_source, texts=TEXTS, progress=lambda *_: lying_about.extend(tmp_path.glob("sentence-*"))
+    )
     assert report.passed
+    assert lying_about == []
     assert report.token_ids_equal
     assert [figure.stage for figure in report.stages] == [
         "hidden state",

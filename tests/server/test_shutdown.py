@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from serving_support import GOLDEN, text_request
-
-MAIN = [sys.executable, "-c", "from toolkit.cli import main; main()", "serve"]
-ROOT = Path(__file__).parents[2]
-
-
-def environment(**changes: str) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
+from serving_support import GOLDEN, SERVE, environment, serving, text_request
 
 
 def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*MAIN, *arguments], capture_output=True, text=True, timeout=120, env=environment(**changes), check=False
+        [*SERVE, *arguments], capture_output=True, text=True, timeout=120, env=environment(**changes), check=False
     )
-
-
-@contextmanager
-def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    process = subprocess.Popen(
-        [*MAIN, "--port=0", "--rest_api_port=0", "--host=127.0.0.1", "--json", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, process.stderr.read() if process.stderr else ""
-        yield process, json.loads(line)
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_sigterm_finishes_what_is_in_work_and_exits_0(slow_model: Path, tmp_path: Path) -> None:
@@ -109,7 +82,7 @@ def test_sigterm_with_a_delay_keeps_serving_while_not_ready() -> None:
 
 def test_sigterm_during_the_start_ends_it_quietly() -> None:
     process = subprocess.Popen(
-        [*MAIN, "--port=0", "--rest_api_port=0", str(GOLDEN / "models")],
+        [*SERVE, "--port=0", "--rest_api_port=0", str(GOLDEN / "models")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
     time.sleep(2)
@@ -142,12 +115,14 @@ def test_help_names_the_flags_of_the_real_server() -> None:
 def test_engine_becomes_the_real_server_with_the_same_options(tmp_path: Path) -> None:
     fake = tmp_path / "bin" / "tensorflow_model_server"
     fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; case $a in *.config) cat "${a#*=}";; esac; done\n')
+    fake.write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; case $a in *_config_file=*) cat "${a#*=}";; esac; done\n')
     fake.chmod(0o755)
     path = f"{fake.parent}:/bin:/usr/bin"
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
     done = run(
         str(GOLDEN / "models"), "--engine=tensorflow_model_server", "--port=9500", "--enable_batching",
-        "--grpc_max_threads=7", "--mixed_precision=bfloat16", PATH=path,
+        "--grpc_max_threads=7", "--mixed_precision=bfloat16", PATH=path, TMPDIR=str(temporary),
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert done.returncode == 0
@@ -156,9 +131,12 @@ def test_engine_becomes_the_real_server_with_the_same_options(tmp_path: Path) ->
         assert flag in lines
     assert f'  config {{ name: "echo" base_path: "{GOLDEN}/models/echo" model_platform: "tensorflow" }}' in lines
     assert 'prometheus_config { enable: true, path: "/monitoring/prometheus/metrics" }' in lines
-    refused = run(str(GOLDEN / "models"), "--engine=tensorflow_model_server", "--max_rows=5", PATH=path)
+    refused = run(
+        str(GOLDEN / "models"), "--engine=tensorflow_model_server", "--max_rows=5", PATH=path, TMPDIR=str(temporary)
+    )
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "--max_rows works only with the embedded engine" in refused.stderr
+    assert list(temporary.iterdir()) == []
 
 
 def test_importing_server_and_command_imports_no_tensorflow() -> None:

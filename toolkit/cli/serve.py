@@ -186,7 +186,7 @@ class _Interrupted(BaseException):
 
 
 def _announce(server: Server, options: ServerOptions, as_json: bool) -> None:
-    host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "[::]") else options.host
+    host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "[::]") else options.url_host
     addresses = {"grpc": f"{host}:{server.grpc_port}"}
     if server.rest_port is not None:
         scheme = "https" if options.ssl_config_file and options.rest_tls else "http"

@@ -130,7 +130,8 @@ def plan(environment: Mapping[str, str], arguments: Sequence[str], cgroups: Path
     batching, metrics = config / "batching.config", config / "monitoring.config"
     if batching.is_file():
         flags += ["--enable_batching=true", f"--batching_parameters_file={_readable(batching)}"]
-        batch_threads = re.findall(r"num_batch_threads *\{ *value: *([0-9]*) *\}", _code(batching))[-1:]
+        code = " ".join(_tokens(batching))
+        batch_threads = re.findall(r"num_batch_threads (?:: )?\{ value : ([0-9]*) \}", code)[-1:]
         if batch_threads not in ([], [""], [threads]):
             said.append(f"warning: batching.config has {batch_threads[0]} batch threads for {threads} compute threads")
     if metrics.is_file():
@@ -170,12 +171,12 @@ def is_healthy(environment: Mapping[str, str], timeout: float = 5.0) -> bool:
     """
     values = _checked(environment)
     file = _readable(Path(values["SERVING_CONFIG_DIR"]) / "models.config")
-    name = re.search(r'(?:^|[{ ])name: *"([^"]*)"', _code(file), re.MULTILINE)
-    if name is None:
+    names = _strings("name", file)
+    if not names:
         raise InputError(f"{file}: no name in it")
     connection = http.client.HTTPConnection("127.0.0.1", int(values["SERVING_REST_PORT"]), timeout=timeout)
     try:
-        connection.request("GET", f"/v1/models/{name[1]}/metadata")
+        connection.request("GET", f"/v1/models/{names[0]}/metadata")
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
@@ -217,7 +218,7 @@ def _cpus(cgroups: Path) -> tuple[int, str]:
 
 
 def _models(file: Path) -> Path:
-    base_paths = re.findall(r'base_path: *"([^"]*)"', _code(_readable(file)))
+    base_paths = _strings("base_path", _readable(file))
     if not base_paths:
         raise InputError(f"{file}: no base_path in it; nothing would be served")
     # A folder that is not there yet would leave the server waiting without a word; object stores are not looked into.
@@ -263,9 +264,29 @@ def _readable(file: Path) -> Path:
     return file
 
 
-def _code(file: Path) -> str:
-    """The file's text without comments."""
-    return re.sub("#.*", "", file.read_text(encoding="utf-8"))
+_TOKEN = re.compile(r"""\"(?:[^"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|\#.*|[A-Za-z0-9_]+|\S""")
+
+
+def _tokens(file: Path) -> list[str]:
+    """The words, strings and signs of a text proto, without its comments."""
+    return [token for token in _TOKEN.findall(file.read_text(encoding="utf-8")) if not token.startswith("#")]
+
+
+def _strings(field: str, file: Path) -> list[str]:
+    """The field's strings in a text proto, whichever quotes and spaces they are written with."""
+    found: list[str] = []
+    awaited = first = False
+    for token in _tokens(file):
+        if token[0] in "\"'":
+            text = re.sub(r"\\(.)", r"\1", token[1:-1])
+            if awaited and first:
+                found.append(text)
+            elif awaited:
+                found[-1] += text  # strings side by side are one
+            first = False
+        elif token != ":":
+            awaited = first = token == field
+    return found
 
 
 def _on(state: bool) -> str:

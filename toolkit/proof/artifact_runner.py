@@ -1,9 +1,9 @@
 """Run a SavedModel on batches of texts: the fresh process in which ``check`` reloads an artifact.
 
-``python -m toolkit.proof.artifact_runner SAVED_MODEL BATCHES.json OUT.npz``. The input is
-``{"batches": [[text, ...], ...], "hidden": n}``; the output holds arrays named ``<batch>/<output>``. The first ``n``
-batches are run through ``token_embeddings``, ``embed_tokens`` and the stages too. One line with the number of finished
-batches goes to stdout after each.
+``python -m toolkit.proof.artifact_runner SAVED_MODEL 0<>FILE``. The file holds JSON,
+``{"batches": [[text, ...], ...], "hidden": n}``, and in its place afterwards an ``.npz`` archive of arrays named
+``<batch>/<output>``. The first ``n`` batches are run through ``token_embeddings``, ``embed_tokens`` and the stages too.
+One line with the number of finished batches goes to stdout after each.
 """
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ def run_batches(saved_model: Path, batches: list[list[str]], hidden: int) -> dic
 def main() -> None:
     """Entry point of the process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    saved_model, batches_file, out_file = (Path(argument) for argument in sys.argv[1:4])
-    request = json.loads(batches_file.read_text(encoding="utf-8"))
-    with out_file.open("wb") as file:
-        np.savez(file, **run_batches(saved_model, request["batches"], request["hidden"]))  # type: ignore[arg-type]
+    with open(0, "r+b", closefd=False) as exchange:
+        request = json.load(exchange)
+        arrays = run_batches(Path(sys.argv[1]), request["batches"], request["hidden"])
+        exchange.seek(0)
+        exchange.truncate()
+        np.savez(exchange, **arrays)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

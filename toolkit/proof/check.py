@@ -89,21 +89,19 @@ def _batches(count: int) -> list[list[int]]:
 
 
 def _run_artifact(folder: Path, batches: list[list[str]], hidden: int, progress: Progress | None) -> Arrays:
-    with tempfile.TemporaryDirectory(prefix="sentence-serving-check-") as name:
-        request, answer = Path(name, "batches.json"), Path(name, "answers.npz")
-        request.write_text(json.dumps({"batches": batches, "hidden": hidden}), encoding="utf-8")
+    # A file without a name, which nothing can leave behind: batches go to the process in it, and arrays come back.
+    with tempfile.TemporaryFile() as exchange:
+        exchange.write(json.dumps({"batches": batches, "hidden": hidden}).encode())
+        exchange.seek(0)
         # -I would hide the caller's path; the working directory must not decide which toolkit runs, so -P.
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "toolkit.proof.artifact_runner",
-            str(folder.resolve()),
-            str(request),
-            str(answer),
-        ]
+        command = [sys.executable, "-P", "-m", "toolkit.proof.artifact_runner", str(folder.resolve())]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_child_environment()
+            command,
+            stdin=exchange,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_child_environment(),
         )
         assert process.stdout is not None
         assert process.stderr is not None
@@ -125,7 +123,8 @@ def _run_artifact(folder: Path, batches: list[list[str]], hidden: int, progress:
         if process.returncode != 0:
             reason = " ".join("".join(errors).split()[-60:]) or f"exit status {process.returncode}"
             raise ArtifactError(f"{folder}: the SavedModel cannot be loaded or run: {reason}")
-        with np.load(answer) as archive:
+        exchange.seek(0)
+        with np.load(exchange) as archive:
             return {key: archive[key] for key in archive.files}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -36,13 +35,14 @@ def exec_real_server(options: ServerOptions, given: set[str], passed_on: Mapping
     binary = shutil.which(BINARY)
     if binary is None:
         raise ServerError(f"{BINARY} is not on PATH; leave out --engine to serve without it")
-    folder = Path(tempfile.mkdtemp(prefix="sentence-serving-"))  # the new process reads it, so it stays
-    flags = arguments(options, given, passed_on, folder)
-    os.execv(binary, [BINARY, *flags])
+    os.execv(binary, [BINARY, *arguments(options, given, passed_on)])
 
 
-def arguments(options: ServerOptions, given: set[str], passed_on: Mapping[str, str], folder: Path) -> list[str]:
-    """The real server's command line; configuration that it wants as files is written into ``folder``."""
+def arguments(options: ServerOptions, given: set[str], passed_on: Mapping[str, str]) -> list[str]:
+    """The real server's command line; configuration that it wants as files is in this process's memory.
+
+    Raises as `exec_real_server` does.
+    """
     if unknown := sorted(given & _OURS):
         raise InputError(f"--{unknown[0]} works only with the embedded engine; {BINARY} does not have it")
     flags: dict[str, object] = {name: getattr(options, name) for name in sorted(given)}
@@ -52,13 +52,13 @@ def arguments(options: ServerOptions, given: set[str], passed_on: Mapping[str, s
     else:
         flags["rest_api_port"] = 0  # which means none there
     if options.models_dir is not None:
-        flags["model_config_file"] = _model_config(options.models_dir, folder)
+        flags["model_config_file"] = _model_config(options.models_dir)
     if options.model_base_path is not None:
         flags["model_base_path"] = options.model_base_path.resolve()
     if options.monitoring_config_file is None:
-        file = folder / "monitoring.config"
-        file.write_text(f'prometheus_config {{ enable: true, path: "{METRICS_PATH}" }}\n')
-        flags["monitoring_config_file"] = file
+        flags["monitoring_config_file"] = _file(
+            "monitoring.config", f'prometheus_config {{ enable: true, path: "{METRICS_PATH}" }}\n'
+        )
     return [f"--{name}={_text(value)}" for name, value in {**flags, **passed_on}.items()]
 
 
@@ -68,16 +68,24 @@ def _text(value: object) -> str:
     return str(int(value)) if isinstance(value, float) else str(value)
 
 
-def _model_config(models_dir: Path, folder: Path) -> Path:
+def _model_config(models_dir: Path) -> str:
     lines = [
         f'  config {{ name: "{name}" base_path: "{path.resolve()}" model_platform: "tensorflow" }}'
         for name, path in model_folders(models_dir).items()
     ]
     if not lines:
         raise ServerError(f"{models_dir}: no model found; expected folders <model>/<version number>/")
-    file = folder / "models.config"
-    file.write_text("\n".join(["model_config_list {", *lines, "}", ""]))
-    return file
+    return _file("models.config", "\n".join(["model_config_list {", *lines, "}", ""]))
+
+
+def _file(name: str, text: str) -> str:
+    """The path of a file in memory, which the program that takes this process's place inherits, and nobody else.
+
+    It ends with that program: a file in a folder would be left behind, as nobody is there to remove it.
+    """
+    descriptor = os.memfd_create(name, flags=0)  # kept open across exec
+    os.write(descriptor, text.encode())
+    return f"/proc/self/fd/{descriptor}"
 
 
 def _free_port() -> int:

@@ -115,6 +115,16 @@ class ServerOptions:
     """Between SIGTERM and the end of accepting: time for load balancers to see that readiness is gone."""
 
     @property
+    def bare_host(self) -> str:
+        """``host`` without brackets, which an IPv6 address may come with."""
+        return self.host.removeprefix("[").removesuffix("]")
+
+    @property
+    def url_host(self) -> str:
+        """``host`` as it stands before a port: an IPv6 address in brackets."""
+        return f"[{self.bare_host}]" if ":" in self.host else self.host
+
+    @property
     def intra_op_threads(self) -> int:
         """Threads within an op; 0: TensorFlow chooses."""
         return self.tensorflow_session_parallelism or self.tensorflow_intra_op_parallelism

@@ -242,11 +242,11 @@ class Server:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((options.host.strip("[]"), options.rest_api_port))
+            listener.bind((options.bare_host, options.rest_api_port))
         except OSError as error:
             listener.close()
             raise ServerError(
-                f"REST cannot listen on {options.host}:{options.rest_api_port}: {error.strerror}"
+                f"REST cannot listen on {options.url_host}:{options.rest_api_port}: {error.strerror}"
             ) from None
         return listener
 

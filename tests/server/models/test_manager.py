@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from serving_support import wait_until
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from toolkit.errors import ArtifactError
+from toolkit.server.models.folders import version_folders
 from toolkit.server.models.manager import ModelManager, State
 from toolkit.server.requests.status import Code, ServingError
 
@@ -253,3 +256,110 @@ def test_folder_that_cannot_be_read_changes_nothing(world: World) -> None:
     (world.folder / "m").rename(hidden)
     time.sleep(0.2)
     assert world.manager.lease("m").version == 1
+
+
+def put_files(folder: Path, **files: bytes) -> None:
+    """Files with a time long past, as ``cp -a`` and image layers leave them."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        os.utime(folder / name, (1, 1))
+    os.utime(folder, (1, 1))
+
+
+def test_failed_version_that_comes_back_with_its_old_times_is_loaded(world: World) -> None:
+    put_files(world.folder / "m" / "1", graph=b"broken")
+    world.broken.add(1)
+    with pytest.raises(ServingError):
+        world.configure(world.config())
+    world.broken.clear()
+    shutil.rmtree(world.folder / "m" / "1")
+    wait_until(lambda: not world.manager._models["m"].aspired)
+    put_files(world.folder / "m" / "1", graph=b"whole!")
+    wait_until(lambda: world.states() == {1: "AVAILABLE"})
+
+
+def test_failed_version_that_is_exchanged_between_two_looks_is_loaded(world: World) -> None:
+    put_files(world.folder / "m" / "1", graph=b"broken", weights=b"w")
+    put_files(world.folder / "aside", graph=b"whole!", weights=b"w")
+    world.broken.add(1)
+    with pytest.raises(ServingError):
+        world.configure(world.config())
+    world.broken.clear()
+    (world.folder / "aside" / "graph").rename(world.folder / "m" / "1" / "graph")
+    os.utime(world.folder / "m" / "1", (1, 1))
+    wait_until(lambda: world.states() == {1: "AVAILABLE"})
+
+
+def test_copy_that_takes_longer_than_all_retries_is_loaded_once_it_is_whole(tmp_path: Path) -> None:
+    world = World(tmp_path, max_retries=2, retry_seconds=0.01)
+    try:
+        world.put(1)
+        world.configure(world.config())
+        world.broken.add(2)
+        put_files(tmp_path / "m" / "2" / "variables", data=b"")
+        wait_until(lambda: world.loads.count(("m", 2)) == 3)
+        data = tmp_path / "m" / "2" / "variables" / "data"
+        for _ in range(30):  # deep in the folder, and still at it
+            with data.open("ab") as file:
+                file.write(b"more")
+            time.sleep(0.01)
+        tried = world.loads.count(("m", 2))
+        assert tried < 15, "a folder that still changes is left alone"
+        world.broken.clear()
+        data.write_bytes(b"whole")
+        wait_until(lambda: world.states().get(2) == "AVAILABLE")
+    finally:
+        world.manager.stop()
+
+
+def test_model_folder_that_is_away_while_a_version_loads_comes_back(tmp_path: Path) -> None:
+    world = World(tmp_path, max_retries=0)
+    loading, away = threading.Event(), threading.Event()
+    load = world.load
+
+    def load_slowly(name: str, version: int, path: Path) -> Any:
+        if version == 2 and not away.is_set():
+            loading.set()
+            away.wait(20)
+            raise ArtifactError(f"{path} is not there")
+        return load(name, version, path)
+
+    world.manager._load = load_slowly
+    try:
+        world.put(1)
+        world.configure(world.config())
+        world.put(2)
+        assert loading.wait(20)
+        (tmp_path / "m").rename(tmp_path / "hidden")
+        wait_until(lambda: world.manager._models["m"].versions[2].lost)
+        away.set()
+        wait_until(lambda: world.states()[2] == "END")
+        (tmp_path / "hidden").rename(tmp_path / "m")
+        wait_until(lambda: world.states()[2] == "AVAILABLE")
+    finally:
+        away.set()
+        world.manager.stop()
+
+
+def test_failed_version_that_stays_as_it_is_is_not_tried_again(world: World) -> None:
+    world.put(1)
+    world.configure(world.config())
+    world.broken.add(2)
+    put_files(world.folder / "m" / "2", graph=b"broken")
+    wait_until(lambda: world.states().get(2) == "END")
+    time.sleep(0.3)
+    assert world.loads.count(("m", 2)) == 1
+
+
+def test_versions_are_read_as_numbers(tmp_path: Path) -> None:
+    for name in ("011", "11", "007", "99999999999999999999", "x1"):
+        (tmp_path / name).mkdir()
+    assert version_folders(tmp_path) == {11: tmp_path / "11", 7: tmp_path / "007"}
+
+
+def test_label_that_is_set_but_empty_is_an_unknown_label(world: World) -> None:
+    world.put(1)
+    world.configure(world.config())
+    with pytest.raises(ServingError, match=r"Unrecognized servable version label: $"):
+        world.manager.lease("m", label="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2, types_pb2
@@ -28,6 +29,8 @@ ARRAYS = [
     np.array([[b"\xff\x00", b""]], dtype=object),
     np.zeros((0, 3), np.float32),
     np.array(3.0, np.float32),
+    np.array([1 + 2j, -3j], np.complex64),
+    np.array([[1e300j]], np.complex128),
 ]
 
 
@@ -62,11 +65,27 @@ def test_missing_values_repeat_the_last_and_surplus_ones_are_cut(size: int, valu
 
 
 @pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("dtype: DT_FLOAT tensor_shape { unknown_rank: true } float_val: 1", ()),
+        ("dtype: DT_STRING tensor_shape { dim { size: 2 } dim { } unknown_rank: true } string_val: 'a'", (2, 0)),
+        ("dtype: DT_HALF tensor_shape { dim { size: 2 } dim { } } tensor_content: 'abc'", (2, 0)),
+        ("dtype: DT_QINT8 tensor_shape { dim { size: 2 } } int_val: 3", (2,)),
+        ("dtype: DT_COMPLEX64 tensor_shape { dim { size: 2 } } scomplex_val: 1 scomplex_val: 2 scomplex_val: 3", (2,)),
+    ],
+)
+def test_shapes_of_unknown_rank_and_contents_of_nothing_are_read_as_tensorflow_does(
+    text: str, shape: tuple[int, ...]
+) -> None:
+    array = wire.decode("x", text_format.Parse(text, tensor_pb2.TensorProto()))
+    assert array.shape == shape
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "dtype: DT_FLOAT tensor_shape { dim { size: 2 } } tensor_content: 'abc'",
         "dtype: DT_STRING tensor_shape { dim { size: 2 } } tensor_content: '\\377'",
-        "dtype: DT_FLOAT tensor_shape { unknown_rank: true } float_val: 1",
         "dtype: DT_FLOAT tensor_shape { dim { size: 4000000000 } dim { size: 4000000000 } } float_val: 1",
         "dtype: DT_FLOAT tensor_shape { dim { size: 4000000000 } } float_val: 1",
         "dtype: DT_RESOURCE tensor_shape { }",
@@ -74,8 +93,6 @@ def test_missing_values_repeat_the_last_and_surplus_ones_are_cut(size: int, valu
     ],
 )
 def test_tensors_that_cannot_be_are_refused(text: str) -> None:
-    from google.protobuf import text_format
-
     with pytest.raises(ServingError, match="tensor parsing error: x"):
         wire.decode("x", text_format.Parse(text, tensor_pb2.TensorProto()))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from toolkit.server.requests.status import Code, ServingError
 from toolkit.server.rest.jsontensor import predict_body
-from toolkit.server.rest.jsontext import tensors_to_columns, tensors_to_rows
+from toolkit.server.rest.jsontext import tensors_to_columns, tensors_to_rows, value_text
 
 
 def read(body: Any, **inputs: str) -> dict[str, np.ndarray]:
@@ -45,7 +45,7 @@ def read(body: Any, **inputs: str) -> dict[str, np.ndarray]:
         ({"inputs": [True]}, {"x": "int32"}, "JSON Value: true Type: True is not of expected type: int32"),
         ({"inputs": [1, True]}, {"x": "float"}, "JSON Value: true Type: True is not of expected type: float"),
         ({"inputs": [16777216]}, {"x": "float"}, "Cannot convert JSON value: 16777216 to float without loss of precision."),
-        ({"inputs": [1e39]}, {"x": "float"}, "Cannot convert JSON value: 1e+39 to float without loss of precision."),
+        ({"inputs": [1e39]}, {"x": "float"}, "Cannot convert JSON value: 1e39 to float without loss of precision."),
         ({"inputs": [1]}, {"x": "bool"}, "JSON Value: 1 Type: Number is not of expected type: bool"),
         ({"inputs": [{"a": 1}]}, {"x": "int32"}, 'JSON Value: {\n    "a": 1\n} Type: Object is not of expected type: int32'),
         ({"inputs": [{"a": "b"}]}, {}, 'JSON Value: {\n    "a": "b"\n} not formatted correctly for base64 data'),
@@ -55,6 +55,27 @@ def test_unfit_values_are_refused_by_name(body: Any, inputs: dict[str, str], err
     with pytest.raises(ServingError) as caught:
         read(body, **inputs)
     assert (caught.value.code, caught.value.message) == (Code.INVALID_ARGUMENT, error)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e30, "1e30"),
+        (-1.5e-7, "-1.5e-7"),
+        (1e21, "1e21"),
+        (123456789012345680000.0, "123456789012345680000.0"),
+        (0.001234, "0.001234"),
+        (1e-6, "0.000001"),
+        (-0.0, "-0.0"),
+        (10**25, "1e25"),
+        (2**64 - 1, "18446744073709551615"),
+        ("\x0b\x1f\n", '"\\u000B\\u001F\\n"'),
+        ({"a": [1, float("nan"), 2], "b": {}}, '{\n    "a": [1, '),
+        (float("inf"), ""),
+    ],
+)
+def test_values_are_quoted_in_errors_as_rapidjson_writes_them_up_to_what_it_cannot_write(value: Any, text: str) -> None:
+    assert value_text(value) == text
 
 
 def test_half_precision_is_not_read_from_json() -> None:

@@ -28,7 +28,7 @@ from toolkit.server.grpc.workers import Workers
 from toolkit.server.models.configfiles import Tls
 from toolkit.server.options import ServerOptions
 from toolkit.server.requests import examples, wire
-from toolkit.server.requests.core import Admission, Core, ModelRef
+from toolkit.server.requests.core import Admission, Core, ModelRef, gone
 from toolkit.server.requests.examples import model_ref, model_spec
 from toolkit.server.requests.metadata import metadata_response, status_response
 from toolkit.server.requests.status import Code, ServingError, invalid
@@ -90,7 +90,7 @@ class GrpcFront:
             self._health.set(name, state)
 
     def _listen(self, tls: Tls | None) -> int:
-        address = f"{self._options.host}:{self._options.port}"
+        address = f"{self._options.url_host}:{self._options.port}"
         try:
             if tls is None:
                 port = self._server.add_insecure_port(address)
@@ -155,6 +155,8 @@ class GrpcFront:
             code, text = Code.OK, ""
             try:
                 self._authenticate(context)
+                if not _awaited(context):  # it has waited for a thread
+                    raise gone()
                 request = request_type.FromString(body)
                 if limited:
                     with admission:
@@ -192,8 +194,6 @@ class GrpcFront:
             raise ServingError(Code.UNAUTHENTICATED, "A valid bearer token is required")
 
     def _predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> Outcome:
-        if not context.is_active():
-            raise ServingError(Code.CANCELLED, "The client has gone")
         spec = request.model_spec
         with self._core.leased(model_ref(spec)) as servable:
             answer = self._core.predict(
@@ -202,6 +202,7 @@ class GrpcFront:
                 request.inputs.keys(),
                 lambda: {alias: wire.decode(alias, proto) for alias, proto in request.inputs.items()},
                 request.output_filter,
+                awaited=lambda: _awaited(context),
             )
         types = answer.signature.outputs
         outputs = {
@@ -254,6 +255,12 @@ def bearer(header: bytes, tokens: Sequence[bytes]) -> bool:
     scheme, _, given = header.partition(b" ")
     matches = [hmac.compare_digest(given.strip(), token) for token in tokens]
     return scheme.lower() == b"bearer" and any(matches)
+
+
+def _awaited(context: grpc.ServicerContext) -> bool:
+    """Whether the caller still waits: has not cancelled the call, nor has its deadline passed."""
+    remaining = context.time_remaining()
+    return context.is_active() and (remaining is None or remaining > 0)
 
 
 def _spec(request: Any) -> str:

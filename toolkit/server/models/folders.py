@@ -22,8 +22,8 @@ def version_folders(path: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     # scandir knows what is a folder from the one reading: a folder renamed meanwhile is not taken for an empty one
     with os.scandir(path) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.isascii() and entry.name.isdigit() and entry.is_dir():
+        for entry in sorted(entries, key=lambda entry: len(entry.name)):  # "11" before "011"
+            if entry.name.isascii() and entry.name.isdigit() and entry.is_dir() and int(entry.name) < 1 << 63:
                 found.setdefault(int(entry.name), path / entry.name)
     return found
 
@@ -37,12 +37,23 @@ def model_folders(path: Path) -> dict[str, Path]:
         raise ServerError(f"{path}: {error.strerror}") from None
 
 
-def stamp(path: Path) -> float:
-    """Changes when the version's graph is written anew."""
+def stamp(path: Path) -> int:
+    """Changes whenever a version's folder is written anew, goes on being written, or comes back under its name.
+
+    Covers each file's size and times, the time of its last change of any kind among them, which no copy can keep, and
+    that of the model's folder, which a renaming changes.
+    """
+    found: list[tuple[str, int, int, int]] = []
     try:
-        return max(file.stat().st_mtime for file in (path, path / "saved_model.pb") if file.exists())
-    except (OSError, ValueError):
-        return 0.0
+        found.append(("", 0, 0, path.parent.stat().st_ctime_ns))
+        for folder, _, files in os.walk(path):
+            for name in (".", *sorted(files)):
+                file = os.path.join(folder, name)
+                status = os.stat(file)
+                found.append((file, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    except OSError as error:  # it is being moved or removed at this moment
+        found.append((str(error.filename), -1, 0, 0))
+    return hash(tuple(sorted(found)))
 
 
 def aspired_versions(name: str, config: ModelConfig | None) -> dict[int, Path] | None:

@@ -63,7 +63,12 @@ class _Version:
     attempts: int = 0
     retry_at: float = 0.0
     busy: bool = False
-    stamp: float = 0.0
+    stamp: int = 0
+    """The folder's stamp when this version was found."""
+    seen: int = 0
+    """The stamp at the last look since it failed: a folder that still changes is not loaded yet."""
+    lost: bool = False
+    """A look did not find it (or it was not wanted) since it was last found or loaded."""
 
 
 @dataclass
@@ -152,11 +157,11 @@ class ModelManager:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def lease(self, name: str, version: int | None = None, label: str = "") -> Servable:
+    def lease(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
         """The servable for a request, counted in; call its ``release`` afterwards. Raises `ServingError`."""
         if not name:
             raise invalid("ModelSpec has no name specified.")
-        if label:
+        if label is not None:
             if version is not None:
                 raise invalid("ModelSpec has both version and version_label set.")
             try:
@@ -285,7 +290,7 @@ class ModelManager:
                 found = {name: aspired_versions(name, config) for name, config in models.items()}
                 with self._changed:
                     for name, versions in found.items():
-                        if versions is not None and self._models[name].config is models[name]:
+                        if self._models[name].config is models[name]:
                             self._aspire(self._models[name], versions)
             with self._changed:
                 for name, model in self._models.items():
@@ -298,15 +303,20 @@ class ModelManager:
         times = [item.retry_at for model in self._models.values() for item in model.versions.values() if item.retry_at]
         return max(0.01, min(times) - time.monotonic()) if times else 3600.0
 
-    def _aspire(self, model: _Model, versions: dict[int, Path]) -> None:
+    def _aspire(self, model: _Model, versions: dict[int, Path] | None) -> None:
+        """Takes note of the versions that are wanted now; None: nobody knows, so those of before stay wanted."""
+        for version, item in model.versions.items():
+            item.lost = item.lost or versions is None or version not in versions
+        if versions is None:
+            return
         model.aspired = set(versions)
         for version, path in versions.items():
             known = model.versions.get(version)
-            changed = stamp(path)
-            gone_bad = known is not None and known.state is State.END and known.code and known.stamp != changed
-            if known is None or gone_bad or (known.state is State.END and not known.code):
-                # New, wanted again, or changed on disk since it failed.
-                model.versions[version] = _Version(version, path, stamp=changed)
+            if known is None or (known.state is State.END and (known.lost or not known.code or _changed(known, path))):
+                # New, wanted again, back, or another on disk than the one that failed.
+                model.versions[version] = _Version(version, path, stamp=stamp(path))
+            elif known.state is State.AVAILABLE:
+                known.lost = False
 
     def _reconcile(self, name: str, model: _Model) -> None:
         now = time.monotonic()
@@ -381,3 +391,9 @@ class ModelManager:
         if available:
             latest[name] = available[max(available)]
         self._latest = latest
+
+
+def _changed(item: _Version, path: Path) -> bool:
+    """Whether the folder of a version that failed is another by now, and did not change between the last two looks."""
+    before, item.seen = item.seen, stamp(path)
+    return item.seen != item.stamp and item.seen == before

@@ -6,6 +6,7 @@ a ``tf.function`` call does: about 30 microseconds.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +35,9 @@ Array = npt.NDArray[Any]
 
 DEFAULT_SIGNATURE = "serving_default"
 TOKEN_COUNTS = ("num_tokens", "truncated")  # outputs of an exported model's "detailed" signature, besides its embedding
+# Kernels of tensorflow-text take an input's shape on trust: another one than the signature's ends the process, or gives
+# a row the answer of another. Elsewhere a wrong shape is the graph's to judge, as it is on TF Serving.
+_TRUSTS_SHAPES = re.compile("Fast(BertNormalize|Sentencepiece|Wordpiece)|TFText>").match
 _MAX_CALLABLES = 64  # each distinct selection of outputs is pruned and optimised once, and kept
 
 
@@ -76,10 +80,11 @@ class Servable:
         self._idle = threading.Condition(self._lock)
         self._leases = 0
         self._closing = False
-        self._session, definitions, self.stages = _load(path, options)
+        self._session, definitions, self.stages, ops = _load(path, options)
         self.signatures = {key: _signature(key, definition) for key, definition in definitions.items()}
         self.counting = self._counting() if options.count_tokens else None
         """The signature that is run in place of the default one, for its token counts; None: there is none."""
+        self._checks_shapes = self._is_ours() or any(map(_TRUSTS_SHAPES, ops))
         self._batched: dict[str, batching.Batched] = {}
         if options.batching is not None:
             counting = {DEFAULT_SIGNATURE: self.counting} if self.counting is not None else {}
@@ -102,10 +107,14 @@ class Servable:
         Only artifacts that carry their provenance promise that the two give the same outputs.
         """
         default, detailed = self.signatures.get(DEFAULT_SIGNATURE), self.signatures.get("detailed")
-        if default is None or detailed is None or not (self.path / "assets.extra" / "provenance.json").exists():
+        if default is None or detailed is None or not self._is_ours():
             return None
         same = default.input_types == detailed.input_types
         return detailed if same and detailed.outputs.keys() >= {*default.outputs, *TOKEN_COUNTS} else None
+
+    def _is_ours(self) -> bool:
+        """Whether the artifact carries its provenance, which this project's do."""
+        return (self.path / "assets.extra" / "provenance.json").exists()
 
     @property
     def load_seconds(self) -> float:
@@ -157,9 +166,17 @@ class Servable:
                 f"len({_set(wanted)}). Sent extra: {_set(names - wanted)}. "
                 f"Missing but required: {_set(wanted - names)}."
             )
-        for alias in sorted(names - wanted):
+        defaults = signature.definition.defaults
+        for alias in sorted(wanted - names - defaults.keys()):
             raise invalid(
-                f"input tensor alias not found in signature: {alias}. Inputs expected to be in the set {_set(wanted)}."
+                f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in request and "
+                f"no default value provided. Inputs expected to be in the request {_set(names)}, or default input "
+                f"alias set: {','.join(sorted(defaults))}"
+            )
+        if names - wanted:
+            raise invalid(
+                f"Inputs contains invalid name. Used request inputs: {','.join(sorted(names & wanted))}, request "
+                f"input: {','.join(sorted(names))}"
             )
 
     def select(self, signature: Signature, output_filter: Iterable[str]) -> tuple[str, ...]:
@@ -182,6 +199,10 @@ class Servable:
         """Runs the signature. Raises `ServingError` with TensorFlow's own code and text."""
         feeds = self._feeds(signature, inputs)
         batched = self._batched.get(signature.name)
+        if batched is not None:
+            _check_batch(feeds)
+        if self._checks_shapes:
+            _check_shapes(signature, feeds)
         started = time.time()
         try:
             if batched is not None and batched.accepts(feeds):
@@ -209,10 +230,8 @@ class Servable:
         for alias in signature.inputs:
             if alias in inputs:
                 feeds.append(inputs[alias])
-            elif alias in defaults:
-                feeds.append(wire.decode(alias, defaults[alias]))
             else:
-                raise invalid(f"Missing but required: {_set([alias])}.")
+                feeds.append(wire.decode(alias, defaults[alias]))
         for alias, array in zip(signature.inputs, feeds, strict=True):
             if array.dtype != signature.dtypes[alias]:
                 raise _type_error(signature, dict(zip(signature.inputs, feeds, strict=True)))
@@ -240,6 +259,23 @@ class Servable:
 def count_rows(arrays: Iterable[Array]) -> int:
     """The rows of a request: the longest first dimension; 1 where there is none."""
     return max([array.shape[0] for array in arrays if array.ndim], default=1)
+
+
+def _check_batch(feeds: Iterable[Array]) -> None:
+    """Raises as TF Serving's batching session does for what has no rows, or not as many of each."""
+    sizes = {array.shape[0] if array.ndim else None for array in feeds}
+    if None in sizes:
+        raise invalid("Batching Run() input tensors must have at least one dimension")
+    if len(sizes) > 1:
+        raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
+
+
+def _check_shapes(signature: Signature, feeds: Iterable[Array]) -> None:
+    """Raises for an input of another shape than the signature says."""
+    for (alias, tensor), array in zip(signature.inputs.items(), feeds, strict=True):
+        if not tensor.fits(array.shape):
+            given = ",".join(map(str, array.shape))
+            raise invalid(f"Input {alias} has shape [{given}]; expected: {tensor.shape_text()}")
 
 
 def _type_error(signature: Signature, feeds: Mapping[str, Array]) -> ServingError:
@@ -279,8 +315,8 @@ def _signature(name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
 
 def _load(
     path: Path, options: RunOptions
-) -> tuple[tf.compat.v1.Session, Mapping[str, meta_graph_pb2.SignatureDef], dict[str, float]]:
-    """A session with the SavedModel in it, its signatures, and the seconds that each stage of loading took."""
+) -> tuple[tf.compat.v1.Session, Mapping[str, meta_graph_pb2.SignatureDef], dict[str, float], set[str]]:
+    """A session with the SavedModel in it, its signatures, the seconds that each stage of loading took, and its ops."""
     config = config_pb2.ConfigProto(
         intra_op_parallelism_threads=options.intra_op_threads,
         inter_op_parallelism_threads=options.inter_op_threads,
@@ -298,7 +334,7 @@ def _load(
         now = time.perf_counter()
         loader = loader_impl.SavedModelLoader(str(path))
         definition = loader.get_meta_graph_def_from_tags(options.tags)
-        _register_ops(definition)
+        ops = _register_ops(definition)
         now = timed("read", now)
         with session.graph.as_default():
             saver, _ = loader.load_graph(session.graph, list(options.tags))
@@ -313,11 +349,11 @@ def _load(
             text = error.message if isinstance(error, errors.OpError) else str(error)
             raise ArtifactError(f"{path} cannot be loaded: {text}") from error
         raise
-    return session, dict(definition.signature_def), stages
+    return session, dict(definition.signature_def), stages, ops
 
 
-def _register_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
-    """Makes sure that every op of the model is known; tensorflow-text is imported only for models that need it."""
+def _register_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
+    """The ops of the model, all of them known by now; tensorflow-text is imported only for models that need it."""
     graph = meta_graph.graph_def
     nodes = [graph.node, *(function.node_def for function in graph.library.function)]
     functions = {function.signature.name for function in graph.library.function}
@@ -333,3 +369,4 @@ def _register_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
             raise ArtifactError(f"the model uses ops of tensorflow-text, which cannot be imported: {error}") from None
     if unknown := missing():
         raise ArtifactError(f"the model uses ops that this TensorFlow does not have: {', '.join(unknown)}")
+    return used

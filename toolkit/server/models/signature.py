@@ -21,6 +21,22 @@ class Tensor:
     dtype: int
     shape: tuple[int | None, ...] | None
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of ``shape`` is what the signature takes; a column ``[n, 1]`` counts as ``[n]``."""
+        if self.shape is None:
+            return True
+        if len(self.shape) == 1 and shape[1:] == (1,):
+            shape = shape[:1]
+        return len(shape) == len(self.shape) and all(
+            wanted in (None, size) for wanted, size in zip(self.shape, shape, strict=True)
+        )
+
+    def shape_text(self) -> str:
+        """The shape as errors print it: ``[batch]``, ``[batch,?]``."""
+        first, *others = self.shape or (None,)
+        sizes = ["batch" if first is None else first, *("?" if size is None else size for size in others)]
+        return f"[{','.join(map(str, sizes))}]"
+
 
 @dataclass(frozen=True)
 class Signature:

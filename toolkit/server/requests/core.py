@@ -20,7 +20,7 @@ from toolkit.server.models.servable import DEFAULT_SIGNATURE, Servable, Signatur
 from toolkit.server.requests.status import Code, ServingError, invalid
 from toolkit.server.watching.metrics import Metrics, Run
 
-__all__ = ["Admission", "Answer", "Core", "ModelRef"]
+__all__ = ["Admission", "Answer", "Core", "ModelRef", "gone"]
 
 Array = npt.NDArray[Any]
 Entrypoint = Literal["GRPC", "REST"]
@@ -32,7 +32,8 @@ class ModelRef:
 
     name: str
     version: int | None = None
-    label: str = ""
+    label: str | None = None
+    """Set but empty, it is still a label, and an unknown one."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Answer:
     signature: Signature
     version: int
     run: Run
+
+
+def gone() -> ServingError:
+    """The end of a request whose caller no longer waits for the answer: nobody reads it, but it is counted."""
+    return ServingError(Code.CANCELLED, "The client has gone")
 
 
 class Admission:
@@ -94,8 +100,11 @@ class Core:
         given: Iterable[str],
         inputs: Callable[[], Mapping[str, Array]],
         output_filter: Iterable[str] = (),
+        awaited: Callable[[], bool] = lambda: True,
     ) -> Answer:
         """Runs a signature. ``given`` are the input aliases, ``inputs`` decodes them once they are known to be right.
+
+        ``awaited`` says whether the caller is still there.
 
         Raises `ServingError` in TF Serving's order of checks.
         """
@@ -107,6 +116,8 @@ class Core:
         servable.check_inputs(signature, given)
         arrays = inputs()
         outputs = servable.select(signature, output_filter)
+        if not awaited():
+            raise gone()
         return self.run(servable, signature, arrays, outputs)
 
     def run(

@@ -29,8 +29,9 @@ REGRESS = "tensorflow/serving/regress"
 
 def model_ref(spec: model_pb2.ModelSpec) -> ModelRef:
     """The model that a ``ModelSpec`` names."""
-    version = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
-    return ModelRef(spec.name, version, spec.version_label)
+    choice = spec.WhichOneof("version_choice")
+    version = spec.version.value if choice == "version" else None
+    return ModelRef(spec.name, version, spec.version_label if choice == "version_label" else None)
 
 
 def model_spec(name: str, signature: str, version: int) -> model_pb2.ModelSpec:

@@ -1,8 +1,8 @@
 """TensorProto to numpy and back, without a Python loop over elements where numpy can do it.
 
 `decode` follows ``Tensor::FromProto`` of TensorFlow: surplus values are cut, missing ones repeat the last, none at all
-are zeros (or empty strings). `predict_response` writes protobuf's wire format itself: a float32 array's bytes are the
-packed ``float_val`` field as they lie in memory.
+are zeros (or empty strings), and ``unknown_rank`` means nothing beside the dimensions. `predict_response` writes
+protobuf's wire format itself: a float32 array's bytes are the packed ``float_val`` field as they lie in memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,15 @@ _VALUES = {
     types_pb2.DT_STRING: "string_val",
     types_pb2.DT_HALF: "half_val",
     types_pb2.DT_BFLOAT16: "half_val",
+    types_pb2.DT_COMPLEX64: "scomplex_val",
+    types_pb2.DT_COMPLEX128: "dcomplex_val",
+    types_pb2.DT_QINT8: "int_val",
+    types_pb2.DT_QUINT8: "int_val",
+    types_pb2.DT_QINT16: "int_val",
+    types_pb2.DT_QUINT16: "int_val",
+    types_pb2.DT_QINT32: "int_val",
 }
+_SEEN_AS = {"half_val": np.uint16, "scomplex_val": np.float32, "dcomplex_val": np.float64}  # what a field's values are
 
 # Types whose elements lie in memory as protobuf packs them: tag of their field
 _PACKED = {types_pb2.DT_FLOAT: b"\x2a", types_pb2.DT_DOUBLE: b"\x32", types_pb2.DT_BOOL: b"\x5a"}
@@ -68,11 +76,11 @@ def decode(alias: str, proto: tensor_pb2.TensorProto) -> Array:
     number = proto.dtype
     if number == types_pb2.DT_STRING and len(proto.tensor_shape.dim) == 1 and not proto.tensor_content:
         values = list(proto.string_val)
-        if len(values) == proto.tensor_shape.dim[0].size and not proto.tensor_shape.unknown_rank:
+        if len(values) == proto.tensor_shape.dim[0].size:
             return _strings(values)  # texts, as nearly every request sends them
     error = invalid(f"tensor parsing error: {alias}")
     field = _VALUES.get(number)
-    if field is None or proto.tensor_shape.unknown_rank:
+    if field is None:
         raise error
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     size = 1
@@ -81,6 +89,8 @@ def decode(alias: str, proto: tensor_pb2.TensorProto) -> Array:
         if length < 0 or size > 1 << 62:
             raise error
     try:
+        if not size:  # nothing is read then, whatever there is
+            return np.empty(shape, numpy_dtype(number))
         flat = _content(proto, size) if proto.tensor_content else _values(proto, number, field, size)
         return flat.reshape(shape)
     except (ValueError, IndexError):
@@ -99,14 +109,15 @@ def _content(proto: tensor_pb2.TensorProto, size: int) -> Array:
 
 def _values(proto: tensor_pb2.TensorProto, number: int, field: str, size: int) -> Array:
     values = getattr(proto, field)
-    count = len(values)
+    each = 2 if field.endswith("complex_val") else 1  # numbers to an element
+    count = len(values) // each
     if count < size and size > MAX_ELEMENTS:
         raise ValueError(size)
     array: Array
     if number == types_pb2.DT_STRING:
         array = _strings(list(values) if count <= size else values[:size])
-    elif field == "half_val":
-        array = np.array(values, np.uint16).view(numpy_dtype(number))[:size]
+    elif field in _SEEN_AS:
+        array = np.array(values[: count * each], _SEEN_AS[field]).view(numpy_dtype(number))[:size]
     else:
         wide = {"int_val": np.dtype(np.int32)}.get(field, numpy_dtype(number))
         array = np.array(values, wide).astype(numpy_dtype(number), copy=False)[:size]
@@ -163,9 +174,9 @@ def encode(array: Array, number: int, *, as_content: bool = False) -> bytes:
     field = _VALUES.get(number)
     if field is None:
         raise invalid(f"Output of type {dtype_name(number)} cannot be sent")
-    flat = array.reshape(-1)
-    if field == "half_val":
-        flat = flat.view(np.uint16)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if field in _SEEN_AS:
+        flat = flat.view(_SEEN_AS[field])
     return head + _message(**{field: flat.tolist()})
 
 

@@ -35,7 +35,7 @@ def _fill(ref: ModelRef, body: bytes, request: Any) -> Any:
     spec.name = ref.name
     if ref.version is not None:
         spec.version.value = ref.version
-    if ref.label:
+    if ref.label is not None:
         spec.version_label = ref.label
     document = parse(body)
     if not isinstance(document, dict):

@@ -62,8 +62,15 @@ class Reply:
     error: str = ""
 
 
+@dataclass
+class _Caller:
+    """Whether the one who asked still waits for the answer: told by the event loop to the thread at work for it."""
+
+    waits: bool = True
+
+
 class _GoneError(Exception):
-    """The client went away before its request was complete."""
+    """The client went away before its request was answered."""
 
 
 class RestFront:
@@ -105,7 +112,7 @@ class RestFront:
             self._authenticate(headers)
             body = await self._body(headers, receive)
             size = len(body)
-            reply = await self._reply(method, path, raw, body)
+            reply = await self._reply(method, path, raw, body, receive)
         except ServingError as error:
             status = 413 if error.code is Code.OUT_OF_RANGE else HTTP_STATUS[error.code]
             extra = [(b"www-authenticate", b"Bearer")] if status == 401 else []
@@ -149,9 +156,7 @@ class RestFront:
             raise ServingError(Code.DEADLINE_EXCEEDED, "The request's body did not arrive in time") from None
         body = b"".join(parts)
         if headers.get(b"content-encoding", b"").lower() == b"gzip":
-            body = _gunzip(body, self._limit)
-            if len(body) > self._limit:
-                raise too_large
+            body = _gunzip(body, self._limit, too_large)
         return body
 
     async def _send(self, send: Send, reply: Reply, headers: dict[bytes, bytes], method: str) -> None:
@@ -159,7 +164,7 @@ class RestFront:
         out = [(b"content-type", reply.content_type.encode()), *reply.headers]
         if self._cors:
             out += _CORS
-        if len(body) >= _COMPRESS_FROM and b"gzip" in headers.get(b"accept-encoding", b""):
+        if len(body) >= _COMPRESS_FROM and _takes_gzip(headers.get(b"accept-encoding", b"")):
             loop = asyncio.get_running_loop()
             body = await loop.run_in_executor(self._pool, lambda: gzip.compress(body, 1, mtime=0))
             out += [(b"content-encoding", b"gzip"), (b"vary", b"Accept-Encoding")]
@@ -169,7 +174,7 @@ class RestFront:
         await send({"type": "http.response.start", "status": reply.status, "headers": out})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
-    async def _reply(self, method: str, path: bytes, raw: bytes, body: bytes) -> Reply:
+    async def _reply(self, method: str, path: bytes, raw: bytes, body: bytes, receive: Receive) -> Reply:
         if self._metrics_path and raw == self._metrics_path:
             return Reply(200, self._core.metrics.page(), "text/plain")
         if not _API.fullmatch(path):
@@ -178,17 +183,27 @@ class RestFront:
             if self._cors:
                 return Reply(200, b"")
             return Reply(400, b"", "text/html; charset=ISO-8859-1", code=Code.INVALID_ARGUMENT)
-        loop = asyncio.get_running_loop()
-        try:
-            with self.admission:
-                work = loop.run_in_executor(self._pool, self._work, method, path.decode("latin-1"), body)
-                return await asyncio.wait_for(work, self._timeout)
-        except TimeoutError:
-            raise ServingError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification") from None
+        caller = _Caller()
+        with self.admission:
+            work = self._pool.submit(self._work, method, path.decode("latin-1"), body, caller)
+            result = asyncio.wrap_future(work)
+            watch = asyncio.ensure_future(_leaves(receive))
+            watch.add_done_callback(lambda _: result.cancel())
+            try:
+                return await asyncio.wait_for(result, self._timeout)
+            except TimeoutError:
+                raise ServingError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification") from None
+            except asyncio.CancelledError:
+                if watch.done():
+                    raise _GoneError from None
+                raise
+            finally:
+                caller.waits = False  # work that has not begun was taken from the threads; what has is told
+                watch.cancel()
 
     # -- requests (on a thread) ---------------------------------------------------------------------------------------
 
-    def _work(self, method: str, path: str, body: bytes) -> Reply:
+    def _work(self, method: str, path: str, body: bytes, caller: _Caller) -> Reply:
         started = time.perf_counter()
         model, api, code, text, answer = "", "", Code.OK, "", b""
         run: Run | None = None
@@ -201,11 +216,11 @@ class RestFront:
                 raise invalid(f"Malformed request: {method} {path}")
             model = _decoded(match[1])
             api = match[4] or ""
-            ref = ModelRef(model, version, _decoded(match[3]))
+            ref = ModelRef(model, version, _decoded(match[3]) if match[3] else None)
             if method == "GET":
                 answer = self._about(ref, metadata=api == "metadata")
             else:
-                answer, run = self._infer(ref, api, path, body)
+                answer, run = self._infer(ref, api, path, body, caller)
         except _BadVersionError:
             return Reply(400, b"", code=Code.INVALID_ARGUMENT)
         except ServingError as error:
@@ -231,10 +246,10 @@ class RestFront:
                 return metadata_json(servable)
         return status_json(self._core.manager.status(ref.name, ref.version))
 
-    def _infer(self, ref: ModelRef, api: str, path: str, body: bytes) -> tuple[bytes, Run | None]:
+    def _infer(self, ref: ModelRef, api: str, path: str, body: bytes, caller: _Caller) -> tuple[bytes, Run | None]:
         match api:
             case "predict":
-                return self._predict(ref, body)
+                return self._predict(ref, body, caller)
             case "classify":
                 response, run = examples.classify(self._core, classify_body(ref, body))
                 return classify_json(response), run
@@ -244,7 +259,7 @@ class RestFront:
             case _:
                 raise invalid(f"Malformed request: POST {path}")
 
-    def _predict(self, ref: ModelRef, body: bytes) -> tuple[bytes, Run | None]:
+    def _predict(self, ref: ModelRef, body: bytes, caller: _Caller) -> tuple[bytes, Run | None]:
         servable: Servable | None = None
 
         def inputs_of(name: str) -> Mapping[str, str]:
@@ -259,7 +274,13 @@ class RestFront:
         try:
             request = predict_body(body, inputs_of)
             assert servable is not None
-            answer = self._core.predict(servable, request.signature_name, request.inputs.keys(), lambda: request.inputs)
+            answer = self._core.predict(
+                servable,
+                request.signature_name,
+                request.inputs.keys(),
+                lambda: request.inputs,
+                awaited=lambda: caller.waits,
+            )
             form = tensors_to_rows if request.form == "rows" else tensors_to_columns
             text = form(answer.outputs)
         finally:
@@ -284,13 +305,31 @@ def _decoded(text: str | None) -> str:
     return unquote_to_bytes((text or "").encode("latin-1")).decode("utf-8", "replace")
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
-    """The content of a gzip body, at most one byte more than ``limit``; nothing if it is not gzip, as TF Serving."""
+async def _leaves(receive: Receive) -> None:
+    """Returns when the client goes away; ``receive`` has given the whole request by now."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _gunzip(body: bytes, limit: int, too_large: ServingError) -> bytes:
+    """The content of a gzip body; nothing if it is not gzip or not whole, as TF Serving."""
     engine = zlib.decompressobj(wbits=31)
     try:
-        return engine.decompress(body, limit + 1)
+        content = engine.decompress(body, limit + 1)
     except zlib.error:
         return b""
+    if len(content) > limit:
+        raise too_large
+    return content if engine.eof else b""
+
+
+def _takes_gzip(accepted: bytes) -> bool:
+    """Whether an Accept-Encoding header asks for gzip: by its name, and not with a weight of 0."""
+    for item in accepted.lower().split(b","):
+        name, _, parameters = item.partition(b";")
+        if name.strip() == b"gzip":
+            return not re.fullmatch(rb"\s*q\s*=\s*0(\.0*)?\s*", parameters)
+    return False
 
 
 def _peer(scope: Scope) -> str:

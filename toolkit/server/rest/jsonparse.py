@@ -81,7 +81,9 @@ class _Parser:
     """Recursive descent over bytes, in RapidJSON's order of checks."""
 
     def __init__(self, body: bytes) -> None:
-        self.skipped = 3 if body.startswith(b"\xef\xbb\xbf") else 0
+        self.skipped = 0
+        for byte in (0xEF, 0xBB, 0xBF):  # a byte order mark, or what there is of one
+            self.skipped += body[self.skipped : self.skipped + 1] == bytes([byte])
         self.body = body[self.skipped :] + b"\0"  # the stream's end reads as NUL
         self.at = 0
         self.depth = 0
@@ -91,7 +93,7 @@ class _Parser:
 
     def document(self) -> Any:
         self.space()
-        if self.body[self.at] == 0:
+        if self.body[self.at] in b"\0]},:":  # to its state machine, nothing of a document has come yet
             self.fail("The document is empty.")
         return self.value()
 
@@ -157,7 +159,7 @@ class _Parser:
             elif self.consume(b"}"):
                 return _first_wins(members)
             else:
-                self.fail("Missing a comma or } after an object member.")
+                self.fail("Missing a comma or '}' after an object member.")
 
     def array(self) -> list[Any]:
         self.at += 1
@@ -173,7 +175,7 @@ class _Parser:
             elif self.consume(b"]"):
                 return values
             else:
-                self.fail("Missing a comma or ] after an array element.")
+                self.fail("Missing a comma or ']' after an array element.")
 
     def string(self) -> str:
         self.at += 1

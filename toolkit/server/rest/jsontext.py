@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.server.requests.status import Code, ServingError, invalid
-from toolkit.server.rest.decimals import decimal, decimals
+from toolkit.server.requests.status import invalid
+from toolkit.server.rest.decimals import decimals
 
 __all__ = ["error_body", "quote", "tensors_to_columns", "tensors_to_rows", "value_text"]
 
 Array = npt.NDArray[Any]
 
 _quote = json.JSONEncoder(ensure_ascii=False).encode
+_IN_HEX = re.compile("[\x0b\x0e\x0f\x1a-\x1f]")  # control characters whose escapes have letters
 
 
 def quote(text: str) -> str:
-    """A JSON string literal; only what must be escaped is."""
-    return _quote(text)
+    """A JSON string literal; only what must be escaped is, control characters with capital letters in hex."""
+    if _IN_HEX.search(text) is None:
+        return _quote(text)
+    parts = re.split(f"({_IN_HEX.pattern})", text)
+    parts[::2] = [_quote(part)[1:-1] for part in parts[::2]]
+    parts[1::2] = [f"\\u{ord(character):04X}" for character in parts[1::2]]
+    return f'"{"".join(parts)}"'
 
 
 def error_body(message: str) -> bytes:
@@ -31,30 +40,57 @@ def error_body(message: str) -> bytes:
 
 
 def value_text(value: Any) -> str:
-    """A parsed JSON value as TF Serving quotes it in error messages."""
-    if isinstance(value, float):
-        # Printed as the float32 it would become, if it fits into one.
-        fits = abs(value) <= float(np.finfo(np.float32).max)
-        return decimal(np.float32(value) if fits else np.float64(value))
-    return _pretty(value, 0)
+    """A parsed JSON value as TF Serving quotes it in error messages: up to a number that is not finite, if any."""
+    parts: list[str] = []
+    _write(value, 0, parts)
+    return "".join(parts)
 
 
-def _pretty(value: Any, depth: int, inline: bool = False) -> str:
+def _write(value: Any, depth: int, parts: list[str]) -> bool:
+    """Adds the text of ``value``; False where RapidJSON's writer stops, which it does at NaN and Infinity."""
+    pad = "    " * depth
     if isinstance(value, dict):
-        if not value:
-            return "{}"
-        pad = "    " * (depth + 1)
-        members = ",\n".join(f"{pad}{quote(name)}: {_pretty(item, depth + 1)}" for name, item in value.items())
-        return f"{{\n{members}\n{'    ' * depth}}}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_pretty(item, depth + 1) for item in value) + "]"
-    if isinstance(value, str):
-        return quote(value)
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, float) and value == value and abs(value) != float("inf"):
-        return repr(value)
-    return decimal(np.float64(value)) if isinstance(value, float) else str(value)
+        for index, (name, item) in enumerate(value.items()):
+            parts.append(f"{',' if index else '{'}\n{pad}    {quote(name)}: ")
+            if not _write(item, depth + 1, parts):
+                return False
+        parts.append(f"\n{pad}}}" if value else "{}")
+    elif isinstance(value, list):
+        parts.append("[")
+        for index, item in enumerate(value):
+            parts.append(", " if index else "")
+            if not _write(item, depth + 1, parts):
+                return False
+        parts.append("]")
+    elif isinstance(value, str):
+        parts.append(quote(value))
+    elif isinstance(value, bool) or value is None:
+        parts.append({True: "true", False: "false", None: "null"}[value])
+    elif isinstance(value, int) and -(1 << 63) <= value < 1 << 64:
+        parts.append(str(value))
+    else:
+        parts.append(_double(float(value)) if math.isfinite(value) else "")
+        return math.isfinite(value)
+    return True
+
+
+def _double(number: float) -> str:
+    """As RapidJSON writes a double: the shortest digits, in full from 1e-6 to 1e21, else ``1e30`` or ``1.5e-7``."""
+    sign, whole, exponent = Decimal(repr(number)).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    digits = "".join(map(str, whole))
+    point = len(digits) + exponent  # where the decimal point stands, counted from the first digit
+    if number == 0:
+        text = "0.0"
+    elif exponent >= 0 and point <= 21:
+        text = digits + "0" * exponent + ".0"
+    elif 0 < point <= 21:
+        text = f"{digits[:point]}.{digits[point:]}"
+    elif -6 < point <= 0:
+        text = f"0.{'0' * -point}{digits}"
+    else:
+        text = f"{digits[0]}{'.' if len(digits) > 1 else ''}{digits[1:]}e{point - 1}"
+    return "-" * sign + text
 
 
 def _bytes_object(value: bytes, depth: int) -> str:
@@ -158,8 +194,3 @@ def tensors_to_columns(outputs: Mapping[str, Array]) -> bytes:
         members = ",\n".join(f"        {quote(name)}: {text}" for name, text in zip(outputs, texts, strict=True))
         body = f"{{\n{members}\n    }}"
     return f'{{\n    "outputs": {body}\n}}'.encode("utf-8", "surrogateescape")
-
-
-def unsupported_type(name: str, dtype: str) -> ServingError:
-    """A JSON value for a type that JSON cannot carry."""
-    return ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {name} to type: {dtype}")

@@ -16,6 +16,7 @@ import uvicorn
 from toolkit.errors import ServerError
 from toolkit.server.models.configfiles import Tls
 from toolkit.server.options import ServerOptions
+from toolkit.server.rest.protocol import Http11
 
 __all__ = ["RestThread"]
 
@@ -26,7 +27,7 @@ class RestThread:
     def __init__(self, app: Any, listener: socket.socket, options: ServerOptions, tls: Tls | None) -> None:
         config = uvicorn.Config(
             app,
-            http="auto",
+            http=Http11,
             loop="auto",
             lifespan="off",
             ws="none",

@@ -1,0 +1,146 @@
+"""No request ends the server, whatever its form: servers in processes of their own, whose exit code is looked at."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import httpx
+import pytest
+from serving_support import GOLDEN, ended, serving, text_request
+
+FIRST_JAVA_REQUEST = (
+    "POST {path} HTTP/1.1\r\n"
+    "Connection: Upgrade, HTTP2-Settings\r\n"
+    "Content-Length: {length}\r\n"
+    "Host: {host}\r\n"
+    "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+    "Upgrade: h2c\r\n"
+    "User-Agent: Java-http-client/21.0.4\r\n"
+    "Content-Type: application/json\r\n"
+    "\r\n"
+)
+
+
+def answers(connection: socket.socket, count: int) -> list[tuple[int, Any]]:
+    """Status and JSON of the next ``count`` answers on a connection."""
+    found = []
+    with connection.makefile("rb") as stream:
+        for _ in range(count):
+            status = int(stream.readline().split()[1])
+            size = 0
+            while line := stream.readline().strip():
+                name, _, value = line.partition(b":")
+                size = int(value) if name.lower() == b"content-length" else size
+            found.append((status, json.loads(stream.read(size))))
+    return found
+
+
+def test_offers_of_another_protocol_cost_a_request_nothing() -> None:
+    """What Java's ``HttpClient`` sends first: an offer of h2c, which TF Serving does not look at either."""
+    body = b'{"instances": ["ab"]}'
+    path = "/v1/models/echo:predict"
+    right = (200, {"predictions": [[2.0, 1.0, 3.0]]})
+    with serving(str(GOLDEN / "models")) as (process, addresses):
+        address = urlsplit(addresses["rest"])
+        head = FIRST_JAVA_REQUEST.format(path=path, length=len(body), host=address.netloc).encode()
+        chunked = head.replace(f"Content-Length: {len(body)}".encode(), b"Transfer-Encoding: chunked")
+        in_chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:5], body[5:])) + b"0\r\n\r\n"
+        websocket = head.replace(b"h2c", b"websocket").replace(b"Upgrade, HTTP2-Settings", b"keep-alive, Upgrade")
+        plain = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        for parts, count in (
+            ([head + body], 1),
+            ([head, body[:3], body[3:]], 1),
+            ([head[:70], head[70:] + body, plain], 2),
+            ([chunked + in_chunks + plain], 2),
+            ([chunked, in_chunks[:9], in_chunks[9:]], 1),
+            ([websocket + body], 1),
+            ([(head + body) * 3 + plain], 4),
+        ):
+            with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for part in parts:
+                    connection.sendall(part)
+                assert answers(connection, count) == [right] * count
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            connection.sendall(
+                b"GET /v1/models/echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+            )
+            assert answers(connection, 1)[0][0] == 200
+        assert ended(process) == 0
+
+
+def ask_grpc(channel: grpc.Channel, request: Any) -> tuple[str, str]:
+    call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    try:
+        call(request.SerializeToString(), timeout=30)
+    except grpc.RpcError as error:
+        return error.code().name, error.details()
+    return "OK", ""
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_texts_in_a_wrong_shape_are_refused_in_the_same_words_over_both_apis(tiny_export: Path, batched: bool) -> None:
+    """They ended the process, or were answered with the vectors of other texts."""
+    folder = tiny_export.parent
+    url = f"/v1/models/{folder.name}:predict"
+    rank_0 = "Batching Run() input tensors must have at least one dimension" if batched else (
+        "Input text has shape []; expected: [batch]"
+    )  # fmt: skip
+    wrong = [
+        ((), "a", rank_0),
+        ((1, 0), [[]], "Input text has shape [1,0]; expected: [batch]"),
+        ((2, 0), [[], []], "Input text has shape [2,0]; expected: [batch]"),
+        ((2, 2), [["a", "b"], ["c", "d"]], "Input text has shape [2,2]; expected: [batch]"),
+        ((1, 1, 1), [[["a"]]], "Input text has shape [1,1,1]; expected: [batch]"),
+    ]
+    with serving(str(folder.parent), *(["--enable_batching"] if batched else [])) as (process, addresses):
+        with grpc.insecure_channel(addresses["grpc"]) as channel, httpx.Client(base_url=addresses["rest"]) as http:
+            for signature in ("", "detailed", "tokenize", "token_embeddings"):
+                for shape, values, text in wrong:
+                    request = text_request(b"a", b"b", b"c", b"d", model=folder.name, signature=signature)
+                    tensor = request.inputs["text"]
+                    del tensor.tensor_shape.dim[:]
+                    for size in shape:
+                        tensor.tensor_shape.dim.add(size=size)
+                    tokens = signature in ("tokenize", "token_embeddings")
+                    expected = "Input text has shape []; expected: [batch]" if tokens and shape == () else text
+                    assert ask_grpc(channel, request) == ("INVALID_ARGUMENT", expected)
+                    reply = http.post(url, json={"signature_name": signature, "inputs": values})
+                    assert (reply.status_code, reply.json()) == (400, {"error": expected})
+            assert http.post(url, json={"instances": [["a column is taken"]]}).status_code == 200
+        assert ended(process) == 0
+
+
+def test_any_shape_dtype_and_value_gets_an_answer_or_a_status(tiny_export: Path) -> None:
+    """Seeded: every signature with every rank, empty dimension, dtype and value."""
+    draw = random.Random(24)
+    folder = tiny_export.parent
+    sizes = [(), *itertools.product((0, 1, 2, 5), repeat=1), *itertools.product((0, 1, 2), repeat=2), (1, 2, 3)]
+    texts = [b"", b"a", b"\xff\x00\xed\xa0\x80", b"x " * 2000, "🚀 東京".encode(), b"[CLS] [MASK]"]
+    numbers = [0, 1, 2, 7, -1, 2**31 - 1, -(2**31)]
+    with serving(str(folder.parent)) as (process, addresses):
+        with grpc.insecure_channel(addresses["grpc"]) as channel:
+            for _ in range(150):
+                signature = draw.choice(["", "detailed", "tokenize", "token_embeddings", "embed_tokens"])
+                request = text_request(model=folder.name, signature=signature)
+                del request.inputs["text"]
+                inputs = ["input_ids", "attention_mask"] if signature == "embed_tokens" else ["text"]
+                shape = draw.choice(sizes)
+                for name in inputs:
+                    tensor = request.inputs[name]
+                    tensor.dtype = draw.choices((7 if name == "text" else 3, draw.choice((1, 3, 7, 9))), (5, 1))[0]
+                    for size in shape if draw.random() < 0.8 else draw.choice(sizes):
+                        tensor.tensor_shape.dim.add(size=size)
+                    tensor.string_val.extend(draw.choices(texts, k=draw.randrange(4)))
+                    tensor.int_val.extend(draw.choices(numbers, k=draw.randrange(7)))
+                code, text = ask_grpc(channel, request)
+                assert code in ("OK", "INVALID_ARGUMENT"), (code, text, request)
+            assert ask_grpc(channel, text_request(b"still here", model=folder.name))[0] == "OK"
+        assert ended(process) == 0
