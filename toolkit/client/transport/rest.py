@@ -90,24 +90,30 @@ class RestTransport:
         return outcome
 
     async def _exchange(self, path: str, body: bytes | None, headers: dict[str, str], timeout: float) -> Outcome:
+        begun = False  # the answer; a server that answers is not ended by the request
         try:
             async with asyncio.timeout(timeout):  # httpx's own limits are per read, not for the whole
                 base = self._base if self._rotation is None else await self._rotation.next()
-                answer = await self._client.request(
+                async with self._client.stream(
                     "GET" if body is None else "POST",
                     str(base).rstrip("/") + path,
                     content=body,
                     headers=headers,
                     timeout=timeout,
                     extensions=self._extensions,
-                )
+                ) as answer:
+                    begun = True
+                    await answer.aread()
         except httpx.ConnectTimeout as error:
             return connection_failure(f"no connection within {timeout:g} seconds: {error}")
         except (httpx.TimeoutException, TimeoutError):
             return connection_failure(f"no answer within {timeout:g} seconds", timeout=True)
         except httpx.RemoteProtocolError as error:
             hint = "; if this is a gRPC port, use grpc://" if "illegal" in str(error) else ""
-            return connection_failure(f"no HTTP answer, or only part of one: {error}{hint}")
+            gone = "disconnected" in str(error)
+            return connection_failure(f"no HTTP answer, or only part of one: {error}{hint}", broke=gone and not begun)
+        except (httpx.ReadError, httpx.WriteError) as error:
+            return connection_failure(str(error) or type(error).__name__, broke=not begun)
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             return connection_failure(reason, final="CERTIFICATE_VERIFY_FAILED" in reason or "certificate" in reason)
