@@ -18,6 +18,7 @@ from toolkit.client.options import TLS
 from toolkit.client.transport.address import Address
 from toolkit.client.transport.failures import connection_failure, http_failure
 from toolkit.client.transport.interface import Connection, Outcome
+from toolkit.client.transport.proxies import find_proxy
 from toolkit.client.types import Request
 
 __all__ = ["RestTransport"]
@@ -66,9 +67,14 @@ class RestTransport:
         tls = connection.tls
         name = tls.server_name if tls is not None and tls.server_name is not None else self._base.host
         self._extensions: dict[str, Any] = {"sni_hostname": name} if address.secure else {}
+        self._proxy = find_proxy(address) if connection.proxies else None
         self._client = httpx.AsyncClient(
-            verify=_verify(tls),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            # A transport of its own keeps httpx from looking for proxies in the environment.
+            transport=httpx.AsyncHTTPTransport(
+                verify=_verify(tls),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+                proxy=None if self._proxy is None else self._proxy.url,
+            ),
             headers={
                 "user-agent": f"sentence-serving/{__version__}",
                 "accept": "application/json",
@@ -85,6 +91,8 @@ class RestTransport:
                 body = gzip.compress(body, compresslevel=1)
                 headers["content-encoding"] = "gzip"
         outcome = await self._exchange(request.path, body, headers, timeout)
+        if self._proxy is not None and not isinstance(outcome, bytes):
+            outcome = self._proxy.told(outcome)
         if self._rotation is not None and not isinstance(outcome, bytes):
             self._rotation.stale()
         return outcome
