@@ -123,7 +123,9 @@ def _130_interrupted(request: pytest.FixtureRequest, folder: Path, url: str) -> 
     return process.returncode
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name.startswith("1_") else ()) for name in sorted(CASES)]
+)
 def test_the_process_ends_with_the_code_that_readme_promises(
     request: pytest.FixtureRequest, tmp_path: Path, server: str, name: str
 ) -> None:
