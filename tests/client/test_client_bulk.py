@@ -441,6 +441,7 @@ KEPT = pa.table(
         "price": pa.array([Decimal("1.10"), Decimal("2.20")], pa.decimal128(5, 2)),
         "raw": pa.array([b"\xff\x00", b"a"], pa.binary()),
         "kind": pa.array(["x", "y"]).dictionary_encode(),
+        "half": pa.array(np.array([0.5, 1.5], np.float16)),
         "deep": pa.array([{"at": [1]}, {"at": []}], pa.struct({"at": pa.list_(pa.timestamp("ns"))})),
     }
 )
@@ -458,7 +459,7 @@ def test_kept_columns_of_every_parquet_type_become_json(embed: Callable[..., Res
     assert first["zone"] == "1970-01-01 00:00:01.000000Z"
     assert (first["day"], first["took"], first["price"]) == ("2020-01-01", 5, "1.10")
     assert first["raw"] == {"b64": "/wA="}
-    assert first["kind"] == "x"
+    assert (first["kind"], first["half"]) == ("x", 0.5)
     assert first["deep"] == {"at": ["1970-01-01 00:00:00.000000001"]}
 
 
@@ -541,6 +542,8 @@ def test_an_early_refusal_leaves_nothing_behind(
 ) -> None:
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["text", "x", "x"])
     pq.write_table(twice, tmp_path / "twice.parquet")
+    number = pa.array([1], pa.timestamp("ns"))
+    pq.write_table(pa.table({"text": number}), tmp_path / "number.parquet")
     (tmp_path / "twice.csv").write_text("text,x,x\na,b,c\n")
     (tmp_path / "bad.csv").write_text('text\n"a\n')
     (tmp_path / "wide.txt").write_text("one\n", "utf-16")
@@ -549,6 +552,7 @@ def test_an_early_refusal_leaves_nothing_behind(
     calls = fake.calls
     for name, more, message in (
         ("twice.parquet", ["--keep", "x"], "2 columns of the name 'x'"),
+        ("number.parquet", [], "column 'text' is of type timestamp[ns]; texts are strings"),
         ("twice.csv", ["--keep", "x"], "2 columns of the name 'x'"),
         ("bad.csv", [], "a quote is never closed"),
         ("wide.txt", [], "byte order mark of UTF-16"),

@@ -14,7 +14,7 @@ from typing import Any
 
 from toolkit.errors import InputError, MissingExtraError
 
-__all__ = ["json_value", "kept_array", "kept_type", "parquet_module", "settled", "typed"]
+__all__ = ["json_value", "kept_array", "kept_type", "parquet_module", "settled", "text_type", "typed"]
 
 _JSON = {b"sentence-serving": b"json"}  # metadata of a field whose strings are JSON
 
@@ -54,13 +54,33 @@ def kept_type(where: str, kind: Any, exact: bool) -> Any:
         return pyarrow.list_(inner(kind.value_type))
     if types.is_decimal(kind) or types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind):
         return kind if exact else pyarrow.string()
+    if types.is_float16(kind) and not exact:
+        return pyarrow.float32()
+    if types.is_string_view(kind):
+        return pyarrow.string()
+    if types.is_binary_view(kind):
+        return pyarrow.binary()
     if types.is_duration(kind):
         return kind if exact else pyarrow.int64()
-    plain = (types.is_boolean, types.is_integer, types.is_floating, types.is_null)
-    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
-    if any(check(kind) for check in (*plain, *texts)):
+    if _is_text(kind) or types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
         return kind
     raise InputError(f"{where} is of type {kind}, which cannot be kept")
+
+
+def text_type(where: str, kind: Any) -> Any:
+    """The Arrow type that a Parquet column of texts is read as; raises `InputError` if it holds something else."""
+    plain = kept_type(where, kind, exact=True)
+    if not _is_text(plain):
+        raise InputError(f"{where} is of type {kind}; texts are strings, or bytes in UTF-8")
+    return plain
+
+
+def _is_text(kind: Any) -> bool:
+    """Strings, bytes, or nothing but nulls."""
+    from pyarrow import types
+
+    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    return types.is_null(kind) or any(check(kind) for check in texts)
 
 
 def json_value(value: Any) -> Any:

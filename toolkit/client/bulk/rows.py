@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from toolkit.client.bulk.columns import kept_type, parquet_module
+from toolkit.client.bulk.columns import kept_type, parquet_module, text_type
 from toolkit.errors import InputError
 
 __all__ = ["FORMATS", "Row", "Source"]
@@ -222,15 +222,15 @@ def _parquet(source: Source, exact: bool = False) -> Iterator[Row]:
     try:
         with parquet.ParquetFile(source.path) as file:
             _columns(source, file.schema_arrow.names)
-            kinds = {
-                name: kept_type(f"{source.name}: column {name!r}", file.schema_arrow.field(name).type, exact)
-                for name in source.keep
-            }
+            there = {name: file.schema_arrow.field(name).type for name in (source.text_column, *source.keep)}
+            where = {name: f"{source.name}: column {name!r}" for name in there}
+            kinds = {name: kept_type(where[name], there[name], exact) for name in source.keep}
+            text_kind = text_type(where[source.text_column], there[source.text_column])
             wanted = list(dict.fromkeys([source.text_column, *source.keep]))
             for batch in file.iter_batches(batch_size=8192, columns=wanted):
                 columns = {name: batch.column(name).cast(kind) for name, kind in kinds.items()}
                 kept = {name: list(column) if exact else column.to_pylist() for name, column in columns.items()}
-                for i, text in enumerate(batch.column(source.text_column).to_pylist()):
+                for i, text in enumerate(batch.column(source.text_column).cast(text_kind).to_pylist()):
                     yield _checked(text, {name: values[i] for name, values in kept.items()})
     except pyarrow.ArrowException as error:
         raise InputError(f"{source.path} cannot be read as Parquet: {error}") from None
