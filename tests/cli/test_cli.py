@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from command_support import installed
 
 import toolkit
 from toolkit.cli import COMMANDS, cli, main
@@ -36,13 +37,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         return code, out, err
 
     return call
-
-
-def installed(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed command in a process of its own."""
-    command = shutil.which("sentence-serving", path=str(Path(sys.executable).parent))
-    start = [command] if command else [sys.executable, "-c", "from toolkit.cli import main; main()"]
-    return subprocess.run([*start, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def one_line(err: str) -> str:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +274,7 @@ def test_a_damaged_state_is_named(stopped: tuple[FakeServing, Path], lines: Path
     fake, target = stopped
     path = tmp_path / "out.npy.partial/state.json"
     with Client(fake.grpc_url, "fake") as client:
-        for damage in ("{", "{}", '{"format": 99}', '{"format": 1, "plan": {}, "progress": {}}'):
+        for damage in ("{", "{}", '{"format": 99}', '{"format": 2, "plan": {}, "progress": {}}'):
             path.write_text(damage)
             with pytest.raises(InputError, match=r"state\.json|state format 99"):
                 embed_file(client, Source.of(lines), target, resume=True)
@@ -403,3 +404,164 @@ def test_what_cannot_be_read_or_written_is_named(embed: Callable[..., Result], l
         result = embed(*args)
         assert isinstance(result.exception, kind), (args, result.exception)
         assert message in str(result.exception)
+
+
+# ---- inputs that would lose rows, or end in the middle
+
+
+CSV_HEAD = "id,text\n" + "".join(f"{i},row {i}\n" for i in range(5))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ['5,"never closed\n' + "".join(f"{i},row {i}\n" for i in range(6, 1000)), '5,"never closed\n6,"row 6"\n7,row 7\n'],
+    ids=["to the end", "to the next quote"],
+)
+def test_a_quote_that_is_never_closed_is_an_error_with_its_line_and_not_the_end_of_the_rows(
+    embed: Callable[..., Result], tmp_path: Path, rest: str
+) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.npy"
+    source.write_text(CSV_HEAD + rest)
+    result = embed("--input", source, "--output", target)
+    assert isinstance(result.exception, InputError), result.output
+    assert f"{source}: the row that begins in line 7 cannot be read" in str(result.exception)
+    assert not target.exists()
+    source.write_text(CSV_HEAD + '5,"closed,\nin the end"\n')
+    assert embed("--input", source, "--output", target, "--resume").exit_code == 0
+    assert np.array_equal(np.load(target), vectors([*(f"row {i}" for i in range(5)), "closed,\nin the end"]))
+
+
+KEPT = pa.table(
+    {
+        "text": ["one", "two"],
+        "when": pa.array([1, None], pa.timestamp("ns")),
+        "zone": pa.array([1_000_000, 0], pa.timestamp("us", "UTC")),
+        "day": pa.array([18262, 18263], pa.date32()),
+        "took": pa.array([5, 6], pa.duration("ns")),
+        "price": pa.array([Decimal("1.10"), Decimal("2.20")], pa.decimal128(5, 2)),
+        "raw": pa.array([b"\xff\x00", b"a"], pa.binary()),
+        "kind": pa.array(["x", "y"]).dictionary_encode(),
+        "half": pa.array(np.array([0.5, 1.5], np.float16)),
+        "deep": pa.array([{"at": [1]}, {"at": []}], pa.struct({"at": pa.list_(pa.timestamp("ns"))})),
+    }
+)
+KEEP = [word for name in KEPT.column_names[1:] for word in ("--keep", name)]
+
+
+def test_kept_columns_of_every_parquet_type_become_json(embed: Callable[..., Result], tmp_path: Path) -> None:
+    source, target = tmp_path / "in.parquet", tmp_path / "out.jsonl"
+    pq.write_table(KEPT, source)
+    result = embed("--input", source, "--output", target, *KEEP)
+    assert result.exit_code == 0, result.exception
+    first, second = (json.loads(line) for line in target.open())
+    assert first["when"] == "1970-01-01 00:00:00.000000001"
+    assert second["when"] is None
+    assert first["zone"] == "1970-01-01 00:00:01.000000Z"
+    assert (first["day"], first["took"], first["price"]) == ("2020-01-01", 5, "1.10")
+    assert first["raw"] == {"b64": "/wA="}
+    assert (first["kind"], first["half"]) == ("x", 0.5)
+    assert first["deep"] == {"at": ["1970-01-01 00:00:00.000000001"]}
+
+
+def test_kept_columns_stay_as_they_are_from_parquet_to_parquet(embed: Callable[..., Result], tmp_path: Path) -> None:
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(KEPT, source)
+    assert embed("--input", source, "--output", target, *KEEP).exit_code == 0
+    found = pq.read_table(target)
+    for name in KEPT.column_names:
+        expected = KEPT[name].cast(pa.string()) if name == "kind" else KEPT[name]
+        assert found[name].type == expected.type
+        assert found[name].to_pylist() == expected.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([1, 2], pa.int64(), [1, 2]),
+        ([1, 2.5], pa.float64(), [1.0, 2.5]),
+        (["a", None], pa.string(), ["a", None]),
+        ([[1], []], pa.list_(pa.int64()), [[1], []]),
+        ([1, "a"], pa.string(), ["1", '"a"']),
+        ([True, 1], pa.string(), ["true", "1"]),
+        ([2**70, 1], pa.string(), [str(2**70), "1"]),
+        ([2**60 + 1, 0.5], pa.string(), [str(2**60 + 1), "0.5"]),
+        ([{}, {}], pa.string(), ["{}", "{}"]),
+        ([[1], {"a": 1}], pa.string(), ["[1]", '{"a": 1}']),
+        (["\ud800", "a"], pa.string(), ['"\\ud800"', '"a"']),
+    ],
+)
+@pytest.mark.parametrize("apart", [False, True], ids=["in one part", "in two parts"])
+def test_kept_json_values_get_the_one_type_that_holds_them_or_stay_json(
+    serve: Callable[..., FakeServing], tmp_path: Path, values: list[Any], kind: Any, expected: list[Any], apart: bool
+) -> None:
+    fake, source, target = serve(), tmp_path / "in.jsonl", tmp_path / "out.parquet"
+    source.write_text("".join(json.dumps({"text": f"t{i}", "x": value}) + "\n" for i, value in enumerate(values)))
+
+    def stop(rows: int) -> None:
+        if rows:
+            raise KeyboardInterrupt
+
+    with Client(fake.grpc_url, "fake", split=Split(rows=1 if apart else 10, in_flight=1)) as client:
+        if apart:
+            with pytest.raises(KeyboardInterrupt):
+                embed_file(client, Source.of(source, keep=("x",)), target, progress=stop)
+        assert embed_file(client, Source.of(source, keep=("x",)), target, resume=apart).rows == 2
+    found = pq.read_table(target)["x"]
+    assert (found.type, found.to_pylist()) == (kind, expected)
+
+
+def test_half_a_surrogate_pair_in_a_kept_value_is_written_as_its_escape(
+    embed: Callable[..., Result], tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": "a", "x": ["\\ud800"]}\n')
+    assert embed("--input", source, "--output", target, "--keep", "x").exit_code == 0
+    assert json.loads(target.read_text())["x"] == ["\ud800"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
+def test_a_file_in_utf16_is_refused_by_its_byte_order_mark(tmp_path: Path, suffix: str, encoding: str) -> None:
+    source = tmp_path / f"in.{suffix}"
+    content = {"txt": "one\ntwo\n", "csv": "text\none\n", "jsonl": '"one"\n'}[suffix]
+    source.write_bytes((content if encoding in ("utf-16", "utf-32") else f"\ufeff{content}").encode(encoding))
+    with pytest.raises(InputError, match=f"byte order mark of {encoding[:6].upper()}"):
+        list(Source.of(source).rows())
+
+
+def test_parquet_texts_that_are_stored_as_utf8_bytes_are_taken(embed: Callable[..., Result], tmp_path: Path) -> None:
+    source, target = tmp_path / "in.parquet", tmp_path / "out.npy"
+    pq.write_table(pa.table({"text": pa.array(["é".encode(), b"\xff", b"two"], pa.binary())}), source)
+    assert embed("--input", source, "--output", target).exit_code == 2
+    assert "not UTF-8" in (tmp_path / "out.npy.rejected.jsonl").read_text()
+    assert np.array_equal(np.load(target)[[0, 2]], vectors(["é", "two"]))
+
+
+def test_an_early_refusal_leaves_nothing_behind(
+    embed: Callable[..., Result], fake: FakeServing, tmp_path: Path
+) -> None:
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["text", "x", "x"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    number = pa.array([1], pa.timestamp("ns"))
+    pq.write_table(pa.table({"text": number}), tmp_path / "number.parquet")
+    (tmp_path / "twice.csv").write_text("text,x,x\na,b,c\n")
+    (tmp_path / "bad.csv").write_text('text\n"a\n')
+    (tmp_path / "wide.txt").write_text("one\n", "utf-16")
+    (tmp_path / "bad.parquet").write_text("no parquet")
+    there = sorted(os.listdir(tmp_path))
+    calls = fake.calls
+    for name, more, message in (
+        ("twice.parquet", ["--keep", "x"], "2 columns of the name 'x'"),
+        ("number.parquet", [], "column 'text' is of type timestamp[ns]; texts are strings"),
+        ("twice.csv", ["--keep", "x"], "2 columns of the name 'x'"),
+        ("bad.csv", [], "a quote is never closed"),
+        ("wide.txt", [], "byte order mark of UTF-16"),
+        ("bad.parquet", [], "cannot be read as Parquet"),
+        ("twice.csv", ["--signature", "nope"], "no signature 'nope'"),
+        ("twice.csv", ["--model", "other"], "other"),
+    ):
+        for suffix in ("npy", "jsonl", "parquet"):
+            result = embed("--input", tmp_path / name, "--output", tmp_path / f"out.{suffix}", *more)
+            assert message in str(result.exception), (name, result.exception)
+            assert sorted(os.listdir(tmp_path)) == there
+    assert fake.calls == calls

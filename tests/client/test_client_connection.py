@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
-import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ import numpy as np
 import pytest
 from fake_serving import FakeServing, RefusedError
 from fault_proxy import FaultProxy
+from name_server import NameServer
 from text_vectors import vectors
 
+import toolkit
 from toolkit.client import TLS, AsyncClient, Client, Hedge, Retry, Split
 from toolkit.client.transport import grpc as grpc_transport
 from toolkit.client.transport.address import parse_address
@@ -40,6 +43,8 @@ from toolkit.errors import (
 )
 
 TEXTS = [f"text {i}" for i in range(300)]
+# the package under test, wherever it is installed
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(toolkit.__file__).parents[1])}
 
 
 def url_of(fake: FakeServing, protocol: str) -> str:
@@ -313,33 +318,6 @@ def test_round_robin_uses_all_addresses(serve: Callable[..., FakeServing]) -> No
         assert np.array_equal(client.embed(TEXTS), vectors(TEXTS))
 
 
-class NameServer:
-    """DNS over UDP for one name, whose IPv4 addresses can change."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = addresses
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                query, client = self._socket.recvfrom(512)
-            except OSError:
-                return
-            end = query.index(b"\0", 12) + 5
-            asked = struct.unpack(">H", query[end - 4 : end - 2])[0]
-            addresses = self.addresses if asked == 1 else ()
-            head = query[:2] + struct.pack(">HHHHH", 0x8580, 1, len(addresses), 0, 0) + query[12:end]
-            records = [b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 1, 4) + socket.inet_aton(item) for item in addresses]
-            self._socket.sendto(head + b"".join(records), client)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 @pytest.fixture
 def name_server() -> Iterator[NameServer]:
     server = NameServer("127.0.0.1", "127.0.0.2")
@@ -526,3 +504,64 @@ def test_the_transport_can_be_replaced() -> None:
             client.embed(["a", "b"])
     assert transport.requests[0].path == "/tensorflow.serving.PredictionService/Predict"
     assert transport.outcome == b""
+
+
+# ---- processes and event loops
+
+
+def test_a_forked_child_goes_on_with_the_client_and_leaves_its_parents_connections_alone(
+    fake: FakeServing,
+) -> None:
+    # In a process of its own: this one has threads that do not like to be forked.
+    program = f"""
+import os, signal, sys
+from toolkit.client import Client
+client = Client({fake.rest_url!r}, "fake")
+client.embed(["a"])
+child = os.fork()
+signal.alarm(30)
+if not child:
+    shape = client.embed(["b", "c"]).shape
+    client.close()
+    os._exit(shape[0])
+assert os.waitpid(child, 0)[1] == 2 << 8
+assert client.embed(["d"]).shape == (1, 8)
+client.close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_async_client_says_that_it_belongs_to_one_event_loop(fake: FakeServing, protocol: str) -> None:
+    client = AsyncClient(url_of(fake, protocol), "fake")
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        assert first.run(client.embed(["a"])).shape == (1, 8)
+        with pytest.raises(InputError, match="belongs to the event loop of its first use"):
+            second.run(client.embed(["a"]))
+        with pytest.raises(InputError, match="belongs to the event loop of its first use"):
+            second.run(client.close())
+        first.run(client.close())
+        first.run(client.close())
+    client = AsyncClient(url_of(fake, protocol), "fake")
+    asyncio.run(client.embed(["a"]))
+    with pytest.raises(InputError, match="belongs to the event loop of its first use"):
+        asyncio.run(client.embed(["a"]))
+    asyncio.run(client.close())
+
+
+def test_closing_in_a_forked_child_ends_nothing_of_its_parents(fake: FakeServing) -> None:
+    program = f"""
+import os, signal
+from toolkit.client import Client
+client = Client({fake.rest_url!r}, "fake")
+client.embed(["a"])
+child = os.fork()
+signal.alarm(30)
+if not child:
+    client.close()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert client.embed(["d"]).shape == (1, 8)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from fault_proxy import Fault, FaultProxy, mixture
 from text_vectors import DIM, vectors
 
 from toolkit.client import AsyncClient, Client, Retry, Split
+from toolkit.client.bulk import Source, embed_file
 from toolkit.errors import ClientError, DeadlineError, OverloadedError, UnreachableError
 
 TEXTS = [f"text {i}" for i in range(2000)]
@@ -43,12 +45,13 @@ def proxied(fake: FakeServing, protocol: str) -> Iterator[Proxies]:
         proxy.close()
 
 
-QUICK = Retry(attempts=8, base=0.02, longest=0.2, burst=1000)
+# attempts: the proxy's 503 answers up to 20 frames on a connection, two of them or more for each attempt
+QUICK = Retry(attempts=24, base=0.02, longest=0.2, burst=1000)
 
 
 @pytest.mark.parametrize("kind", ["drop", "reset", "half", "503"])
 def test_a_broken_connection_is_made_good(proxied: Proxies, kind: str) -> None:
-    proxy, url = proxied(*[Fault(kind, 2000)] * 3)
+    proxy, url = proxied(*[Fault(kind, 2000)] * 2)
     with Client(url, "fake", split=Split(rows=50), retry=QUICK) as client:
         assert np.array_equal(client.embed(TEXTS), vectors(TEXTS))
     assert proxy.happened[kind] >= 1
@@ -119,3 +122,49 @@ def test_bulk_survives_kills_of_server_and_client_behind_a_faulty_proxy(tmp_path
     )
     assert (outcome.server_kills, outcome.client_kills, outcome.status) == (2, 1, 0)
     assert np.array_equal(np.load(target), vectors(texts))
+
+
+@pytest.fixture
+def replicas() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """Four servers, each a process that the text ``poison`` ends, and the address of all."""
+    ports = [free_port() for _ in range(4)]
+    program = str(Path(__file__).with_name("light_serving.py"))
+    processes = [subprocess.Popen([sys.executable, program, str(port)]) for port in ports]
+    yield "grpc://" + ",".join(f"127.0.0.1:{port}" for port in ports), processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_text_that_ends_servers_does_not_end_every_replica(
+    replicas: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path
+) -> None:
+    url, processes = replicas
+    for port in url.removeprefix("grpc://").split(","):
+        with Client(port, "fake") as client:
+            client.wait_until_ready(30)
+    texts = [f"row {i}" for i in range(200)]
+    texts[57] = "poison"
+    source, target = tmp_path / "texts.txt", tmp_path / "out.npy"
+    source.write_text("\n".join(texts))
+    retry = Retry(base=0.3, longest=0.3)
+    with Client(url, "fake", round_robin=True, split=Split(rows=10), retry=retry) as client:
+        with pytest.raises(UnreachableError, match=r"the server went away 3 times while .*rows 50 to 59"):
+            embed_file(client, Source.of(source), target, patience=60)
+        assert [process.poll() for process in processes].count(None) == 1
+        texts[57] = "harmless"
+        source.write_text("\n".join(texts))
+        assert embed_file(client, Source.of(source), target, resume=True, patience=60).rows == 200
+    assert np.array_equal(np.load(target), vectors(texts))
+
+
+def test_patience_does_not_send_a_request_for_ever_that_ends_its_connections(fake: FakeServing) -> None:
+    dropped = FaultProxy(fake.rest_port, lambda n: Fault("drop", 0))
+    retry = Retry(base=0.01, patience=60)
+    with (
+        Client(f"http://127.0.0.1:{dropped.port}", "fake", retry=retry) as client,
+        pytest.raises(UnreachableError, match="the server went away 3 times"),
+    ):
+        client.embed(["a"])
+    assert dropped.connections == 3
+    dropped.close()

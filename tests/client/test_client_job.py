@@ -414,3 +414,56 @@ def test_the_largest_batch_a_server_names_is_read() -> None:
 def test_impossible_options_are_refused_by_name(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+BROKEN = Failure(UnreachableError, "Socket closed", retry=True, broke=True)
+
+
+@pytest.mark.parametrize("options", [{"retry": Retry(patience=1e9)}, {"retry": Retry(attempts=99, burst=99)}])
+def test_a_request_that_ends_its_servers_is_found_and_named_after_three_of_them(options: dict[str, Any]) -> None:
+    def fragile(rows: list[bytes], now: float) -> tuple[float, bytes | Failure]:
+        return (0.02, BROKEN) if b"25" in rows else (0.01, b"\0".join(rows))
+
+    simulation = Simulation(numbered(100), fragile, options)
+    with pytest.raises(UnreachableError, match="the server went away 3 times while it worked on this request") as error:
+        simulation.run()
+    assert error.value.rows == (20, 30)
+    fatal = [rows for _, rows in simulation.sent if b"25" in rows]
+    assert len(fatal) == 3
+    assert simulation.job._delivered == 20
+
+
+def test_requests_whose_connection_broke_go_one_at_a_time_until_they_are_answered() -> None:
+    deaths = iter([True] * 4)
+    live: list[float] = []
+
+    def once(rows: list[bytes], now: float) -> tuple[float, bytes | Failure]:
+        if next(deaths, False):
+            return 0.01, BROKEN
+        live[:] = [end for end in live if end > now]
+        overlaps.append(len(live))
+        live.append(now + 1)
+        return 1, b"\0".join(rows)
+
+    overlaps: list[int] = []
+    simulation = Simulation(numbered(100), once)
+    assert values(simulation.run()) == numbered(100)
+    assert overlaps[:4] == [0, 0, 0, 0]
+    assert max(overlaps) == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "broke"),
+    [
+        ("UNAVAILABLE", "Socket closed", True),
+        ("UNAVAILABLE", "recvmsg:Connection reset by peer", True),
+        ("UNKNOWN", "Stream removed", True),
+        ("UNAVAILABLE", "disconnect/reset before headers. reset reason: connection termination", True),
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: Connection reset by peer", False),
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: Connection refused", False),
+        ("UNAVAILABLE", "queue is full", False),
+        ("INTERNAL", "Received RST_STREAM with error code 2", False),
+    ],
+)  # fmt: skip
+def test_a_connection_that_ended_is_told_apart_from_one_that_never_was(code: str, details: str, broke: bool) -> None:
+    assert grpc_failure(code, details, {}).broke is broke

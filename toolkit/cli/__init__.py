@@ -1,6 +1,7 @@
 """The ``sentence-serving`` command. One file per command; each is imported only when it is asked for.
 
-Exit codes: 0 done; 1 a check failed; 2 wrong usage or input; 3 the source cannot be read or is not supported;
+Exit codes: 0 done; 1 a check failed; 2 wrong usage or input, or rows that have no embedding;
+3 the source cannot be read or is not supported;
 4 an artifact, its folder or a server's configuration is not usable; 5 a request to a server failed;
 6 an optional package is missing; 130 interrupted.
 """
@@ -45,6 +46,16 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader of our output went away (`| head`): nothing is wrong here, and nobody reads a message. Met here
+            # and not in `main`, since click makes exit code 1 of it, which is a check's that failed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -65,9 +76,8 @@ def main() -> None:
     # TensorFlow logs its build flags at import; only warnings and errors are of use at a command line.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        cli.main(prog_name="sentence-serving", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        # Not standing alone, click returns the code of its `Exit` instead of ending with it; a command returns None.
+        sys.exit(cli.main(prog_name="sentence-serving", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -77,7 +87,3 @@ def main() -> None:
     except ToolkitError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is wrong here, and nobody reads a message.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

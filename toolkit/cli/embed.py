@@ -59,6 +59,7 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option("--compression", type=click.Choice(["gzip"]), help="Compress requests.")
 @click.option("--round-robin", is_flag=True, help="Spread requests over all addresses of the host's name.")
 @click.option("--channels", default=1, show_default=True, help="gRPC connections to open.")
+@click.option("--no-proxy", is_flag=True, help="Use no proxy, whatever http_proxy and its kin in the environment say.")
 @click.option("--hedge", type=float, help="Seconds after which a request without answer is sent a second time.")
 def command(**options: Any) -> None:
     """Embed TEXTS, the rows of a file, or the lines of stdin through a running server.
@@ -113,6 +114,7 @@ def _client(options: dict[str, Any]) -> Client:
         hedge=Hedge(options["hedge"]) if options["hedge"] is not None else None,
         round_robin=options["round_robin"],
         channels=options["channels"],
+        proxies=not options["no_proxy"],
     )
 
 

@@ -49,11 +49,13 @@ class AsyncClient:
         hedge: Hedge | None = None,
         round_robin: bool = False,
         channels: int = 1,
+        proxies: bool = True,
         transport: AsyncTransport | None = None,
     ) -> None:
         self.session = open_session(url, model, version, label, timeout, split, retry, hedge)
-        self._connection = Connection(tls, token, metadata, compression, round_robin, channels)
+        self._connection = Connection(tls, token, metadata, compression, round_robin, channels, proxies)
         self._transport = transport
+        self._loop: asyncio.AbstractEventLoop | None = None  # whose connections they are
         self._closed = False
 
     async def embed(
@@ -136,10 +138,13 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End all connections; the client cannot be used any more. May be called twice."""
-        if not self._closed:
-            self._closed = True
-            if self._transport is not None:
-                await self._transport.close()
+        if self._closed:
+            return
+        # Connections whose loop has ended, as `asyncio.run` does, cannot be waited for any more.
+        if self._transport is not None and not (self._loop is not None and self._loop.is_closed()):
+            self._check_loop()
+            await self._transport.close()
+        self._closed = True
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -155,7 +160,13 @@ class AsyncClient:
         # Connections belong to an event loop, and there may be none yet when the client is made.
         if self._transport is None:
             self._transport = open_async(self.session.address, self._connection)
+            self._loop = asyncio.get_running_loop()
+        self._check_loop()
         return self._transport
+
+    def _check_loop(self) -> None:
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise InputError("this client belongs to the event loop of its first use; make one for each loop")
 
     async def run(self, operation: Operation[T], deadline: float | None = None) -> T:
         """Carry out an operation of `session`, within ``deadline`` seconds; for code beyond the vocabulary above."""

@@ -23,6 +23,7 @@ from toolkit.errors import ClientError, DeadlineError, ModelNotFoundError, Reque
 __all__ = ["Attempt", "Feed", "Job", "Piece", "Shared"]
 
 _LONGEST_PUSHBACK = 60.0  # seconds; a server that asks for more, with no deadline given, has refused
+_BREAKS = 3  # connections that may end on a request before it is taken for the cause; all but the first were its own
 _UNDELIVERED = 4  # finished or open chunks held per request in flight, while an early one is late
 
 
@@ -86,6 +87,7 @@ class _Chunk:
     start: int
     rows: list[bytes]
     failures: int = 0
+    breaks: int = 0  # connections that ended while the server had it
     failed_since: float | None = None
     wake: float = 0.0
     hedged: bool = False
@@ -112,6 +114,9 @@ class Job:
 
     ``version``: the model version all pieces must come from; the first answer sets it where the caller does not, and
     rows that another version answered are asked again, so that one result never mixes vectors of two models.
+    A request on which a connection ended may have ended the server: it is sent again with no other beside it, so that
+    none is suspected in its place, and not for ever, whatever ``retry`` allows, so that it does not go from replica to
+    replica.
     ``isolate``: a refused request is cut down to the rows at fault, which become pieces with an error.
     ``splittable``: whether rows are the caller's (else the job is one request, whose row count means nothing).
     """
@@ -161,16 +166,17 @@ class Job:
                 if first
                 else DeadlineError(failed.message, address=self.address, model=self.model)
             )
-        attempts = []
-        for chunk in sorted(self._open.values(), key=lambda chunk: chunk.start):
-            if not chunk.live and chunk.wake <= now:
-                attempts.append(self._attempt(chunk, now))
-            elif self._hedge_time(chunk) <= now:
+        attempts = [self._attempt(chunk, now) for chunk in self._idle() if chunk.wake <= now]
+        for chunk in self._open.values():
+            if self._hedge_time(chunk) <= now:
                 chunk.hedged = True  # also without budget: it is not asked for again and again
                 if self.shared.spend():
                     attempts.append(self._attempt(chunk, now))
         while (
-            not self._fed and len(self._open) < int(self._window) and self._held() < _UNDELIVERED * self.split.in_flight
+            not self._fed
+            and not self._suspects()
+            and len(self._open) < int(self._window)
+            and self._held() < _UNDELIVERED * self.split.in_flight
         ):
             rows = self.feed.take(min(self._rows, self.shared.rows or self._rows), self.split.bytes)
             if not rows:
@@ -184,8 +190,8 @@ class Job:
     def wait(self, now: float) -> float | None:
         """Seconds until `poll` has something to do although nothing came back; ``None`` if it never has."""
         times = [self.deadline] if self.deadline is not None else []
-        for chunk in self._open.values():
-            times.append(self._hedge_time(chunk) if chunk.live else chunk.wake)
+        times.extend(chunk.wake for chunk in self._idle())
+        times.extend(self._hedge_time(chunk) for chunk in self._open.values() if chunk.live)
         soonest = min(times, default=float("inf"))
         return None if soonest == float("inf") else max(0.0, soonest - now)
 
@@ -217,8 +223,19 @@ class Job:
     def _held(self) -> int:
         return len(self._open) + len(self._ready)
 
+    def _suspects(self) -> list[_Chunk]:
+        return [chunk for chunk in self._open.values() if chunk.breaks]
+
+    def _idle(self) -> list[_Chunk]:
+        """Chunks to send as soon as their time comes, in order. One on which a connection ended goes alone."""
+        idle = sorted((chunk for chunk in self._open.values() if not chunk.live), key=lambda chunk: chunk.start)
+        suspects = self._suspects()
+        if not suspects:
+            return idle
+        return [] if len(idle) < len(self._open) else [min(suspects, key=lambda chunk: (chunk.wake, chunk.start))]
+
     def _hedge_time(self, chunk: _Chunk) -> float:
-        if self.hedge is None or chunk.hedged or len(chunk.live) != 1:
+        if self.hedge is None or chunk.hedged or chunk.breaks or len(chunk.live) != 1:
             return float("inf")
         return next(iter(chunk.live.values())) + self.hedge.after
 
@@ -243,6 +260,7 @@ class Job:
 
     def _fail(self, chunk: _Chunk, failure: Failure, now: float) -> None:
         chunk.failures += 1
+        chunk.breaks += failure.broke
         chunk.failed_since = now if chunk.failed_since is None else chunk.failed_since
         if chunk.live:
             return  # its hedge may still succeed
@@ -278,7 +296,7 @@ class Job:
         raise self._error(failure, chunk)
 
     def _may_retry(self, chunk: _Chunk, now: float, wait: float, failure: Failure) -> bool:
-        if self.deadline is not None and now + wait >= self.deadline:
+        if chunk.breaks >= _BREAKS or (self.deadline is not None and now + wait >= self.deadline):
             return False
         if self.retry.patience is not None:
             assert chunk.failed_since is not None
@@ -295,14 +313,16 @@ class Job:
                 chunk.start + offset,
                 chunk.rows[offset : offset + rows],
                 failures=chunk.failures,
+                breaks=chunk.breaks,
                 failed_since=chunk.failed_since,
                 wake=chunk.wake,
             )
             self._open[part.start] = part
 
     def _error(self, failure: Failure, chunk: _Chunk) -> ClientError:
+        gone = f"the server went away {chunk.breaks} times while it worked on this request"
         return failure.error(
-            failure.message,
+            f"{gone}: {failure.message}" if failure.broke and chunk.breaks > 1 else failure.message,
             address=self.address,
             model=self.model,
             attempts=chunk.failures or None,

@@ -39,6 +39,7 @@ class Client:
     split, retry, hedge: how big inputs are cut up and failures are met; see `Split`, `Retry`, `Hedge`.
     round_robin: spread requests over all addresses of the host's name (a headless service), not only the first.
     channels: gRPC connections to open; more than 1 where one HTTP/2 connection is the limit.
+    proxies: ``False`` ignores the environment's (``http_proxy``, ...); loopback and unix addresses never have one.
     transport: replaces the network; any `Transport`.
 
     All operations raise subclasses of `ClientError` for what goes wrong at the server, and `InputError` for arguments.
@@ -61,10 +62,11 @@ class Client:
         hedge: Hedge | None = None,
         round_robin: bool = False,
         channels: int = 1,
+        proxies: bool = True,
         transport: Transport | None = None,
     ) -> None:
         self.session = open_session(url, model, version, label, timeout, split, retry, hedge)
-        connection = Connection(tls, token, metadata, compression, round_robin, channels)
+        connection = Connection(tls, token, metadata, compression, round_robin, channels, proxies)
         self._transport = transport or open_sync(self.session.address, connection)
         self._closed = False
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from toolkit.errors import InputError, MissingExtraError
+from toolkit.client.bulk.columns import kept_type, parquet_module, text_type
+from toolkit.errors import InputError
 
 __all__ = ["FORMATS", "Row", "Source"]
 
@@ -63,10 +64,15 @@ class Source:
     def name(self) -> str:
         return str(self.path) if self.path is not None else "arguments" if self.texts else "stdin"
 
-    def rows(self) -> Iterator[Row]:
-        """All rows, in order. Raises `InputError` if the whole is unusable; a bad row is a `Row` with a problem."""
+    def rows(self, exact: bool = False) -> Iterator[Row]:
+        """All rows, in order. Raises `InputError` if the whole is unusable; a bad row is a `Row` with a problem.
+
+        ``exact``: columns of Parquet are kept as Arrow scalars of their own types, for Parquet; else as JSON has them.
+        """
         if self.texts:
             return (_checked(text, {}) for text in self.texts)
+        if self.format == "parquet":
+            return _parquet(self, exact)
         return FORMATS[self.format](self)
 
     def count(self) -> int | None:
@@ -76,7 +82,7 @@ class Source:
         if self.path is None:
             return None
         if self.format == "parquet":
-            return int(_parquet().ParquetFile(self.path).metadata.num_rows)
+            return int(parquet_module().ParquetFile(self.path).metadata.num_rows)
         with self.path.open("rb") as file:
             lines, last = 0, b"\n"
             while block := file.read(1 << 20):
@@ -88,13 +94,30 @@ class Source:
 def _checked(text: Any, kept: dict[str, Any]) -> Row:
     if text is None:
         return Row(None, kept, "the text is null")
+    if isinstance(text, bytes):  # as many writers of Parquet store texts
+        try:
+            return Row(text.decode(), kept)
+        except UnicodeDecodeError as error:
+            return Row(None, kept, f"the text is not UTF-8: {error.reason} at byte {error.start}")
     if not isinstance(text, str):
         return Row(None, kept, f"the text is of type {type(text).__name__}")
+    return Row(text, kept) if _is_unicode(text) else Row(None, kept, "the text is not valid Unicode")
+
+
+def _is_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return Row(None, kept, "the text is not valid Unicode")
-    return Row(text, kept)
+        return False
+    return True
+
+
+def _refuse_utf16(source: Source, start: bytes) -> None:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        kind = "UTF-32" if b"\0\0" in start[:4] else "UTF-16"
+        raise InputError(
+            f"{source.name} begins with the byte order mark of {kind}; only UTF-8 is read: convert it first"
+        )
 
 
 @contextmanager
@@ -113,6 +136,8 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
 def _lines(source: Source) -> Iterator[bytes]:
     with _opened(source) as file:
         for number, line in enumerate(file):
+            if number == 0:
+                _refuse_utf16(source, line)
             yield (line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line).rstrip(b"\r\n")
 
 
@@ -146,54 +171,67 @@ def _jsonl(source: Source) -> Iterator[Row]:
 def _csv(source: Source) -> Iterator[Row]:
     csv.field_size_limit(_CSV_FIELD)
     with _opened(source) as file:
-        # Bytes that are no UTF-8 become lone surrogates, which `_checked` refuses for their row alone.
+        # Bytes that are no UTF-8 become lone surrogates, which are refused for their row alone.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        table = csv.reader(text)
+        # Strict: a quote that is never closed would else take all rows up to the next one, or the end, for one field.
+        table = csv.reader(text, strict=True)
+        line = 1  # where the row begins
         try:
             header = next(table, [])
+            _refuse_utf16(source, "".join(header[:1]).encode(errors="surrogateescape"))
             places = _columns(source, header)
+            line = table.line_num + 1
             for fields in table:
-                if not fields:
-                    continue
-                if len(fields) != len(header):
-                    yield Row(
-                        None, dict.fromkeys(source.keep), f"{len(fields)} fields under {len(header)} column names"
-                    )
-                    continue
-                yield _checked(fields[places[0]], dict(zip(source.keep, (fields[i] for i in places[1:]), strict=True)))
+                if fields:
+                    yield _csv_row(source, header, places, fields)
+                line = table.line_num + 1
         except csv.Error as error:
-            raise InputError(f"{source.name}, line {table.line_num}: {error}") from None
+            reason = "a quote is never closed" if "unexpected end of data" in str(error) else str(error)
+            raise InputError(
+                f"{source.name}: the row that begins in line {line} cannot be read: {reason} (line {table.line_num})"
+            ) from None
         finally:
             text.detach()
+
+
+def _csv_row(source: Source, header: list[str], places: list[int], fields: list[str]) -> Row:
+    if len(fields) != len(header):
+        reason = f"{len(fields)} fields under {len(header)} column names"
+        return Row(None, dict.fromkeys(source.keep), reason)
+    kept = dict(zip(source.keep, (fields[i] for i in places[1:]), strict=True))
+    for name, value in kept.items():
+        if not _is_unicode(value):
+            return Row(None, dict.fromkeys(source.keep), f"column {name!r} is not valid Unicode")
+    return _checked(fields[places[0]], kept)
 
 
 def _columns(source: Source, there: list[str]) -> list[int]:
     missing = [name for name in (source.text_column, *source.keep) if name not in there]
     if missing:
         raise InputError(f"{source.name} has no column {', '.join(missing)}; it has: {', '.join(there) or 'none'}")
+    for name in (source.text_column, *source.keep):
+        if there.count(name) > 1:
+            raise InputError(f"{source.name} has {there.count(name)} columns of the name {name!r}; which one is meant?")
     return [there.index(name) for name in (source.text_column, *source.keep)]
 
 
-def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtraError("pyarrow", "bulk") from None
-    return pyarrow.parquet
-
-
-def _parquet_rows(source: Source) -> Iterator[Row]:
-    parquet = _parquet()
+def _parquet(source: Source, exact: bool = False) -> Iterator[Row]:
+    parquet = parquet_module()
     import pyarrow
 
     try:
         with parquet.ParquetFile(source.path) as file:
             _columns(source, file.schema_arrow.names)
+            there = {name: file.schema_arrow.field(name).type for name in (source.text_column, *source.keep)}
+            where = {name: f"{source.name}: column {name!r}" for name in there}
+            kinds = {name: kept_type(where[name], there[name], exact) for name in source.keep}
+            text_kind = text_type(where[source.text_column], there[source.text_column])
             wanted = list(dict.fromkeys([source.text_column, *source.keep]))
             for batch in file.iter_batches(batch_size=8192, columns=wanted):
-                columns = {name: batch.column(name).to_pylist() for name in wanted}
-                for i, text in enumerate(columns[source.text_column]):
-                    yield _checked(text, {name: columns[name][i] for name in source.keep})
+                columns = {name: batch.column(name).cast(kind) for name, kind in kinds.items()}
+                kept = {name: list(column) if exact else column.to_pylist() for name, column in columns.items()}
+                for i, text in enumerate(batch.column(source.text_column).cast(text_kind).to_pylist()):
+                    yield _checked(text, {name: values[i] for name, values in kept.items()})
     except pyarrow.ArrowException as error:
         raise InputError(f"{source.path} cannot be read as Parquet: {error}") from None
 
@@ -202,5 +240,5 @@ FORMATS: dict[str, Callable[[Source], Iterator[Row]]] = {
     "txt": _txt,
     "jsonl": _jsonl,
     "csv": _csv,
-    "parquet": _parquet_rows,
+    "parquet": _parquet,
 }

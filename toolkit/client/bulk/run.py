@@ -76,7 +76,9 @@ def embed_file(
         raise InputError(f"{target} exists already")
     if folder.exists() and not resume and (folder / "state.json").exists():
         raise InputError(f"{folder} holds an unfinished run: continue it by resuming, or delete it")
+    fresh = not folder.exists()
     state = StateFolder(folder)
+    run: _Run | None = None
     try:
         saved = state.load()
         if target.exists() and not (saved and saved[1].finished):
@@ -85,7 +87,13 @@ def embed_file(
         run = _Run(client, source, plan, saved[1] if saved else Progress(), state, max_rejected, progress)
         run.go(patience)
         return run.finish(target, side_file)
+    except BaseException:
+        if fresh and not (run and run.rows):  # there is nothing to continue
+            state.remove()
+        raise
     finally:
+        if run is not None:
+            run.close()
         state.close()
 
 
@@ -230,7 +238,7 @@ class _Run:
         """Embed what is left. Whatever ends it early, what is done by then is saved."""
         if self._done.finished:
             return
-        rows = self._source.rows()
+        rows = self._source.rows(exact=self._plan.output_format == "parquet")
         self._skip(rows)
         pairing = _Pairing(rows, self._done.rows)
         self._report(self._done.rows)
@@ -253,14 +261,22 @@ class _Run:
         rejected = self._done.rejected
         if not target.exists():
             self._sink.finish(self._done.rows).rename(target)
-        self._sink.close()
-        self._side.close()
+        self.close()
         refused = self._state.path / "rejected.jsonl"
         if refused.exists() and refused.stat().st_size:
             refused.rename(side_file)
         sync_folder(target.parent)
         self._state.remove()
         return Summary(self._done.rows, rejected, target, side_file if rejected else None)
+
+    @property
+    def rows(self) -> int:
+        """Rows of input done."""
+        return self._done.rows
+
+    def close(self) -> None:
+        self._sink.close()
+        self._side.close()
 
     def _skip(self, rows: Iterator[Row]) -> None:
         """Read over the rows that are done, making sure that they are the same ones."""

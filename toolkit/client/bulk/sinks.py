@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from toolkit.client.bulk.rows import Row, _parquet
+from toolkit.client.bulk.columns import json_value, kept_array, parquet_module, settled, typed
+from toolkit.client.bulk.rows import Row
 from toolkit.client.types import Array
 from toolkit.errors import InputError
 
@@ -60,7 +61,12 @@ class Sink(Protocol):
 def json_line(number: int | None, row: Row, outputs: Mapping[str, Any]) -> bytes:
     """One line of JSON: the row's number (if given), its text, kept columns and outputs."""
     head = {} if number is None else {"row": number}
-    return json.dumps({**head, "text": row.text, **row.kept, **outputs}, ensure_ascii=False).encode() + b"\n"
+    content = {**head, "text": row.text, **row.kept, **outputs}
+    line = json.dumps(content, ensure_ascii=False, default=json_value)
+    try:
+        return line.encode() + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair in a kept value: JSON's escape is all that there is for it
+        return json.dumps(content, default=json_value).encode() + b"\n"
 
 
 class _FileSink:
@@ -157,7 +163,7 @@ class ParquetSink:
     """
 
     def __init__(self, folder: Path, dim: int, dtype: str) -> None:
-        self._parquet = _parquet()
+        self._parquet = parquet_module()
         self._folder = folder
         self._dim = dim
         self._dtype = np.dtype(dtype)
@@ -172,21 +178,25 @@ class ParquetSink:
             numbers, rows, places = zip(*good, strict=True)
             columns: dict[str, Any] = {"row": pyarrow.array(numbers, pyarrow.int64())}
             columns["text"] = pyarrow.array([row.text for row in rows], pyarrow.string())
+            marks: dict[str, Any] = {}
             for name in rows[0].kept:
-                columns[name] = pyarrow.array([row.kept[name] for row in rows])
+                columns[name], marks[name] = kept_array([row.kept[name] for row in rows])
             for name, value in batch.outputs.items():
                 picked = value[list(places)]
                 flat = pyarrow.array(picked.reshape(-1))
                 columns[name] = (
                     flat if picked.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, picked.shape[1])
                 )
-            self._tables.append(pyarrow.table(columns))
+            fields = [pyarrow.field(name, column.type, metadata=marks.get(name)) for name, column in columns.items()]
+            self._tables.append(pyarrow.table(list(columns.values()), schema=pyarrow.schema(fields)))
         return self._parts
 
     def sync(self) -> int:
+        import pyarrow
+
         if self._tables:
             with self._part(self._parts).open("wb") as file:
-                self._parquet.write_table(_joined(self._tables), file)
+                self._parquet.write_table(pyarrow.concat_tables(self._tables), file)
                 file.flush()
                 os.fsync(file.fileno())
             self._parts += 1
@@ -202,15 +212,15 @@ class ParquetSink:
 
         self.sync()
         parts = [self._part(number) for number in range(self._parts)]
-        schemas = [self._parquet.read_schema(part) for part in parts]
         vector = pyarrow.list_(pyarrow.from_numpy_dtype(self._dtype), self._dim)
         least = {"row": pyarrow.int64(), "text": pyarrow.string(), "embedding": vector}
-        schema = pyarrow.unify_schemas(schemas or [pyarrow.schema(least)], promote_options="permissive")
+        schema = self._parquet.read_schema(parts[0]) if parts else pyarrow.schema(least)
+        schema = settled(lambda: map(self._parquet.read_table, parts), schema)
         whole = self._folder / "whole.parquet"
         with whole.open("wb") as file:
-            with self._parquet.ParquetWriter(file, schema) as writer:
+            with self._parquet.ParquetWriter(file, schema.remove_metadata()) as writer:
                 for part in parts:
-                    writer.write_table(self._parquet.read_table(part).cast(schema))
+                    writer.write_table(typed(self._parquet.read_table(part), schema))
             file.flush()
             os.fsync(file.fileno())
         return whole
@@ -222,12 +232,6 @@ class ParquetSink:
         return self._folder / f"part-{number:06}.parquet"
 
 
-def _joined(tables: list[Any]) -> Any:
-    import pyarrow
-
-    return pyarrow.concat_tables(tables, promote_options="permissive")
-
-
 SINKS = ("npy", "jsonl", "parquet", "safetensors")
 
 
@@ -237,7 +241,7 @@ def sink_format(target: Path) -> str:
     if kind not in SINKS:
         raise InputError(f"{target}: output format {kind!r} is not supported; supported: {', '.join(SINKS)}")
     if kind == "parquet":
-        _parquet()
+        parquet_module()
     return kind
 
 

@@ -18,7 +18,7 @@ from toolkit.errors import InputError
 
 __all__ = ["Plan", "Progress", "StateFolder"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,10 @@ class StateFolder:
             raise InputError(f"{self.path / 'state.json'} cannot be read: {error}") from None
         try:
             if saved["format"] != _FORMAT:
-                raise InputError(f"{self.path} is of state format {saved['format']}; supported: {_FORMAT}")
+                raise InputError(
+                    f"{self.path} is of state format {saved['format']}; supported: {_FORMAT}; "
+                    "finish it with the release that began it, or delete it"
+                )
             plan: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in saved["plan"].items()
             }

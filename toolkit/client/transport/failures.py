@@ -30,7 +30,8 @@ __all__ = ["Failure", "connection_failure", "grpc_failure", "http_failure"]
 @dataclass(frozen=True)
 class Failure:
     """One failed attempt. ``retry``: it may pass by itself. ``split``: fewer rows may pass. ``limit``: the number of
-    rows the server named as its largest. ``pushback``: seconds the server asks to wait."""
+    rows the server named as its largest. ``pushback``: seconds the server asks to wait. ``broke``: the connection ended
+    while the server had the request, which may be what ended the server."""
 
     error: type[ClientError]
     message: str
@@ -38,7 +39,10 @@ class Failure:
     split: bool = False
     limit: int | None = None
     pushback: float | None = None
+    broke: bool = False
 
+
+_BROKE = "[Ss]ocket closed|[Rr]eset by peer|[Bb]roken pipe|EOF|Stream removed|before headers.*connection termination"
 
 # (code, pattern in the details, what it means); the first match counts. gRPC's codes by name, HTTP's by number.
 _RULES: tuple[tuple[str, str, Failure], ...] = (
@@ -51,6 +55,8 @@ _RULES: tuple[tuple[str, str, Failure], ...] = (
     ("413", "", Failure(RequestError, "", split=True)),
     ("UNAVAILABLE", "[Ss]sl|SSL|CERTIFICATE|certificate|handshake", Failure(UnreachableError, "")),
     ("UNAVAILABLE", "queue|overload|exceed|busy", Failure(OverloadedError, "", retry=True)),
+    ("UNAVAILABLE", "failed to connect|connections to all backends", Failure(UnreachableError, "", retry=True)),
+    ("UNAVAILABLE|INTERNAL|UNKNOWN", _BROKE, Failure(UnreachableError, "", retry=True, broke=True)),
     ("UNAVAILABLE|CANCELLED|502", "", Failure(UnreachableError, "", retry=True)),
     (
         "INTERNAL|UNKNOWN",
@@ -111,6 +117,6 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-def connection_failure(message: str, *, timeout: bool = False, final: bool = False) -> Failure:
-    """A failure without a status: no connection, or one that broke. ``final``: sending again cannot help."""
-    return Failure(DeadlineError if timeout else UnreachableError, message, retry=not final)
+def connection_failure(message: str, *, timeout: bool = False, final: bool = False, broke: bool = False) -> Failure:
+    """A failure without a status: no connection, or one that ``broke``. ``final``: sending again cannot help."""
+    return Failure(DeadlineError if timeout else UnreachableError, message, retry=not final, broke=broke)

@@ -17,6 +17,7 @@ from toolkit.client.options import TLS
 from toolkit.client.transport.address import Address
 from toolkit.client.transport.failures import Failure, grpc_failure
 from toolkit.client.transport.interface import Connection, Outcome
+from toolkit.client.transport.proxies import Proxy, find_proxy
 from toolkit.client.types import Request
 
 __all__ = ["AsyncGrpcTransport", "GrpcTransport"]
@@ -25,7 +26,7 @@ RENEW_SECONDS = 30.0  # how long a service's new pods may stay unnoticed
 _CONNECT_SECONDS = 10.0
 
 
-def _options(connection: Connection) -> list[tuple[str, Any]]:
+def _options(connection: Connection, proxy: Proxy | None) -> list[tuple[str, Any]]:
     policy = "round_robin" if connection.round_robin else "pick_first"
     options: list[tuple[str, Any]] = [
         # gRPC takes 4 MB by default, 2,730 rows of 384 floats; a server's own limit is 2 GB.
@@ -43,15 +44,19 @@ def _options(connection: Connection) -> list[tuple[str, Any]]:
         ("grpc.max_reconnect_backoff_ms", 2000),
         ("grpc.dns_min_time_between_resolutions_ms", 1000),
         ("grpc.primary_user_agent", f"sentence-serving/{__version__}"),
+        # Which proxy is decided here and not by gRPC, so that errors can name it.
+        ("grpc.enable_http_proxy", int(proxy is not None)),
     ]
+    if proxy is not None:
+        options.append(("grpc.http_proxy", proxy.url))
     if connection.tls is not None and connection.tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", connection.tls.server_name))
     return options
 
 
-def _channels(module: Any, address: Address, connection: Connection) -> list[Any]:
+def _channels(module: Any, address: Address, connection: Connection, proxy: Proxy | None) -> list[Any]:
     compression = grpc.Compression.Gzip if connection.compression == "gzip" else None
-    options = _options(connection)
+    options = _options(connection, proxy)
     if not address.secure and connection.tls is None:
         return [
             module.insecure_channel(address.target, options=options, compression=compression)
@@ -65,9 +70,12 @@ def _channels(module: Any, address: Address, connection: Connection) -> list[Any
     ]
 
 
-def _failure(code: Any, details: str | None, trailers: Sequence[tuple[str, str | bytes]] | None) -> Failure:
+def _failure(
+    code: Any, details: str | None, trailers: Sequence[tuple[str, str | bytes]] | None, proxy: Proxy | None
+) -> Failure:
     texts = {name: value for name, value in trailers or () if isinstance(value, str)}
-    return grpc_failure(code.name, details or "", texts)
+    failure = grpc_failure(code.name, details or "", texts)
+    return failure if proxy is None else proxy.told(failure)
 
 
 class _Channels:
@@ -105,7 +113,8 @@ class GrpcTransport:
 
     def __init__(self, address: Address, connection: Connection) -> None:
         self._connection = connection
-        self._open: Callable[[], _Channels] = lambda: _Channels(_channels(grpc, address, connection))
+        self._proxy = find_proxy(address) if connection.proxies else None
+        self._open: Callable[[], _Channels] = lambda: _Channels(_channels(grpc, address, connection, self._proxy))
         self._age = _Age(address, connection)
         self._current = self._open()
         self._all = {self._current}
@@ -130,7 +139,7 @@ class GrpcTransport:
             if code is grpc.StatusCode.OK:
                 done(call.result())
             else:
-                done(_failure(code, call.details(), call.trailing_metadata()))
+                done(_failure(code, call.details(), call.trailing_metadata(), self._proxy))
 
         call.add_done_callback(finished)
         cancel: Callable[[], None] = call.cancel
@@ -175,7 +184,8 @@ class AsyncGrpcTransport:
         import grpc.aio
 
         self._connection = connection
-        self._open: Callable[[], _Channels] = lambda: _Channels(_channels(grpc.aio, address, connection))
+        self._proxy = find_proxy(address) if connection.proxies else None
+        self._open: Callable[[], _Channels] = lambda: _Channels(_channels(grpc.aio, address, connection, self._proxy))
         self._age = _Age(address, connection)
         self._current = self._open()
         self._all = {self._current}
@@ -192,7 +202,7 @@ class AsyncGrpcTransport:
             )
             body: bytes = await call
         except grpc.aio.AioRpcError as error:
-            return _failure(error.code(), error.details(), tuple(error.trailing_metadata() or ()))
+            return _failure(error.code(), error.details(), tuple(error.trailing_metadata() or ()), self._proxy)
         finally:
             channels.calls -= 1
             if channels is not self._current and not channels.calls and channels in self._all:

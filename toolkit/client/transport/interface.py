@@ -39,7 +39,7 @@ class AsyncTransport(Protocol):
 
 @dataclass(frozen=True)
 class Connection:
-    """How to connect: everything of a transport that is not the address."""
+    """How to connect: everything of a transport that is not the address. ``proxies``: use the environment's."""
 
     tls: TLS | None = None
     token: Token | None = None
@@ -47,6 +47,7 @@ class Connection:
     compression: str | None = None
     round_robin: bool = False
     channels: int = 1
+    proxies: bool = True
 
     def __post_init__(self) -> None:
         if self.compression not in (None, "gzip"):

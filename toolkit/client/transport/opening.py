@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
 
 from toolkit.client.transport.address import Address
 from toolkit.client.transport.failures import connection_failure
@@ -14,6 +16,8 @@ from toolkit.client.types import Request
 from toolkit.errors import InputError
 
 __all__ = ["LoopTransport", "open_async", "open_sync"]
+
+T = TypeVar("T")
 
 
 def open_sync(address: Address, connection: Connection) -> Transport:
@@ -46,20 +50,22 @@ def _check(address: Address, connection: Connection) -> None:
 
 
 class LoopTransport:
-    """A sync transport out of an async one, which runs on an event loop in a thread of its own."""
+    """A sync transport out of an async one, which runs on an event loop in a thread of its own.
+
+    A process that is forked off has no such thread: there, the first request begins anew.
+    """
 
     def __init__(self, make: Callable[[], AsyncTransport]) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="sentence-serving-rest", daemon=True)
-        self._thread.start()
-
-        async def made() -> AsyncTransport:
-            return make()
-
-        self._transport = asyncio.run_coroutine_threadsafe(made(), self._loop).result()
+        self._make = make
+        self._running = _Running(make)
+        self._left: list[_Running] = []  # of the parent process; to close what it still uses would disturb it
 
     def start(self, request: Request, timeout: float, done: Callable[[Outcome], None]) -> Callable[[], None]:
-        future = asyncio.run_coroutine_threadsafe(self._transport.send(request, timeout), self._loop)
+        running = self._running
+        if running.process != os.getpid():
+            self._left.append(running)
+            running = self._running = _Running(self._make)
+        future = running.submit(running.transport.send(request, timeout))
 
         def finished(_: object) -> None:
             try:
@@ -73,9 +79,37 @@ class LoopTransport:
         return lambda: void(future.cancel())
 
     def close(self) -> None:
-        if self._loop.is_closed():
-            return
-        asyncio.run_coroutine_threadsafe(self._transport.close(), self._loop).result()
+        if self._running.process == os.getpid():
+            self._running.close()
+
+
+class _Running:
+    """An async transport, the loop that it lives on, and the process that they belong to."""
+
+    def __init__(self, make: Callable[[], AsyncTransport]) -> None:
+        self.process = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sentence-serving-rest", daemon=True)
+        self._thread.start()
+
+        async def made() -> AsyncTransport:
+            return make()
+
+        try:
+            self.transport = self.submit(made()).result()
+        except BaseException:
+            self._end()
+            raise
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def close(self) -> None:
+        if not self._loop.is_closed():
+            self.submit(self.transport.close()).result()
+            self._end()
+
+    def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -18,6 +18,7 @@ from toolkit.client.options import TLS
 from toolkit.client.transport.address import Address
 from toolkit.client.transport.failures import connection_failure, http_failure
 from toolkit.client.transport.interface import Connection, Outcome
+from toolkit.client.transport.proxies import find_proxy
 from toolkit.client.types import Request
 
 __all__ = ["RestTransport"]
@@ -66,9 +67,14 @@ class RestTransport:
         tls = connection.tls
         name = tls.server_name if tls is not None and tls.server_name is not None else self._base.host
         self._extensions: dict[str, Any] = {"sni_hostname": name} if address.secure else {}
+        self._proxy = find_proxy(address) if connection.proxies else None
         self._client = httpx.AsyncClient(
-            verify=_verify(tls),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            # A transport of its own keeps httpx from looking for proxies in the environment.
+            transport=httpx.AsyncHTTPTransport(
+                verify=_verify(tls),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+                proxy=None if self._proxy is None else self._proxy.url,
+            ),
             headers={
                 "user-agent": f"sentence-serving/{__version__}",
                 "accept": "application/json",
@@ -85,29 +91,37 @@ class RestTransport:
                 body = gzip.compress(body, compresslevel=1)
                 headers["content-encoding"] = "gzip"
         outcome = await self._exchange(request.path, body, headers, timeout)
+        if self._proxy is not None and not isinstance(outcome, bytes):
+            outcome = self._proxy.told(outcome)
         if self._rotation is not None and not isinstance(outcome, bytes):
             self._rotation.stale()
         return outcome
 
     async def _exchange(self, path: str, body: bytes | None, headers: dict[str, str], timeout: float) -> Outcome:
+        begun = False  # the answer; a server that answers is not ended by the request
         try:
             async with asyncio.timeout(timeout):  # httpx's own limits are per read, not for the whole
                 base = self._base if self._rotation is None else await self._rotation.next()
-                answer = await self._client.request(
+                async with self._client.stream(
                     "GET" if body is None else "POST",
                     str(base).rstrip("/") + path,
                     content=body,
                     headers=headers,
                     timeout=timeout,
                     extensions=self._extensions,
-                )
+                ) as answer:
+                    begun = True
+                    await answer.aread()
         except httpx.ConnectTimeout as error:
             return connection_failure(f"no connection within {timeout:g} seconds: {error}")
         except (httpx.TimeoutException, TimeoutError):
             return connection_failure(f"no answer within {timeout:g} seconds", timeout=True)
         except httpx.RemoteProtocolError as error:
             hint = "; if this is a gRPC port, use grpc://" if "illegal" in str(error) else ""
-            return connection_failure(f"no HTTP answer, or only part of one: {error}{hint}")
+            gone = "disconnected" in str(error)
+            return connection_failure(f"no HTTP answer, or only part of one: {error}{hint}", broke=gone and not begun)
+        except (httpx.ReadError, httpx.WriteError) as error:
+            return connection_failure(str(error) or type(error).__name__, broke=not begun)
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             return connection_failure(reason, final="CERTIFICATE_VERIFY_FAILED" in reason or "certificate" in reason)
