@@ -227,9 +227,8 @@ def test_inspect_says_to_export_again_what_does_not_refuse_wrong_shapes(
     assert re.search("wrong shapes +refused", run("inspect", tiny_export)[1])
     old = shutil.copytree(tiny_export, tmp_path / "1")
     graph = (old / "saved_model.pb").read_bytes()
-    (old / "saved_model.pb").write_bytes(
-        graph.replace(b"input_guard", b"something_x")
-    )  # as exports before had no guard
+    # Exports had no such op before.
+    (old / "saved_model.pb").write_bytes(graph.replace(b"input_guard", b"another_one"))
     assert re.search(r"wrong shapes +NOT refused.*again", run("inspect", old)[1], re.DOTALL)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ def server(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, s
         try:
             assert process.stdout is not None
             yield process, json.loads(process.stdout.readline())
+        except (grpc.RpcError, httpx.TransportError) as error:
+            with suppress(subprocess.TimeoutExpired):
+                raise AssertionError(f"the server ended: exit code {process.wait(timeout=5)}") from error
+            raise
         finally:
             process.kill()
 
