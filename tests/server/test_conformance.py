@@ -115,7 +115,7 @@ def test_gzip_goes_both_ways(target: Target) -> None:
 CALLS: list[tuple[str, str, str, str]] = [
     ("Predict", "", "INVALID_ARGUMENT", "ModelSpec has no name specified."),
     ("Predict", 'model_spec { name: "echo" } inputs { key: "txt" value { dtype: DT_STRING string_val: "a" } }',
-     "INVALID_ARGUMENT", "input tensor alias not found in signature: txt"),
+     "INVALID_ARGUMENT", "Signature input alias: text(feed name: serving_default_text:0) not found in request"),
     ("Predict", 'model_spec { name: "echo" } inputs { key: "text" value { dtype: DT_FLOAT float_val: 1 } }',
      "INVALID_ARGUMENT", "Expects arg[0] to be string but float is provided"),
     ("Predict", 'model_spec { name: "echo" } inputs { key: "text" value { dtype: DT_STRING string_val: "a" '

@@ -28,6 +28,7 @@ from toolkit.server.models.signature import Signature, Tensor
 from toolkit.server.requests import wire
 from toolkit.server.requests.status import Code, ServingError, invalid
 from toolkit.server.watching.process import settle
+from toolkit.signatures import SIGNATURES
 
 __all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing", "count_rows"]
 
@@ -38,6 +39,7 @@ TOKEN_COUNTS = ("num_tokens", "truncated")  # outputs of an exported model's "de
 # Kernels of tensorflow-text take an input's shape on trust: another one than the signature's ends the process, or gives
 # a row the answer of another. Elsewhere a wrong shape is the graph's to judge, as it is on TF Serving.
 _TRUSTS_SHAPES = re.compile("Fast(BertNormalize|Sentencepiece|Wordpiece)|TFText>").match
+_DOCUMENTED = {tensor.name: place for item in SIGNATURES for place, tensor in enumerate(item.inputs)}
 _MAX_CALLABLES = 64  # each distinct selection of outputs is pruned and optimised once, and kept
 
 
@@ -202,7 +204,7 @@ class Servable:
         if batched is not None:
             _check_batch(feeds)
         if self._checks_shapes:
-            _check_shapes(signature, feeds)
+            _check_shapes(signature, dict(zip(signature.inputs, feeds, strict=True)))
         started = time.time()
         try:
             if batched is not None and batched.accepts(feeds):
@@ -270,12 +272,13 @@ def _check_batch(feeds: Iterable[Array]) -> None:
         raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
 
 
-def _check_shapes(signature: Signature, feeds: Iterable[Array]) -> None:
-    """Raises for an input of another shape than the signature says."""
-    for (alias, tensor), array in zip(signature.inputs.items(), feeds, strict=True):
-        if not tensor.fits(array.shape):
-            given = ",".join(map(str, array.shape))
-            raise invalid(f"Input {alias} has shape [{given}]; expected: {tensor.shape_text()}")
+def _check_shapes(signature: Signature, feeds: Mapping[str, Array]) -> None:
+    """Raises for an input of another shape than the signature's, in the words and order of `toolkit.graph.guard`."""
+    for alias in sorted(feeds, key=lambda alias: _DOCUMENTED.get(alias, -1)):
+        tensor, shape = signature.inputs[alias], feeds[alias].shape
+        if not tensor.fits(shape):
+            given = " ".join(map(str, shape))
+            raise invalid(f"assertion failed: [{alias} must have the shape {tensor.shape_text()}, not] [{given}]")
 
 
 def _type_error(signature: Signature, feeds: Mapping[str, Array]) -> ServingError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,10 +33,9 @@ class Tensor:
         )
 
     def shape_text(self) -> str:
-        """The shape as errors print it: ``[batch]``, ``[batch,?]``."""
-        first, *others = self.shape or (None,)
-        sizes = ["batch" if first is None else first, *("?" if size is None else size for size in others)]
-        return f"[{','.join(map(str, sizes))}]"
+        """The shape as errors print it, free dimensions by name: ``[batch, length]``."""
+        sizes = zip_longest(self.shape or (), ("batch", "length")[: len(self.shape or ())], fillvalue="?")
+        return f"[{', '.join(str(name if size is None else size) for size, name in sizes)}]"
 
 
 @dataclass(frozen=True)
