@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import InputError, MissingExtraError, SourceError, UnsupportedError
+from toolkit.source.files import read_json
+from toolkit.source.loaded import UNUSED, explain_mismatch, merged_state, require_finite, require_stored
+from toolkit.source.stored import find_stored
 from toolkit.tokenizer import TokenizerSource
 
 if TYPE_CHECKING:
@@ -72,25 +75,36 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    source: str | Path | SentenceTransformer, *, revision: str | None = None, trust_remote_code: bool = False
+    source: str | Path | SentenceTransformer,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    model_types: Collection[str] | None = None,
 ) -> Checkpoint:
     """Read a checkpoint.
 
     ``source`` is a folder written by ``SentenceTransformer.save``, a model id on the Hugging Face hub (``revision``
     picks a branch, tag or commit) or a live ``SentenceTransformer``. Code that a checkpoint brings along is run only
-    with ``trust_remote_code``.
+    with ``trust_remote_code``. An encoder of none of the ``model_types`` is refused before its weights are looked at
+    (``None``: not here). Of a folder every tensor that is used is traced to the file that holds it.
 
     Raises ``SourceError`` if it cannot be found or read, ``UnsupportedError`` naming what is not supported.
     """
     if not isinstance(source, str | Path):
         return _from_model(source, "live SentenceTransformer", "the live model")
     folder = _resolve(source, revision)
-    stored = _inspect_folder(folder, trust_remote_code)
-    model = _load(folder, trust_remote_code)
-    checkpoint = _from_model(model, str(source), str(folder))
-    if stored is not None:
-        _require_stored(checkpoint.modules[0], stored)
-    return checkpoint
+    _inspect_folder(folder, trust_remote_code)
+    stored = find_stored(folder, lambda base: _resolve(base, None), model_types)
+    try:
+        model = _load(folder, trust_remote_code)
+    except SourceError as error:
+        if reason := explain_mismatch(stored.values(), _quiet_loading):
+            raise SourceError(reason) from error
+        raise
+    with _quiet_loading():
+        require_stored(model, stored, trust_remote_code=trust_remote_code)
+    # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
+    return _from_model(model.float(), str(source), str(folder))
 
 
 def _resolve(source: str | Path, revision: str | None) -> Path:
@@ -116,15 +130,11 @@ def _resolve(source: str | Path, revision: str | None) -> Path:
         raise SourceError(f"{text}: no such folder, and the hub does not give it: {reason}") from error
 
 
-def _inspect_folder(folder: Path, trust_remote_code: bool) -> frozenset[str] | None:
-    """Refuse what sentence-transformers would load wrongly, late or with someone's code.
-
-    Returns the tensor names stored for the Transformer, or ``None`` where they are not in safetensors files.
-    """
+def _inspect_folder(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse what sentence-transformers would load wrongly, late or with someone's code."""
     modules = read_json(folder / "modules.json", missing="is missing; this is not a SentenceTransformer folder")
     if not isinstance(modules, list) or not modules or not all(isinstance(item, dict) for item in modules):
         raise SourceError(f"{folder / 'modules.json'}: expected a list of modules, like sentence-transformers writes")
-    stored: frozenset[str] | None = None
     for item in modules:
         kind = str(item.get("type", ""))
         name = kind.rsplit(".", 1)[-1]
@@ -143,60 +153,6 @@ def _inspect_folder(folder: Path, trust_remote_code: bool) -> frozenset[str] | N
                 raise UnsupportedError(
                     str(subfolder / "config.json"), "activation_function", activation, "classes of torch.nn.modules"
                 )
-        if name == "Transformer":
-            read_json(subfolder / "config.json")
-        if name in ("Transformer", "Dense", "LayerNorm"):
-            names = _stored_tensors(subfolder)
-            stored = names if name == "Transformer" else stored
-    return stored
-
-
-def _stored_tensors(folder: Path) -> frozenset[str] | None:
-    """Names of the tensors in ``folder``'s safetensors files; proves that the files are whole.
-
-    ``None`` where only a pickle is present (loaded weights-only, so its content is known after loading).
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        if list(folder.glob("pytorch_model*.bin")):
-            return None
-        raise SourceError(f"{folder}: no weights; expected model.safetensors (or pytorch_model.bin)")
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        wanted = set(read_json(index).get("weight_map", {}).values())
-        if missing := sorted(name for name in wanted if not (folder / name).exists()):
-            raise SourceError(f"{folder / missing[0]}: is missing, but {index.name} names it")
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("safetensors", "convert") from error
-    names: set[str] = set()
-    for file in files:
-        try:
-            with safe_open(file, framework="numpy") as handle:
-                names.update(handle.keys())
-        except (SafetensorError, OSError) as error:
-            raise SourceError(f"{file}: cannot be read, truncated or damaged: {error}") from error
-    return frozenset(names)
-
-
-def _require_stored(transformer: RawModule, stored: frozenset[str]) -> None:
-    """Every tensor of the loaded encoder must come from the file: transformers makes up missing ones at random."""
-
-    def canonical(name: str) -> str:
-        # "bert." is the prefix of checkpoints saved with a head; gamma and beta are LayerNorm's names in TensorFlow's
-        # original BERT release. transformers maps both at load time.
-        name = re.sub(r"^[a-z_0-9]+\.(?=(embeddings|encoder|pooler)\.)", "", name)
-        return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
-
-    have = {canonical(name) for name in stored}
-    # The pooler is never used by sentence-transformers' Pooling; checkpoints may lack it.
-    missing = sorted(
-        name for name in transformer.tensors if canonical(name) not in have and not name.startswith("pooler.")
-    )
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise SourceError(f"{transformer.file}: the weight file has no tensor {missing[0]!r}{more}")
 
 
 @contextmanager
@@ -227,14 +183,12 @@ def _load(folder: Path, trust_remote_code: bool) -> SentenceTransformer:
         raise MissingExtraError(error.name or "sentence-transformers", "convert") from error
     try:
         with _quiet_loading():
-            model = SentenceTransformer(
+            return SentenceTransformer(
                 str(folder), device="cpu", local_files_only=True, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # whatever a damaged checkpoint makes the loaders raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(f"{folder}: sentence-transformers cannot load it: {reason[:500]}") from error
-    # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
-    return model.float()
 
 
 def _from_model(model: SentenceTransformer, source: str, folder: str) -> Checkpoint:
@@ -292,15 +246,16 @@ def _raw_module(index: int, module: Any, folder: str) -> RawModule:
         config["processing_kwargs"] = getattr(module, "processing_kwargs", None) or {}
         config["query_expansion"] = getattr(module, "query_expansion", None)
         config.update(module.auto_model.config.to_dict())
-        state = module.auto_model.state_dict()
+        state = merged_state(module.auto_model)
         file = f"{folder}/config.json"
     else:
         if kind == "Dense":
             # A live module may hold an activation with other than its class's default options.
             config["activation_repr"] = repr(module.activation_function)
             config["activation_default_repr"] = _default_repr(module.activation_function)
-        state = module.state_dict()
+        state = dict(module.state_dict())
         file = f"{folder}/{index}_{kind}/config.json"
+    require_finite({name: value for name, value in state.items() if not name.startswith(UNUSED)}, folder)
     tensors = {name: np.asarray(value.detach().cpu().numpy()) for name, value in state.items()}
     return RawModule(kind, file, config, tensors)
 
@@ -319,19 +274,11 @@ def _digest(modules: tuple[RawModule, ...], tokenizer: TokenizerSource, *rest: o
         config = {key: value for key, value in module.config.items() if key not in _VOLATILE}
         sha.update(f"{module.type}\n{json.dumps(config, sort_keys=True, default=str)}\n".encode())
         for name in sorted(module.tensors):
+            if name.startswith(UNUSED):  # where it is not stored each load has another
+                continue
             tensor = module.tensors[name]
             sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
             sha.update(np.ascontiguousarray(tensor).data)
     identity = replace(tokenizer, file="")  # where it was found does not matter
     sha.update(json.dumps([asdict(identity), *rest], ensure_ascii=False).encode())
     return "sha256:" + sha.hexdigest()
-
-
-def read_json(path: Path, missing: str = "is missing") -> Any:
-    """Parse a JSON file of a checkpoint; ``SourceError`` names the file where that fails."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SourceError(f"{path}: {missing}") from error
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
