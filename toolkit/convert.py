@@ -24,7 +24,7 @@ from toolkit.corpus.calibration import Calibration, built_in_texts, read_texts
 from toolkit.corpus.check import SHORT, check_texts
 from toolkit.encoder.batching_options import Batching
 from toolkit.errors import InputError, MissingExtraError
-from toolkit.graph.spec import ModelSpec, read_spec
+from toolkit.graph.spec import ENCODER_FAMILIES, ModelSpec, read_spec
 from toolkit.heads.heads import stage_names
 from toolkit.proof.check import check
 from toolkit.proof.comparison import Bounds, CheckReport
@@ -118,7 +118,9 @@ def export(
     # Names and places are refused, as the options were, before minutes are spent on loading.
     with stage_version(Path(models_dir), name, version) as staged:
         say("reading the checkpoint", 0, 0)
-        checkpoint = open_checkpoint(source, revision=revision, trust_remote_code=trust_remote_code)
+        checkpoint = open_checkpoint(
+            source, revision=revision, trust_remote_code=trust_remote_code, model_types=ENCODER_FAMILIES
+        )
         spec = read_spec(checkpoint)
         require_space(staged.folder, _size_estimate(checkpoint))
         say("building the graph", 0, 0)

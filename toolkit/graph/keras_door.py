@@ -19,7 +19,16 @@ from toolkit.encoder.families import bert
 from toolkit.encoder.packing import Chunk, make_chunk, pack, padded_index
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.errors import InputError
-from toolkit.graph.spec import DenseSpec, EncoderSpec, HeadSpec, LayerNormSpec, NormalizeSpec, PoolingSpec, read_spec
+from toolkit.graph.spec import (
+    ENCODER_FAMILIES,
+    DenseSpec,
+    EncoderSpec,
+    HeadSpec,
+    LayerNormSpec,
+    NormalizeSpec,
+    PoolingSpec,
+    read_spec,
+)
 from toolkit.heads.heads import apply_head, head_parameters, pool, stage_names
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
@@ -225,7 +234,9 @@ def to_keras(
     """
     if inputs not in ("text", "tokens"):
         raise InputError(f"inputs is {inputs!r}; expected 'text' or 'tokens'")
-    checkpoint = open_checkpoint(source, revision=revision, trust_remote_code=trust_remote_code)
+    checkpoint = open_checkpoint(
+        source, revision=revision, trust_remote_code=trust_remote_code, model_types=ENCODER_FAMILIES
+    )
     spec = read_spec(checkpoint)
     if inputs == "text":
         entry = keras.Input(shape=(), dtype="string", name="text")

@@ -9,7 +9,7 @@ under whatever name they are stored, and a second load, which finds random numbe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,21 +46,16 @@ def require_stored(
             continue
         if type(module).__name__ == "Transformer":
             encoder: Any = module.auto_model
-            loaded = _used(encoder.state_dict())
-            again = _second_load(encoder, files, trust_remote_code)
-            same = _used(again.state_dict())
+            again, unplaced = _second_load(encoder, files, trust_remote_code)
+            loaded, same = encoder.state_dict(), again.state_dict()
             for name, tensor in loaded.items():
-                if name not in same or not _equal(tensor, same[name]):
+                if not name.startswith(UNUSED) and (name not in same or not _equal(tensor, same[name])):
                     raise SourceError(f"{_shown(files)}: tensor {name!r} is another at each load, so it is not stored")
             # A split or merged tensor has no equal; the report and the second load speak for it, unless it is an
             # adapter's, of which the report is only a part.
-            _require_traced(loaded, files, exactly=files.base is not None)
+            _require_traced(loaded, files, None if files.base is not None else unplaced)
         else:
-            _require_traced(module.state_dict(), files, exactly=True)
-
-
-def _used(state: Tensors) -> Tensors:
-    return {name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)}
+            _require_traced(module.state_dict(), files, None)
 
 
 def _shown(files: StoredModule) -> str:
@@ -68,8 +63,8 @@ def _shown(files: StoredModule) -> str:
     return str(files.files[0])
 
 
-def _second_load(encoder: Any, files: StoredModule, trust_remote_code: bool) -> Any:
-    """The encoder loaded again, with other random numbers for what is not stored.
+def _second_load(encoder: Any, files: StoredModule, trust_remote_code: bool) -> tuple[Any, set[str]]:
+    """The encoder loaded again, with other random numbers for what is not stored; names of what has no place in it.
 
     Raises ``SourceError`` for what the loader reports: tensors without a place, and places without a tensor.
     """
@@ -93,7 +88,7 @@ def _second_load(encoder: Any, files: StoredModule, trust_remote_code: bool) -> 
             _require_nothing_reported(plain, report, files)
         again, report = load(files.folder)
     _require_nothing_reported(again, report, files)
-    return again
+    return again, set(report["unexpected_keys"])
 
 
 def _require_nothing_reported(encoder: Any, report: Mapping[str, Any], files: StoredModule) -> None:
@@ -120,10 +115,11 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def _require_traced(loaded: Tensors, files: StoredModule, *, exactly: bool) -> None:
-    """Find the stored tensor that each of ``loaded`` equals; refuse what has none, or is not finite.
+def _require_traced(loaded: Tensors, files: StoredModule, unplaced: Collection[str] | None) -> None:
+    """Find the stored tensor that each of ``loaded`` equals; refuse what counts and has none, or is not finite.
 
-    Without ``exactly`` tensors may also have come out of others that equal none, if those hold enough numbers.
+    ``unplaced`` names stored tensors that went nowhere. What equals none may have come out of the others, if those
+    hold enough numbers; not where ``unplaced`` is ``None``.
     """
     waiting: dict[Any, list[str]] = defaultdict(list)
     for name, tensor in loaded.items():
@@ -138,12 +134,13 @@ def _require_traced(loaded: Tensors, files: StoredModule, *, exactly: bool) -> N
                 cast = stored.to(dtype)
                 equal = [name for name in waiting.get(_key(cast), ()) if _equal(loaded[name], cast)]
                 claimed |= bool(equal)
-                if equal:
+                if any(not name.startswith(UNUSED) for name in equal):
                     require_finite({stored_name: cast}, file)
                 left.difference_update(equal)
-            unclaimed += 0 if claimed else stored.numel()
-    others = [name for name in loaded if name in left]
-    if others and (exactly or unclaimed < sum(loaded[name].numel() for name in others)):
+            if not claimed and unplaced is not None and stored_name not in unplaced:
+                unclaimed += stored.numel()
+    others = [name for name in loaded if name in left and not name.startswith(UNUSED)]
+    if others and (unplaced is None or unclaimed < sum(loaded[name].numel() for name in others)):
         raise SourceError(
             f"{_shown(files)}: no tensor holds the values of {others[0]!r}{_more(others)} in the loaded model"
         )
