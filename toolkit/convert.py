@@ -24,6 +24,7 @@ from toolkit.artifact.savedmodel import require_space, stage_version, write_mode
 from toolkit.corpus.calibration import Calibration, built_in_texts, read_texts
 from toolkit.corpus.check import SHORT, check_texts
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.families import MODEL_TYPES
 from toolkit.errors import InputError, MissingExtraError, SourceNotice
 from toolkit.graph.spec import ModelSpec, read_spec
 from toolkit.heads.head import stage_names
@@ -135,7 +136,13 @@ def export(
     # Names and places are refused, as the options were, before minutes are spent on loading.
     with stage_version(Path(models_dir), name, version) as staged:
         say("reading the checkpoint", 0, 0)
-        checkpoint = open_checkpoint(source, revision=revision, trust_remote_code=trust_remote_code, settings=settings)
+        checkpoint = open_checkpoint(
+            source,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            settings=settings,
+            model_types=MODEL_TYPES,
+        )
         spec = read_spec(checkpoint)
         bare = compare_bare(checkpoint.tokenizer_file, checkpoint.tokenizer) if checkpoint.tokenizer_file else None
         if bare is not None and bare.differences:

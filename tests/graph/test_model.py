@@ -57,6 +57,20 @@ def test_signatures_have_the_documented_names_dtypes_and_ranks(served: Any) -> N
         }
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_what_is_not_a_number_stays_in_its_row(tiny_bert: Path, pooling: str) -> None:
+    model = sentence_transformer(tiny_bert, pooling=pooling)
+    spec = read_spec(open_checkpoint(model))
+    words = spec.encoder.tensors["embeddings.word_embeddings.weight"]
+    words[model.tokenizer("hello")["input_ids"][1]] = np.nan
+    texts = ["hello", "short", "a longer sentence", "say hello", "another", "hello hello hello hello"]
+    served = ServingModel(spec)
+    wrong = np.isnan(served._serving_default(tf.constant(texts))["embedding"].numpy()).any(1)
+    assert wrong.tolist() == ["hello" in text for text in texts]
+    tokens = served._token_embeddings(tf.constant(texts))["token_embeddings"].numpy()
+    assert np.isnan(tokens).any((1, 2)).tolist() == wrong.tolist()
+
+
 def test_embedding_dimension_is_static(served: Any) -> None:
     assert served.signatures["serving_default"].structured_outputs["embedding"].shape.as_list() == [None, 24]
 

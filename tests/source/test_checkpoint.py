@@ -15,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 from support import HIDDEN, TEXTS, largest_difference, save_bert, sentence_transformer
+from tokenizers import Tokenizer
 from torch import nn
+from unigram_support import changed, make_unigram
 
 from toolkit.errors import InputError, SourceError, UnsupportedError
 from toolkit.graph.spec import read_spec
@@ -231,6 +233,14 @@ def test_a_token_without_an_embedding_is_refused(tiny_source: Path) -> None:
     model = SentenceTransformer(str(tiny_source), device="cpu")
     model.tokenizer.add_tokens(["production"])
     refused(model, "'production'", "embeddings")
+
+
+def test_a_piece_without_an_embedding_is_refused(tmp_path: Path) -> None:
+    longer = changed(make_unigram(size=300), lambda root: root["model"]["vocab"].append(["zebra", -9.0]))
+    tokenizer = Tokenizer.from_str(longer)
+    size = tokenizer.get_vocab_size() - 1
+    model = sentence_transformer(save_bert(tmp_path, tokenizer=tokenizer, vocab_size=size))
+    refused(model, "'zebra'", str(size), "embeddings")
 
 
 def test_prompt_exclusion_with_a_default_prompt_is_refused(tiny_source: Path) -> None:

@@ -84,7 +84,8 @@ class Chunk(NamedTuple):
     ``tokens``'s three per-token tensors are filled up to ``padded_total`` with tokens that belong to no row; ``total``
     is the number of real ones. The padded view, of ``length`` places a row, is filled up as well, in both directions.
     ``mask``, bool ``[filled rows, length]``, is true at tokens. ``slot`` int32 ``[padded_total]`` is each token's place
-    in the flattened padded view, ``token`` int32 ``[filled rows, length]`` the token at each place (0 at padding).
+    in the flattened padded view, ``token`` int32 ``[filled rows, length]`` the token at each place (at padding the
+    row's first).
     """
 
     tokens: Tokens
@@ -129,10 +130,14 @@ def row_of_token(row_splits: tf.Tensor) -> tf.Tensor:
 
 
 def padded_index(row_splits: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """For a padded view ``[rows, length]``: int32 index of the packed token at each place (0 at padding), bool mask."""
+    """For a padded view ``[rows, length]``: int32 index of the packed token at each place, bool mask.
+
+    At padding it is the row's own first token: what a mask multiplies by 0 may be NaN, which then stays in its row.
+    """
     column = tf.range(length)[None, :]
     mask = column < (row_splits[1:] - row_splits[:-1])[:, None]
-    return tf.where(mask, row_splits[:-1, None] + column, 0), mask
+    first = tf.maximum(tf.minimum(row_splits[:-1], row_splits[-1] - 1), 0)  # there is one, even behind an empty row
+    return tf.where(mask, row_splits[:-1, None] + column, first[:, None]), mask
 
 
 def pack(

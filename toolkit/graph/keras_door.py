@@ -225,7 +225,9 @@ def to_keras(
     """
     if inputs not in ("text", "tokens"):
         raise InputError(f"inputs is {inputs!r}; expected 'text' or 'tokens'")
-    checkpoint = open_checkpoint(source, revision=revision, trust_remote_code=trust_remote_code)
+    checkpoint = open_checkpoint(
+        source, revision=revision, trust_remote_code=trust_remote_code, model_types=MODEL_TYPES
+    )
     spec = read_spec(checkpoint)
     if inputs == "text":
         entry = keras.Input(shape=(), dtype="string", name="text")

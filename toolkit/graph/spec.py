@@ -113,7 +113,9 @@ def _require_room(source: TokenizerSource, vocab_size: int) -> None:
     """Every id the tokenizer can yield needs an embedding; tokens added without resizing the model have none."""
     tokenizer = json.loads(source.json)
     vocabulary = tokenizer.get("model", {}).get("vocab", {})
-    ids: dict[str, int] = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+    # Unigram has a list of pieces and scores, in the order of the ids.
+    pieces = vocabulary if isinstance(vocabulary, dict) else {piece[0]: index for index, piece in enumerate(vocabulary)}
+    ids: dict[str, int] = dict(pieces)
     ids |= {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
     beyond = sorted((index, token) for token, index in ids.items() if index >= vocab_size)
     if beyond:

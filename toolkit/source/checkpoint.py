@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,9 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import InputError, MissingExtraError, SourceError, SourceNotice, UnsupportedError
-from toolkit.source.folder import MODULE_TYPES, inspect_folder, read_json
+from toolkit.source.folder import MODULE_TYPES, inspect_folder
 from toolkit.source.loaded import half_precision_notice, notices, require_text_encoder, with_settings
 from toolkit.source.settings import SourceSettings
+from toolkit.source.stored import find_stored
+from toolkit.source.traced import UNUSED, explain_mismatch, merged_state, require_finite, require_stored
 from toolkit.tokenizer import TokenizerSource
 
 if TYPE_CHECKING:
@@ -80,13 +82,16 @@ def open_checkpoint(
     revision: str | None = None,
     trust_remote_code: bool = False,
     settings: SourceSettings = SourceSettings(),
+    model_types: Collection[str] | None = None,
 ) -> Checkpoint:
     """Read a checkpoint.
 
     ``source`` is a folder written by ``SentenceTransformer.save``, or a plain encoder's as transformers writes it, a
     model id on the Hugging Face hub (``revision`` picks a branch, tag or commit) or a live ``SentenceTransformer``,
     which stays as it is. ``settings`` are put on it first. Code that a checkpoint brings along is run only with
-    ``trust_remote_code``. What its user should know is said as a ``SourceNotice`` warning.
+    ``trust_remote_code``. An encoder of none of the ``model_types`` is refused before its weights are looked at
+    (``None``: not here). Of a folder every tensor that is used is traced to the file that holds it. What its user
+    should know is said as a ``SourceNotice`` warning.
 
     Raises ``SourceError`` if it cannot be found or read, ``UnsupportedError`` naming what is not supported,
     ``InputError`` for settings that do not go with it.
@@ -95,14 +100,18 @@ def open_checkpoint(
         return _said(_from_model(source, "live SentenceTransformer", "the live model", settings))
     path = _resolve(source, revision)
     folder = inspect_folder(path, trust_remote_code)
-    stored = {module.type: _stored_tensors(module.path) for module in folder.modules if module.has_weights}
-    model = _load(path, trust_remote_code)
+    stored = find_stored(path, lambda base: _resolve(base, None), model_types)
+    try:
+        model = _load(path, trust_remote_code)
+    except SourceError as error:
+        if reason := explain_mismatch(stored.values(), _quiet_loading):
+            raise SourceError(reason) from error
+        raise
+    with _quiet_loading():
+        require_stored(model, stored, trust_remote_code=trust_remote_code)
     half = [str(dtype).removeprefix("torch.") for dtype in {p.dtype for p in model.parameters()} if dtype.itemsize == 2]
     # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
     checkpoint = _from_model(model.float(), str(source), str(path), settings, plain=folder.plain)
-    names = stored.get("Transformer")
-    if names is not None:
-        _require_stored(checkpoint.modules[0], names)
     notes = (*checkpoint.notices, *(half_precision_notice(str(path), dtype) for dtype in half))
     file = folder.tokenizer_file if folder.tokenizer_file.is_file() else None
     return _said(replace(checkpoint, notices=notes, tokenizer_file=file))
@@ -137,54 +146,6 @@ def _resolve(source: str | Path, revision: str | None) -> Path:
         raise SourceError(f"{text}: no such folder, and the hub does not give it: {reason}") from error
 
 
-def _stored_tensors(folder: Path) -> frozenset[str] | None:
-    """Names of the tensors in ``folder``'s safetensors files; proves that the files are whole.
-
-    ``None`` where only a pickle is present (loaded weights-only, so its content is known after loading).
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        if list(folder.glob("pytorch_model*.bin")):
-            return None
-        raise SourceError(f"{folder}: no weights; expected model.safetensors (or pytorch_model.bin)")
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        wanted = set(read_json(index).get("weight_map", {}).values())
-        if missing := sorted(name for name in wanted if not (folder / name).exists()):
-            raise SourceError(f"{folder / missing[0]}: is missing, but {index.name} names it")
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("safetensors", "convert") from error
-    names: set[str] = set()
-    for file in files:
-        try:
-            with safe_open(file, framework="numpy") as handle:
-                names.update(handle.keys())
-        except (SafetensorError, OSError) as error:
-            raise SourceError(f"{file}: cannot be read, truncated or damaged: {error}") from error
-    return frozenset(names)
-
-
-def _require_stored(transformer: RawModule, stored: frozenset[str]) -> None:
-    """Every tensor of the loaded encoder must come from the file: transformers makes up missing ones at random."""
-
-    def canonical(name: str) -> str:
-        # "bert." is the prefix of checkpoints saved with a head; gamma and beta are LayerNorm's names in TensorFlow's
-        # original BERT release. transformers maps both at load time.
-        name = re.sub(r"^[a-z_0-9]+\.(?=(embeddings|encoder|pooler)\.)", "", name)
-        return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
-
-    have = {canonical(name) for name in stored}
-    # The pooler is never used by sentence-transformers' Pooling; checkpoints may lack it.
-    missing = sorted(
-        name for name in transformer.tensors if canonical(name) not in have and not name.startswith("pooler.")
-    )
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise SourceError(f"{transformer.file}: the weight file has no tensor {missing[0]!r}{more}")
-
-
 @contextmanager
 def _quiet_loading() -> Iterator[None]:
     """Hide the loaders' progress bars and chatter; errors are raised and reported by the callers."""
@@ -213,13 +174,12 @@ def _load(folder: Path, trust_remote_code: bool) -> SentenceTransformer:
         raise MissingExtraError(error.name or "sentence-transformers", "convert") from error
     try:
         with _quiet_loading():
-            model = SentenceTransformer(
+            return SentenceTransformer(
                 str(folder), device="cpu", local_files_only=True, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # whatever a damaged checkpoint makes the loaders raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(f"{folder}: sentence-transformers cannot load it: {reason[:500]}") from error
-    return model
 
 
 def _from_model(
@@ -285,15 +245,16 @@ def _raw_module(index: int, module: Any, folder: str) -> RawModule:
         config["processing_kwargs"] = getattr(module, "processing_kwargs", None) or {}
         config["query_expansion"] = getattr(module, "query_expansion", None)
         config.update(module.auto_model.config.to_dict())
-        state = module.auto_model.state_dict()
+        state = merged_state(module.auto_model)
         file = f"{folder}/config.json"
     else:
         if kind == "Dense":
             # A live module may hold an activation with other than its class's default options.
             config["activation_repr"] = repr(module.activation_function)
             config["activation_default_repr"] = _default_repr(module.activation_function)
-        state = module.state_dict()
+        state = dict(module.state_dict())
         file = f"{folder}/{index}_{kind}/config.json"
+    require_finite({name: value for name, value in state.items() if not name.startswith(UNUSED)}, folder)
     tensors = {name: np.asarray(value.detach().cpu().numpy()) for name, value in state.items()}
     return RawModule(kind, file, config, tensors)
 
@@ -312,6 +273,8 @@ def _digest(modules: tuple[RawModule, ...], tokenizer: TokenizerSource, *rest: o
         config = {key: value for key, value in module.config.items() if key not in _VOLATILE}
         sha.update(f"{module.type}\n{json.dumps(config, sort_keys=True, default=str)}\n".encode())
         for name in sorted(module.tensors):
+            if name.startswith(UNUSED):  # where it is not stored each load has another
+                continue
             tensor = module.tensors[name]
             sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
             sha.update(np.ascontiguousarray(tensor).data)

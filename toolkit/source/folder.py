@@ -6,7 +6,6 @@ with no more than a log line: what is not known here is refused by file, field a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
+from toolkit.source.files import read_json
 from toolkit.source.settings import POOLING_MODES
 
-__all__ = ["MODULE_TYPES", "Folder", "ModuleFolder", "inspect_folder", "read_json"]
+__all__ = ["MODULE_TYPES", "Folder", "ModuleFolder", "inspect_folder"]
 
 # Module classes of sentence-transformers that the spec knows. Their dotted paths changed between releases
 # (sentence_transformers.models.X, sentence_transformers.base.modules.X.X, ...): the class name decides.
@@ -113,6 +113,8 @@ def _inspect_plain(path: Path) -> ModuleFolder:
             raise SourceError(
                 f"{missing}, but {trace} is there: this is not a SentenceTransformer folder as it was saved"
             )
+    if _is_adapter(path):
+        return ModuleFolder("Transformer", path)
     file = path / "config.json"
     if not file.exists():
         raise SourceError(
@@ -148,7 +150,8 @@ def _inspect_module(folder: Path, file: Path, item: dict[str, Any], trust_remote
 
 
 def _inspect_transformer(path: Path) -> None:
-    _inspect_encoder(path / "config.json")
+    if not _is_adapter(path):
+        _inspect_encoder(path / "config.json")
     for file in (path / name for name in _TRANSFORMER_FILES):
         if file.exists() and (config := _object(file)):
             _require_fields(file, config, "Transformer")
@@ -158,6 +161,11 @@ def _inspect_transformer(path: Path) -> None:
                 raise UnsupportedError(str(file), "tokenizer_name_or_path", tokenizer, "the folder's own tokenizer")
             break
     _require_fast_tokenizer(path)
+
+
+def _is_adapter(path: Path) -> bool:
+    """Whether a folder has a PEFT adapter in the place of a model, whose configuration is its base's."""
+    return (path / "adapter_config.json").exists() and not (path / "config.json").exists()
 
 
 def _inspect_encoder(file: Path) -> None:
@@ -227,13 +235,3 @@ def _object(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise SourceError(f"{file}: expected a JSON object")
     return config
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file of a checkpoint; ``SourceError`` names the file where that fails."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SourceError(f"{path}: is missing") from error
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
