@@ -17,6 +17,8 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from toolkit.server import Server
+from toolkit.server.models.servable import check_batch
+from toolkit.server.requests.status import ServingError
 
 StartServer = Any
 
@@ -154,3 +156,12 @@ def test_per_model_parameters_apply_to_their_model_only(start_server: StartServe
     three.model_spec.name = "batched"
     with pytest.raises(grpc.RpcError, match="Task size 3 is larger than maximum input batch size 2"):
         predict(server, three)
+
+
+def test_what_has_no_rows_or_not_as_many_of_each_is_refused_as_tf_serving_does(batching_server: Server) -> None:
+    url = f"http://127.0.0.1:{batching_server.rest_port}/v1/models/echo:predict"
+    reply = httpx.post(url, json={"signature_name": "odd", "inputs": 0.5})
+    error = "Batching Run() input tensors must have at least one dimension"
+    assert (reply.status_code, reply.json()) == (400, {"error": error})
+    with pytest.raises(ServingError, match=r"Batching Run.. input tensors must have equal 0th-dimension size"):
+        check_batch([np.zeros(2), np.zeros((3, 1))])

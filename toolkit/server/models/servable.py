@@ -30,7 +30,7 @@ from toolkit.server.requests.status import Code, ServingError, invalid
 from toolkit.server.watching.process import settle
 from toolkit.signatures import SIGNATURES
 
-__all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing", "count_rows"]
+__all__ = ["DEFAULT_SIGNATURE", "RunOptions", "Servable", "Signature", "Timing", "check_batch", "count_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -202,7 +202,7 @@ class Servable:
         feeds = self._feeds(signature, inputs)
         batched = self._batched.get(signature.name)
         if batched is not None:
-            _check_batch(feeds)
+            check_batch(feeds)
         if self._checks_shapes:
             _check_shapes(signature, dict(zip(signature.inputs, feeds, strict=True)))
         started = time.time()
@@ -263,7 +263,7 @@ def count_rows(arrays: Iterable[Array]) -> int:
     return max([array.shape[0] for array in arrays if array.ndim], default=1)
 
 
-def _check_batch(feeds: Iterable[Array]) -> None:
+def check_batch(feeds: Iterable[Array]) -> None:
     """Raises as TF Serving's batching session does for what has no rows, or not as many of each."""
     sizes = {array.shape[0] if array.ndim else None for array in feeds}
     if None in sizes:
