@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.families.bert import UNUSED, bert_fields
-from toolkit.encoder.family import LAYER_PRODUCTS, EncoderSpec
+from toolkit.encoder.families.bert import UNUSED, BertSpec, bert_fields
+from toolkit.encoder.family import LAYER_PRODUCTS
 from toolkit.encoder.fields import Fields
 from toolkit.encoder.weights import LayerNames, Weights
 from toolkit.errors import SourceError
@@ -40,7 +40,7 @@ LAYER = LayerNames(
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlbertSpec(EncoderSpec):
+class AlbertSpec(BertSpec):
     """BERT whose embeddings are projected and whose layers share weights.
 
     There are ``groups`` of ``group_layers`` layers each; the ``num_layers`` steps use the groups one after another.
@@ -73,13 +73,8 @@ class AlbertSpec(EncoderSpec):
         weights = Weights(self.tensors, ignore=UNUSED)
         size, hidden = self.embedding_size, self.hidden_size
 
-        def table(name: str, rows: int) -> Array:
-            return weights.take(f"embeddings.{name}.weight", (rows, size))
-
         p = {
-            "embeddings/word": table("word_embeddings", self.vocab_size),
-            "embeddings/position": table("position_embeddings", self.max_positions),
-            "embeddings/type": table("token_type_embeddings", self.type_vocab_size),
+            **self.tables(weights, size),
             **weights.norm("embeddings.LayerNorm", "embeddings/norm", size),
             **weights.linear(["encoder.embedding_hidden_mapping_in"], PROJECTION, size, hidden),
         }
@@ -103,8 +98,7 @@ class AlbertSpec(EncoderSpec):
         from toolkit.encoder.blocks import Blocks
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
-        x = blocks.dropout(blocks.norm(blocks.embeddings("word", "type", "position"), "embeddings/norm"))
-        x = blocks.projection(x, PROJECTION)
+        x = blocks.projection(self.embed(blocks), PROJECTION)
         for name in self._layers():
             x = blocks.post_norm_layer(x, name)
         return x

@@ -19,6 +19,7 @@ from toolkit.encoder.weights import LayerNames, Weights
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from toolkit.encoder.blocks import Blocks
     from toolkit.encoder.packing import Chunk
     from toolkit.encoder.precision.products import Products
     from toolkit.source.checkpoint import RawModule
@@ -66,10 +67,17 @@ def bert_fields(module: RawModule) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class BertSpec(EncoderSpec):
-    """Words, types and positions are added and normalized; each layer normalizes behind its residuals."""
+    """Words, types and positions are added and normalized; each layer normalizes behind its residuals.
+
+    Relatives differ in what the class variables say, and in the methods that they bring: ``embedded`` are the tables
+    that are added, ``layers`` and ``layer_names`` where the checkpoint keeps the layers.
+    """
 
     model_types: ClassVar[tuple[str, ...]] = ("bert",)
     title: ClassVar[str] = "BERT"
+    embedded: ClassVar[tuple[str, ...]] = ("word", "type", "position")
+    layers: ClassVar[str] = "encoder.layer"
+    layer_names: ClassVar[LayerNames] = LAYER
 
     @classmethod
     def read(cls, module: RawModule) -> Self:
@@ -77,27 +85,44 @@ class BertSpec(EncoderSpec):
 
     def parameters(self) -> dict[str, Array]:
         weights = Weights(self.tensors, ignore=UNUSED)
-        p = {
-            "embeddings/word": self.table(weights, "word_embeddings", self.vocab_size),
-            "embeddings/position": self.table(weights, "position_embeddings", self.max_positions),
-            "embeddings/type": self.table(weights, "token_type_embeddings", self.type_vocab_size),
-            **weights.norm("embeddings.LayerNorm", "embeddings/norm", self.hidden_size),
-        }
+        p = self.outside(weights)
         for layer in range(self.num_layers):
-            names = LAYER.at(f"encoder.layer.{layer}")
+            names = self.layer_names.at(f"{self.layers}.{layer}")
             p |= weights.layer(names, f"layer_{layer}", self.hidden_size, self.intermediate_size)
         weights.finish()
         return p
 
-    def table(self, weights: Weights, name: str, rows: int) -> Array:
-        """A table of embeddings, ``[rows, hidden]``."""
-        return weights.take(f"embeddings.{name}.weight", (rows, self.hidden_size))
+    def outside(self, weights: Weights) -> dict[str, Array]:
+        """The parameters that belong to no layer."""
+        norm = weights.norm("embeddings.LayerNorm", "embeddings/norm", self.hidden_size)
+        return {**self.tables(weights, self.hidden_size), **norm}
+
+    def tables(self, weights: Weights, size: int) -> dict[str, Array]:
+        """The tables of embeddings, each ``[rows, size]``."""
+        found = {
+            "word": ("word_embeddings", self.vocab_size),
+            "type": ("token_type_embeddings", self.type_vocab_size),
+            "position": ("position_embeddings", self.max_positions),
+        }
+        chosen = {table: found[table] for table in self.embedded}
+        return {
+            f"embeddings/{table}": weights.take(f"embeddings.{name}.weight", (rows, size))
+            for table, (name, rows) in chosen.items()
+        }
 
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
         from toolkit.encoder.blocks import Blocks
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
-        x = blocks.dropout(blocks.norm(blocks.embeddings("word", "type", "position"), "embeddings/norm"))
+        x, bias = self.embed(blocks), self.bias(blocks)
         for layer in range(self.num_layers):
-            x = blocks.post_norm_layer(x, f"layer_{layer}")
+            x = blocks.post_norm_layer(x, f"layer_{layer}", bias)
         return x
+
+    def embed(self, blocks: Blocks) -> tf.Tensor:
+        """What goes into the first layer: float32 ``[padded_total, hidden]``."""
+        return blocks.dropout(blocks.norm(blocks.embeddings(*self.embedded), "embeddings/norm"))
+
+    def bias(self, blocks: Blocks) -> tf.Tensor | None:
+        """What is added to the scores of attention in every layer, if anything is."""
+        return None

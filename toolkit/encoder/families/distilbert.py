@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.family import EncoderSpec
+from toolkit.encoder.families.bert import BertSpec
 from toolkit.encoder.fields import Fields
-from toolkit.encoder.weights import LayerNames, Weights
+from toolkit.encoder.weights import LayerNames
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
-    from toolkit.encoder.packing import Chunk
-    from toolkit.encoder.precision.products import Products
     from toolkit.source.checkpoint import RawModule
 
 __all__ = ["DistilBertSpec"]
@@ -36,11 +32,14 @@ LAYER = LayerNames(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilBertSpec(EncoderSpec):
+class DistilBertSpec(BertSpec):
     """BERT without token types, under names of its own."""
 
     model_types: ClassVar[tuple[str, ...]] = ("distilbert",)
     title: ClassVar[str] = "DistilBERT"
+    embedded: ClassVar[tuple[str, ...]] = ("word", "position")
+    layers: ClassVar[str] = "transformer.layer"
+    layer_names: ClassVar[LayerNames] = LAYER
 
     @classmethod
     def read(cls, module: RawModule) -> Self:
@@ -61,26 +60,3 @@ class DistilBertSpec(EncoderSpec):
             attention_dropout=fields.rate("attention_dropout"),
             tensors=module.tensors,
         )
-
-    def parameters(self) -> dict[str, Array]:
-        weights = Weights(self.tensors, ignore=("embeddings.position_ids",))
-        hidden = self.hidden_size
-        p = {
-            "embeddings/word": weights.take("embeddings.word_embeddings.weight", (self.vocab_size, hidden)),
-            "embeddings/position": weights.take("embeddings.position_embeddings.weight", (self.max_positions, hidden)),
-            **weights.norm("embeddings.LayerNorm", "embeddings/norm", hidden),
-        }
-        for layer in range(self.num_layers):
-            names = LAYER.at(f"transformer.layer.{layer}")
-            p |= weights.layer(names, f"layer_{layer}", hidden, self.intermediate_size)
-        weights.finish()
-        return p
-
-    def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
-        from toolkit.encoder.blocks import Blocks
-
-        blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
-        x = blocks.dropout(blocks.norm(blocks.embeddings("word", "position"), "embeddings/norm"))
-        for layer in range(self.num_layers):
-            x = blocks.post_norm_layer(x, f"layer_{layer}")
-        return x

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.families.bert import LAYER, UNUSED, BertSpec, bert_fields
+from toolkit.encoder.families.bert import BertSpec, bert_fields
 from toolkit.encoder.fields import Fields
 from toolkit.encoder.weights import Weights
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from toolkit.encoder.packing import Chunk
-    from toolkit.encoder.precision.products import Products
+    from toolkit.encoder.blocks import Blocks
     from toolkit.source.checkpoint import RawModule
 
 __all__ = ["ElectraSpec"]
@@ -46,36 +45,16 @@ class ElectraSpec(BertSpec):
         """Whether there is a projection."""
         return self.embedding_size != self.hidden_size
 
-    def table(self, weights: Weights, name: str, rows: int) -> Array:
-        return weights.take(f"embeddings.{name}.weight", (rows, self.embedding_size))
-
-    def parameters(self) -> dict[str, Array]:
-        weights = Weights(self.tensors, ignore=UNUSED)
-        size, hidden = self.embedding_size, self.hidden_size
-        p = {
-            "embeddings/word": self.table(weights, "word_embeddings", self.vocab_size),
-            "embeddings/position": self.table(weights, "position_embeddings", self.max_positions),
-            "embeddings/type": self.table(weights, "token_type_embeddings", self.type_vocab_size),
-            **weights.norm("embeddings.LayerNorm", "embeddings/norm", size),
-        }
+    def outside(self, weights: Weights) -> dict[str, Array]:
+        size = self.embedding_size
+        p = {**self.tables(weights, size), **weights.norm("embeddings.LayerNorm", "embeddings/norm", size)}
         if self.projected:
-            p |= weights.linear(["embeddings_project"], PROJECTION, size, hidden)
-        for layer in range(self.num_layers):
-            names = LAYER.at(f"encoder.layer.{layer}")
-            p |= weights.layer(names, f"layer_{layer}", hidden, self.intermediate_size)
-        weights.finish()
+            p |= weights.linear(["embeddings_project"], PROJECTION, size, self.hidden_size)
         return p
 
     def product_names(self) -> tuple[str, ...]:
         return ((PROJECTION,) if self.projected else ()) + super().product_names()
 
-    def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
-        from toolkit.encoder.blocks import Blocks
-
-        blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
-        x = blocks.dropout(blocks.norm(blocks.embeddings("word", "type", "position"), "embeddings/norm"))
-        if self.projected:
-            x = blocks.projection(x, PROJECTION)
-        for layer in range(self.num_layers):
-            x = blocks.post_norm_layer(x, f"layer_{layer}")
-        return x
+    def embed(self, blocks: Blocks) -> tf.Tensor:
+        x = super().embed(blocks)
+        return blocks.projection(x, PROJECTION) if self.projected else x

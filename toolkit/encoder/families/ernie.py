@@ -36,9 +36,10 @@ class ErnieSpec(BertSpec):
         types = fields.positive("type_vocab_size")
         return cls(task_types=tasks, type_vocab_size=types, **bert_fields(module))
 
-    def table(self, weights: Weights, name: str, rows: int) -> Array:
-        found = super().table(weights, name, rows)
-        if name == "token_type_embeddings" and self.task_types:
+    def tables(self, weights: Weights, size: int) -> dict[str, Array]:
+        found = super().tables(weights, size)
+        if self.task_types:
             # every token has type and task, and the task is always 0: one table instead of two
-            found = found + super().table(weights, "task_type_embeddings", self.task_types)[0]
+            tasks = weights.take("embeddings.task_type_embeddings.weight", (self.task_types, size))
+            found["embeddings/type"] = found["embeddings/type"] + tasks[0]
         return found

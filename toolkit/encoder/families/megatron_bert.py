@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.families.bert import LAYER, UNUSED, BertSpec
+from toolkit.encoder.families.bert import LAYER, BertSpec
 from toolkit.encoder.weights import LayerNames, Weights
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from toolkit.encoder.blocks import Blocks
     from toolkit.encoder.packing import Chunk
     from toolkit.encoder.precision.products import Products
 
@@ -26,31 +27,23 @@ Array = npt.NDArray[np.float32]
 class PreNorm(BertSpec):
     """Layers that normalize what goes in, and one LayerNorm behind the last of them; embeddings are not normalized."""
 
-    layer_names: ClassVar[LayerNames]
     last_norm: ClassVar[str]
 
-    def parameters(self) -> dict[str, Array]:
-        weights = Weights(self.tensors, ignore=UNUSED)
-        p = {
-            "embeddings/word": self.table(weights, "word_embeddings", self.vocab_size),
-            "embeddings/position": self.table(weights, "position_embeddings", self.max_positions),
-            "embeddings/type": self.table(weights, "token_type_embeddings", self.type_vocab_size),
-            **weights.norm(self.last_norm, "last_norm", self.hidden_size),
-        }
-        for layer in range(self.num_layers):
-            names = self.layer_names.at(f"encoder.layer.{layer}")
-            p |= weights.layer(names, f"layer_{layer}", self.hidden_size, self.intermediate_size)
-        weights.finish()
-        return p
+    def outside(self, weights: Weights) -> dict[str, Array]:
+        norm = weights.norm(self.last_norm, "last_norm", self.hidden_size)
+        return {**self.tables(weights, self.hidden_size), **norm}
 
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
         from toolkit.encoder.blocks import Blocks
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
-        x = blocks.dropout(blocks.embeddings("word", "type", "position"))
+        x = self.embed(blocks)
         for layer in range(self.num_layers):
             x = blocks.pre_norm_layer(x, f"layer_{layer}")
         return blocks.norm(x, "last_norm")
+
+    def embed(self, blocks: Blocks) -> tf.Tensor:
+        return blocks.dropout(blocks.embeddings(*self.embedded))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,5 +52,5 @@ class MegatronBertSpec(PreNorm):
 
     model_types: ClassVar[tuple[str, ...]] = ("megatron-bert",)
     title: ClassVar[str] = "Megatron-BERT"
-    layer_names: ClassVar = replace(LAYER, attention_norm="attention.ln", output_norm="ln")
-    last_norm: ClassVar = "encoder.ln"
+    layer_names: ClassVar[LayerNames] = replace(LAYER, attention_norm="attention.ln", output_norm="ln")
+    last_norm: ClassVar[str] = "encoder.ln"

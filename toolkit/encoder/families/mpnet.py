@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.families.bert import UNUSED, bert_fields
+from toolkit.encoder.families.bert import bert_fields
 from toolkit.encoder.families.roberta import CountedPositions
 from toolkit.encoder.fields import Fields
 from toolkit.encoder.weights import LayerNames, Weights
@@ -17,8 +17,7 @@ from toolkit.encoder.weights import LayerNames, Weights
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from toolkit.encoder.packing import Chunk
-    from toolkit.encoder.precision.products import Products
+    from toolkit.encoder.blocks import Blocks
     from toolkit.source.checkpoint import RawModule
 
 __all__ = ["MPNetSpec"]
@@ -49,35 +48,21 @@ class MPNetSpec(CountedPositions):
     model_types: ClassVar[tuple[str, ...]] = ("mpnet",)
     title: ClassVar[str] = "MPNet"
 
+    embedded: ClassVar[tuple[str, ...]] = ("word", "position")
+    layer_names: ClassVar[LayerNames] = LAYER
+
     @classmethod
     def read(cls, module: RawModule) -> Self:
         Fields(module).only("relative_attention_num_buckets", (BUCKETS,), BUCKETS)
         return cls(pad_id=PAD_ID, type_vocab_size=1, **bert_fields(module))
 
-    def parameters(self) -> dict[str, Array]:
-        weights = Weights(self.tensors, ignore=UNUSED)
+    def outside(self, weights: Weights) -> dict[str, Array]:
         biases = weights.take("encoder.relative_attention_bias.weight", (BUCKETS, self.num_heads))
-        p = {
-            "embeddings/word": self.table(weights, "word_embeddings", self.vocab_size),
-            "embeddings/position": self.table(weights, "position_embeddings", self.max_positions),
-            **weights.norm("embeddings.LayerNorm", "embeddings/norm", self.hidden_size),
-            "attention/bias": np.ascontiguousarray(biases[_buckets(self.max_length)].T),
-        }
-        for layer in range(self.num_layers):
-            names = LAYER.at(f"encoder.layer.{layer}")
-            p |= weights.layer(names, f"layer_{layer}", self.hidden_size, self.intermediate_size)
-        weights.finish()
-        return p
+        by_distance = np.ascontiguousarray(biases[_buckets(self.max_length)].T)
+        return {**super().outside(weights), "attention/bias": by_distance}
 
-    def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
-        from toolkit.encoder.blocks import Blocks
-
-        blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
-        bias = blocks.relative_bias("attention/bias")
-        x = blocks.dropout(blocks.norm(blocks.embeddings("word", "position"), "embeddings/norm"))
-        for layer in range(self.num_layers):
-            x = blocks.post_norm_layer(x, f"layer_{layer}", bias)
-        return x
+    def bias(self, blocks: Blocks) -> tf.Tensor:
+        return blocks.relative_bias("attention/bias")
 
 
 def _buckets(length: int) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from toolkit.encoder.families.bert import LAYER
 from toolkit.encoder.families.megatron_bert import PreNorm
 from toolkit.encoder.families.roberta import RobertaSpec
+from toolkit.encoder.weights import LayerNames
 
 __all__ = ["XlmRobertaXlSpec"]
 
@@ -18,5 +19,7 @@ class XlmRobertaXlSpec(PreNorm, RobertaSpec):
 
     model_types: ClassVar[tuple[str, ...]] = ("xlm-roberta-xl",)
     title: ClassVar[str] = "XLM-RoBERTa-XL"
-    layer_names: ClassVar = replace(LAYER, attention_norm="attention.self_attn_layer_norm", output_norm="LayerNorm")
-    last_norm: ClassVar = "encoder.LayerNorm"
+    layer_names: ClassVar[LayerNames] = replace(
+        LAYER, attention_norm="attention.self_attn_layer_norm", output_norm="LayerNorm"
+    )
+    last_norm: ClassVar[str] = "encoder.LayerNorm"
