@@ -340,6 +340,17 @@ def test_an_adapter_without_peft_says_what_to_do(
     refused(adapter[0], str(adapter[0] / "adapter_config.json"), str(tiny_bert), "pip install peft", "merge")
 
 
+def test_an_adapter_alone_as_peft_saves_it_is_named_too(
+    adapter: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter[0] / name, alone / name)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    refused(alone, str(alone / "adapter_config.json"), "pip install peft", "merge")
+
+
 def test_an_adapter_whose_base_is_not_there_is_refused(adapter: tuple[Path, Any]) -> None:
     edit(adapter[0] / "adapter_config.json", base_model_name_or_path="/no/such/base")
     refused(adapter[0], "adapter_config.json", "/no/such/base", "merge")
