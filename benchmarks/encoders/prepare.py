@@ -39,7 +39,11 @@ def _encoder(source: Path, attention: str) -> Any:
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = AutoModel.from_pretrained(source, attn_implementation=attention, add_pooling_layer=False)
+            try:
+                options = {"add_pooling_layer": False}
+                self.model = AutoModel.from_pretrained(source, attn_implementation=attention, **options)
+            except ValueError:  # MPNet has no other than its own
+                self.model = AutoModel.from_pretrained(source, attn_implementation="eager", **options)
             self.types = getattr(self.model.config, "type_vocab_size", 0) > 0
 
         def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
