@@ -60,7 +60,7 @@ class _Compiler:
         self.late_normalizer = self._normalizer(self.model.after)
         charsmap = self._precompiled()
         self.clusters = self._clusters(charsmap)
-        self.characters = self._probe([*charsmap, *self.model.after])
+        self.characters = characters.probe(self._tokenizer([*charsmap, *self.model.after]))
         self.raw_tokens = [token for token in spec.added_tokens if not token.normalized]
         self.late_tokens = [token for token in spec.added_tokens if token.normalized]
         whole = reference_tokenizer(spec, max_length=None).normalizer
@@ -139,9 +139,6 @@ class _Compiler:
     def _normalizer(self, chain: Sequence[Mapping[str, Any]]) -> Callable[[str], str]:
         return self._tokenizer(chain).normalizer.normalize_str if chain else str
 
-    def _probe(self, chain: Sequence[Mapping[str, Any]]) -> Characters:
-        return characters.probe(self._tokenizer(chain))
-
     def _precompiled(self) -> list[dict[str, Any]]:
         found = parts(json.loads(self.spec.json)["normalizer"], "normalizers")
         return [part for part in found if part["type"] == "Precompiled"]
@@ -153,8 +150,7 @@ class _Compiler:
             clusters = Clusters(self._normalizer(charsmap), read_charsmap(self.model.charsmap))
         except ValueError as error:
             raise self._refuse("normalizer.precompiled_charsmap", str(error), "one of SentencePiece") from error
-        key = clusters.unsupported()
-        if key is not None:
+        if (key := clusters.unsupported()) is not None:
             raise self._refuse("normalizer.precompiled_charsmap", key, "keys that begin with no such character")
         return clusters
 
@@ -273,7 +269,7 @@ class _Compiler:
         """The map of the normalizers before the precompiled one; empty if there are none."""
         if not self.model.before:
             return b""
-        table = self._probe(self.model.before)
+        table = characters.probe(self._tokenizer(self.model.before))
         strings: dict[str, int] = {"": 0, "\ufffd": 1}
         index = np.full(CODE_POINTS, UNCHANGED, np.int32)
         index[table.single == DELETED] = 0
