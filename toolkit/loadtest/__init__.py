@@ -1,4 +1,4 @@
-"""Load tests that tell the truth: open loop, latency from the intended send time, errors counted, the generator watched.
+"""Load tests that tell the truth: open loop, latency from the intended send time, errors counted.
 
 ``run(Settings(...))`` gives a `Report`. Needs the extra ``[loadtest]``; imports neither tensorflow nor torch.
 """

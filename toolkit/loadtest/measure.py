@@ -37,12 +37,14 @@ _SUB_BITS = 11  # of a histogram of three digits: values below 2^11 are exact, l
 @dataclass(frozen=True)
 class Quantile:
     """A percentile in seconds, with the interval that holds the true one with 95 % confidence. ``None``: a failed
-    request; as a bound of the interval also: nothing measured says how far it may reach."""
+    request; as a bound of the interval also: nothing measured says how far it may reach. ``spread``: by how much the
+    number of slower requests varies more between seconds than chance has it; the interval is wider by its root."""
 
     q: float
     value: float | None
     low: float | None
     high: float | None
+    spread: float
 
     @property
     def name(self) -> str:
@@ -168,7 +170,7 @@ class _Latencies:
         self.failed += len(slots)
         self.failed_in.update(slots.tolist())
 
-    def _spread(self, q: float, value: float) -> float:
+    def _spread(self, value: float) -> float:
         """The design effect: by how much the number of slow requests varies more between seconds than chance has it.
         Requests that wait in one queue are slow together; an interval that takes them for independent is too narrow."""
         slots = sorted(set(self.seconds) | set(self.failed_in))
@@ -194,12 +196,13 @@ class _Latencies:
     def quantile(self, q: float) -> Quantile:
         count = self.histogram.total_count + self.failed
         if not count:
-            return Quantile(q, None, None, None)
+            return Quantile(q, None, None, None, 1.0)
         rank, _, _ = _ranks(q, count, 1.0)
         value = self._at_rank(rank)
-        _, low, high = _ranks(q, count, self._spread(q, inf if value is None else value))
+        spread = self._spread(inf if value is None else value)
+        _, low, high = _ranks(q, count, spread)
         ends = [_seconds(self._at_rank(max(1, low))), _seconds(self._at_rank(high))]
-        return Quantile(q, _seconds(value), *ends)
+        return Quantile(q, _seconds(value), ends[0], ends[1], spread)
 
     def result(self) -> Distribution:
         answered = self.histogram.total_count

@@ -5,15 +5,18 @@ Both keep counters from their start; what belongs to a run is the difference bet
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import httpx
 
 from toolkit.errors import InputError, MissingExtraError
 
-__all__ = ["Sample", "Scraper", "ServerFigures", "ServerPoint", "figures", "parse"]
+__all__ = ["Sample", "Scraper", "ServerFigures", "ServerPoint", "figures", "parse", "process_figures"]
 
 # What is shown -> the names it has at the servers; a histogram's or summary's _sum and _count are read.
 _HISTOGRAMS = {
@@ -65,7 +68,7 @@ class ServerPoint:
 class ServerFigures:
     """``whole``: over the measured time; ``series``: over time. ``missed``: looks that failed."""
 
-    url: str
+    url: str | None
     whole: ServerPoint
     series: tuple[ServerPoint, ...]
     missed: int
@@ -118,12 +121,20 @@ def figures(before: Sample, after: Sample, begin: float) -> ServerPoint:
     )
 
 
-class Scraper:
-    """Looks at the page every ``interval`` seconds, in a thread of its own. A look that fails is counted: a server that
-    was killed has no page."""
+def process_figures(pid: int) -> dict[str, float]:
+    """CPU seconds and resident bytes of a process of this machine, under Prometheus's names. Raises `OSError`."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])
+    return {_CPU: ticks / os.sysconf("SC_CLK_TCK"), _MEMORY: float(pages * os.sysconf("SC_PAGE_SIZE"))}
 
-    def __init__(self, url: str, interval: float = 1.0) -> None:
-        self.url, self._interval = url, interval
+
+class Scraper:
+    """Looks at the page every ``interval`` seconds, in a thread of its own, and at the process ``pid`` of this machine,
+    for servers whose page does not tell CPU and memory. A look that fails is counted: a server that was killed has no
+    page."""
+
+    def __init__(self, url: str | None, pid: int | None = None, interval: float = 1.0) -> None:
+        self.url, self.pid, self._interval = url, pid, interval
         self._client = httpx.Client(timeout=5.0)
         self._samples: list[Sample] = []
         self._missed = 0
@@ -131,18 +142,26 @@ class Scraper:
         self._thread = threading.Thread(target=self._run, name="sentence-serving-metrics", daemon=True)
 
     def start(self) -> None:
-        """Look for the first time. Raises `InputError` if there is no such page."""
+        """Look for the first time. Raises `InputError` if there is no such page, or no such process."""
         try:
             self._samples.append(self._look())
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             self._client.close()
-            raise InputError(f"{self.url} is no Prometheus page: {error}") from None
+            raise InputError(f"{self.url} is no Prometheus page: {str(error).splitlines()[0]}") from None
+        except OSError as error:
+            self._client.close()
+            raise InputError(f"there is no process {self.pid} to look at: {error.strerror}") from None
         self._thread.start()
 
     def _look(self) -> Sample:
-        answer = self._client.get(self.url)
-        answer.raise_for_status()
-        return Sample(time.monotonic(), parse(answer.text))
+        values: dict[str, float] = {}
+        if self.url is not None:
+            answer = self._client.get(self.url)
+            answer.raise_for_status()
+            values = parse(answer.text)
+        if self.pid is not None:
+            values |= process_figures(self.pid)
+        return Sample(time.monotonic(), values)
 
     def _run(self) -> None:
         while not self._end.wait(self._interval):
@@ -151,7 +170,7 @@ class Scraper:
     def _try(self) -> None:
         try:
             self._samples.append(self._look())
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, ValueError, OSError):
             self._missed += 1
 
     def stop(self, begin: float) -> ServerFigures:
@@ -163,5 +182,5 @@ class Scraper:
         # the first look after the warm-up, or the last one before, where the run was too short for one
         first = next((i for i, sample in enumerate(self._samples[:-1]) if sample.at >= begin), len(self._samples) - 2)
         samples = self._samples[max(0, first) :]
-        series = tuple(figures(a, b, begin) for a, b in zip(samples, samples[1:], strict=False))
+        series = tuple(figures(a, b, begin) for a, b in pairwise(samples))
         return ServerFigures(self.url, figures(samples[0], samples[-1], begin), series, self._missed)

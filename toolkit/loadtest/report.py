@@ -62,8 +62,8 @@ class Generator:
 
 @dataclass(frozen=True)
 class Report:
-    """One run. ``stopped``: why it ended before its time, ``None`` if it did not. ``load`` and ``settings`` say what was
-    asked for; ``command`` repeats it."""
+    """One run. ``stopped``: why it ended before its time, ``None`` if it did not. ``load`` and ``settings`` say what
+    was asked for; ``command`` repeats it."""
 
     schema: int
     url: str

@@ -45,7 +45,7 @@ class Settings:
     """Everything a run needs. ``timeout``: seconds an attempt may take. ``retry``: off by default, since a request that
     is sent twice hides that the first one failed. ``warmup``: seconds before ``load``, at its first rate, left out.
     ``requests``: how many different requests are drawn. ``max_lag``: see `LagVerdict`. ``metrics_url``: the server's
-    Prometheus page. ``command`` is kept in the report."""
+    Prometheus page; ``server_pid``: its process, where it runs on this machine. ``command`` is kept in the report."""
 
     url: str
     targets: tuple[Target, ...]
@@ -62,6 +62,7 @@ class Settings:
     objectives: tuple[Objective, ...] = ()
     max_lag: float = 0.01
     metrics_url: str | None = None
+    server_pid: int | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -176,8 +177,8 @@ class _Run:
     def report(self) -> Report:
         settings = self.settings
         scraper = None
-        if settings.metrics_url is not None:
-            scraper = Scraper(settings.metrics_url)
+        if settings.metrics_url is not None or settings.server_pid is not None:
+            scraper = Scraper(settings.metrics_url, settings.server_pid)
             scraper.start()
         begin = time.monotonic()
         try:

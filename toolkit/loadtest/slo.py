@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from toolkit.errors import InputError
 from toolkit.loadtest.measure import QUANTILES, Measured, quantile_name
 
-__all__ = ["Objective", "Result", "judge", "parse_slo"]
+__all__ = ["Objective", "Result", "judge", "parse_slo", "percentile_of"]
 
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _NAMES = {quantile_name(q): q for q in QUANTILES}
@@ -63,6 +63,11 @@ def _number(text: str, whole: str) -> float:
         return float(text)
     except ValueError:
         raise InputError(f"objective {whole!r}: {text!r} is not a number") from None
+
+
+def percentile_of(objective: Objective) -> float | None:
+    """0.99 for ``p99``; ``None`` for what is no percentile."""
+    return _NAMES.get(objective.name)
 
 
 def judge(measured: Measured, objectives: tuple[Objective, ...]) -> tuple[Result, ...]:

@@ -226,12 +226,15 @@ class _Counter:
 def _of_lengths(count: _Counter, lengths: Distribution, random: np.random.Generator
                 ) -> tuple[list[str], NDArray[np.int64]]:  # fmt: skip
     words = sorted({word for text in built_in_texts(256).texts for word in text.split() if word.isascii()})
-    alone = count(words)
+    alone = count(["", *words])
     if alone is None:
         raise InputError("the model has neither 'tokenize' nor 'detailed': lengths in tokens cannot be counted")
-    short = [word for word, size in zip(words, alone, strict=True) if size == alone.min()]
+    special, *sizes = alone.tolist()  # an empty text has only the special tokens
+    short = [word for word, size in zip(words, sizes, strict=True) if size == special + 1]
+    if not short:
+        raise InputError("no built-in word is one token of this model: give --texts with a file of your lengths")
     wanted = lengths.draw(random, 1024)
-    counts = wanted.copy()  # words of each text; as many as tokens, less what the tokenizer adds
+    counts = np.maximum(1, wanted - special)  # words of each text
     seen = ""
     for _ in range(_ROUNDS):
         texts = [" ".join(random.choice(short, size=max(1, n))) for n in counts.tolist()]
