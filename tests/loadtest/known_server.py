@@ -1,8 +1,9 @@
 """A gRPC server whose behaviour is known: one request at a time, in order, each of the same service time.
 
-    python known_server.py SECONDS LOG [--stall AT SECONDS] [--fail-every N] [--exponential SEED]
+    python known_server.py SECONDS LOG [--stall AT SECONDS] [--fail-every N] [--exponential SEED] [--places N]
 
-Prints its port. At the end (SIGTERM) it writes ``LOG``, a .npy of [arrival, begin, end, failed] of each request in
+Prints its port, and "first" when the first request has come. With ``--places`` so many wait at most, and the others are
+refused. At the end (SIGTERM) it writes ``LOG``, a .npy of [arrival, begin, end, failed] of each request in
 `time.monotonic`: what a generator reports can be held against what the server did, whatever the machine did to both.
 The stall begins AT seconds after the first request.
 """
@@ -48,12 +49,19 @@ async def main(options: argparse.Namespace) -> None:
     rows: list[tuple[float, float, float, bool]] = []
     answer, queue = prediction(), asyncio.Lock()  # a lock of asyncio wakes waiters in order
     draw = random.Random(options.exponential)
-    first = 0.0
+    first, waiting = 0.0, 0
+    refused: list[float] = []
 
     async def predict(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        nonlocal first
+        nonlocal first, waiting
         arrival = time.monotonic()
-        first = first or arrival
+        if not first:
+            first = arrival
+            print("first", flush=True)
+        if options.places and waiting >= options.places:
+            refused.append(arrival)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the queue is full")
+        waiting += 1
         seconds = options.seconds if options.exponential is None else draw.expovariate(1 / options.seconds)
         async with queue:
             begin = time.monotonic()
@@ -65,11 +73,15 @@ async def main(options: argparse.Namespace) -> None:
             number = len(rows) + 1
             failed = bool(options.fail_every) and number % options.fail_every == 0
             rows.append((arrival, begin, time.monotonic(), failed))
+        waiting -= 1
         if failed:
             await context.abort(grpc.StatusCode.INTERNAL, "planted")
         return answer
 
     async def described(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        name = messages.GetModelMetadataRequest.FromString(request).model_spec.name
+        if name != "m":
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({name})")
         return metadata()
 
     server = grpc.aio.server()
@@ -85,6 +97,7 @@ async def main(options: argparse.Namespace) -> None:
     print(port, flush=True)
     await over.wait()
     await server.stop(None)
+    rows += [(arrival, arrival, arrival, True) for arrival in refused]
     np.save(options.log, np.array(rows or np.empty((0, 4)), np.float64))
 
 
@@ -95,4 +108,5 @@ if __name__ == "__main__":
     parser.add_argument("--stall", type=float, nargs=2)
     parser.add_argument("--fail-every", type=int, default=0)
     parser.add_argument("--exponential", type=int)
+    parser.add_argument("--places", type=int, default=0)
     asyncio.run(main(parser.parse_args()))

@@ -264,3 +264,46 @@ def _find_max(settings: Settings, options: dict[str, Any]) -> None:
         raise GeneratorError(found.stopped) if found.generator_limit else InputError(found.stopped)
     if found.rate is None:
         raise click.exceptions.Exit(_MISSED)
+
+
+@command.command("compare")
+@click.argument("a", type=click.Path(path_type=Path, exists=True))
+@click.argument("b", type=click.Path(path_type=Path, exists=True))
+def compare_command(a: Path, b: Path) -> None:
+    """Compare the runs in A with those in B: a report.json each, or folders of them (--repeat 5 makes one).
+
+    A change counts if it is larger than what runs differ by among themselves (permutation test, 5 %); that takes four
+    runs on each side.
+    """
+    from rich.console import Console
+
+    from toolkit.loadtest.compare import changes, read_runs
+    from toolkit.loadtest.show import changes_table
+
+    mine, theirs = read_runs(a), read_runs(b)
+    Console(highlight=False).print(changes_table(changes(mine, theirs), len(mine), len(theirs)))
+
+
+@command.command("plan")
+@click.option("--from", "source", required=True, type=click.Path(path_type=Path, exists=True),
+              help="Report of --find-max, or its folder, on one replica.")  # fmt: skip
+@click.option("--rate", required=True, type=float, help="Requests a second to hold.")
+@click.option("--slo", help="The objectives; must be those of the report. Default: those.")
+@click.option("--per-node", default=1, show_default=True, help="Replicas on a node, lost together with it.")
+@click.option("--cpus", type=float, help="CPUs of a replica, for the cost.")
+@click.option("--price", type=float, help="Price of a CPU hour, for the cost.")
+def plan_command(
+    source: Path, rate: float, slo: str | None, per_node: int, cpus: float | None, price: float | None
+) -> None:
+    """Replicas for a rate, with one node to lose, and the cost of a million texts."""
+    from toolkit.loadtest import parse_slo
+    from toolkit.loadtest.plan import load_search, make_plan
+
+    search = load_search(source)
+    plan = make_plan(search, rate, parse_slo(slo) if slo else (), per_node=per_node, cpus=cpus, price=price)
+    wanted = ",".join(map(str, search.objectives))
+    click.echo(f"a replica holds {plan.per_replica:,.1f} requests/s under {wanted}")
+    click.echo(f"replicas: {plan.replicas} ({plan.needed} for {rate:,.1f} requests/s, {plan.spare} for one lost node)")
+    click.echo(f"load: {plan.utilisation:.0%} of what they hold, {plan.after_loss:.0%} after losing a node")
+    if plan.cost is not None:
+        click.echo(f"a million texts: {plan.cost:,.4g} at {price:g} a CPU hour, {cpus:g} CPUs a replica")

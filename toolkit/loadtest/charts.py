@@ -96,7 +96,8 @@ def chart(
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
-            axes.set_ylim(bottom=0)
+            highest = max((value for line in lines for value in line.y if value is not None), default=0.0)
+            axes.set_ylim(0, 1 if highest == 0 else None)
         axes.yaxis.set_major_formatter(plain)
         if log_x:
             axes.set_xscale("log")

@@ -189,7 +189,12 @@ def _charts(report: Report) -> list[str]:
         graph = Line("graph", when, ms([p.graph_seconds for p in server]), "blue", marker=True)
         cpus = Line("CPUs", when, [p.cpu for p in server], "green", marker=True)
         charts.append(("Server: batch sizes", chart("Batch sizes", [batches], "seconds", "rows a batch")))
-        charts.append(("Server: queue and graph", chart("Server times", [waits, graph], "seconds", "ms")))
+        charts.append(
+            (
+                "Server: queue and graph",
+                chart("Server times", [line for line in (waits, graph) if any(line.y)], "seconds", "ms"),
+            )
+        )
         charts.append(("Server: CPUs busy", chart("Server CPU", [cpus], "seconds", "CPUs")))
         memory = [None if p.memory is None else p.memory / 2**20 for p in server]
         charts.append(("Server: memory", chart("Server memory", [Line("MiB", when, memory, "ink")], "seconds", "MiB")))

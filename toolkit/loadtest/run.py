@@ -30,7 +30,7 @@ from toolkit.loadtest.slo import Objective, judge
 from toolkit.loadtest.texts import Distribution, Target, TextSource, Traffic, prepare
 from toolkit.loadtest.worker import Order, work
 
-__all__ = ["Progress", "Settings", "lag_verdict", "run"]
+__all__ = ["Progress", "Settings", "lag_verdict", "make_report", "run"]
 
 _START_SECONDS = 0.3  # from the word to the first request, so that all workers hear it in time
 _READY_SECONDS = 60.0
@@ -120,7 +120,9 @@ def run(settings: Settings, *, progress: Progress | None = None, stop: threading
         recorder = Recorder(0.0, 0.0, [str(target) for target in settings.targets])
         recorder.sent, recorder.errors[type(error).__name__] = 1, 1
         recorder.examples[type(error).__name__] = str(error)
-        return _report(settings, recorder.result(), None, Generator(0, 0.0, 0), f"the server was not usable: {error}")
+        return make_report(
+            settings, recorder.result(), None, Generator(0, 0.0, 0), f"the server was not usable: {error}"
+        )
     return _Run(settings, traffic, stop, progress).report()
 
 
@@ -140,7 +142,10 @@ def _traffic(settings: Settings) -> Traffic:
         return prepare(client, settings.targets, settings.texts, settings.rows, settings.requests, settings.seed)
 
 
-def _report(settings: Settings, measured: Measured, server: Any, generator: Generator, stopped: str | None) -> Report:
+def make_report(
+    settings: Settings, measured: Measured, server: Any, generator: Generator, stopped: str | None
+) -> Report:
+    """The report of what was measured."""
     closed = isinstance(settings.load, Closed)
     return Report(
         schema=SCHEMA,
@@ -190,7 +195,7 @@ class _Run:
             end = min(end, self.recorder.last_end)
         measured = self.recorder.result(end, self.unfinished)
         generator = Generator(settings.processes, self.cpu, self.lost)
-        return _report(settings, measured, server, generator, self.stopped)
+        return make_report(settings, measured, server, generator, self.stopped)
 
     def _order(self, number: int) -> Order:
         settings = self.settings

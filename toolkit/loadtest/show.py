@@ -10,12 +10,22 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.loadtest.compare import Change
 from toolkit.loadtest.findmax import Point, Search
 from toolkit.loadtest.measure import QUANTILES, Distribution, Quantile, Recorder
 from toolkit.loadtest.report import Report
 from toolkit.loadtest.slo import Result
 
-__all__ = ["interval", "live", "milliseconds", "result_words", "search_summary", "summary", "trial_words"]
+__all__ = [
+    "changes_table",
+    "interval",
+    "live",
+    "milliseconds",
+    "result_words",
+    "search_summary",
+    "summary",
+    "trial_words",
+]
 
 
 def milliseconds(seconds: float | None, missing: str = "no answer") -> str:
@@ -105,6 +115,37 @@ def summary(report: Report) -> Group:
     if report.stopped is not None:
         parts.append(Text(f"ended early: {report.stopped}", style="yellow"))
     return Group(*parts)
+
+
+def changes_table(changes: list[Change], runs_a: int, runs_b: int) -> Table:
+    """The comparison of two sets of runs."""
+    table = Table(title=f"{runs_a} runs against {runs_b}", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("figure", "A", "B", "change", "p", ""):
+        table.add_column(name, justify="left" if name in ("figure", "") else "right")
+    for item in changes:
+        style = "bold" if item.verdict == "changed" else ""
+        table.add_row(
+            item.name,
+            _figure(item.a, item.unit),
+            _figure(item.b, item.unit),
+            "" if item.share is None else f"{item.share:+.1%}",
+            "" if item.p is None else f"{item.p:.3f}",
+            item.verdict,
+            style=style,
+        )
+    return table
+
+
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    if unit == "s":
+        return milliseconds(value)
+    if unit == "%":
+        return f"{value:.2%}"
+    if unit == "B":
+        return f"{value / 2**20:,.0f} MiB"
+    return f"{value:,.1f}{'/s' if unit else ''}"
 
 
 def trial_words(point: Point) -> str:
