@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import exp, factorial, floor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,23 @@ def departures(arrivals: Array, services: Array) -> Array:
         end = max(arrival, end) + service
         ends[number] = end
     return ends
+
+
+def md1_quantile(rate: float, service: float, q: float) -> float:
+    """A percentile in seconds: Erlang's formula for the wait, inverted, with the request's own service on top."""
+
+    def at_most(t: float) -> float:
+        terms = [
+            (-rate * (t - k * service)) ** k / factorial(k) * exp(rate * (t - k * service))
+            for k in range(floor(t / service) + 1)
+        ]
+        return (1 - rate * service) * sum(terms)
+
+    low, high = 0.0, 15 * service
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at_most(middle) < q else (low, middle)
+    return high + service
 
 
 def simulated(load: Rates, service: Callable[[Array], Array], seed: int = 0) -> Recorder:

@@ -31,6 +31,7 @@ _Z = 1.959964  # of CONFIDENCE
 _DIGITS = 3
 _TICK = 0.01  # seconds; how exactly the throughput of a run of any length is cut off at its end
 _LONGEST = 3600 * 10**9  # nanoseconds; what is longer is recorded as this
+_FEWEST_GROUPS = 10  # stretches of a run that a variance between them is taken from
 _VALUE_BITS = _LONGEST.bit_length()
 _SUB_BITS = 11  # of a histogram of three digits: values below 2^11 are exact, larger ones keep that many bits
 
@@ -176,19 +177,27 @@ class _Latencies:
     def _spread(self, value: float) -> float:
         """The design effect: by how much the number of slow requests varies more between seconds than chance has it.
         Requests that wait in one queue are slow together; an interval that takes them for independent is too narrow."""
-        slots = sorted(set(self.seconds) | set(self.failed_in))
-        if len(slots) < 4:
-            return 1.0
-        slow = np.array(
-            [sum(n for v, n in self.seconds[s].items() if v > value) + self.failed_in[s] for s in slots], np.float64
-        )
+        there = (*self.seconds, *self.failed_in)
+        slots = range(min(there), max(there) + 1)
+        slow = np.array([self._slow(slot, value) for slot in slots], np.float64)
         sizes = np.array([self.seconds[s].total() + self.failed_in[s] for s in slots], np.float64)
         share = float(slow.sum() / sizes.sum())
         if not 0 < share < 1:
             return 1.0
-        groups = len(slots)
-        variance = groups / (groups - 1) * float(((slow - share * sizes) ** 2).sum())
-        return max(1.0, variance / (share * (1 - share) * float(sizes.sum())))
+        # a slow time may last longer than a second: the widest of stretches of 1, 2, 4, ... seconds counts
+        spread, width = 1.0, 1
+        while (groups := len(slots) // width) >= (_FEWEST_GROUPS if width > 1 else 4):
+            parts = (slow - share * sizes)[: groups * width].reshape(groups, width).sum(1)
+            variance = groups / (groups - 1) * float((parts**2).sum())
+            # a variance of few groups is itself uncertain: Student's t in the place of the normal's z
+            student = 1 + (_Z**2 + 1) / (4 * (groups - 1))
+            found = variance / (share * (1 - share) * float(sizes[: groups * width].sum()))
+            spread = max(spread, found * student**2 if found > 1 else 1.0)
+            width *= 2
+        return spread
+
+    def _slow(self, slot: int, value: float) -> int:
+        return sum(n for v, n in self.seconds[slot].items() if v > value) + self.failed_in[slot]
 
     def _at_rank(self, rank: int) -> float | None:
         answered: int = self.histogram.total_count
