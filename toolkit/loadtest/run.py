@@ -174,6 +174,7 @@ class _Run:
         self.end = settings.load.seconds + (0.0 if inside else settings.warmup)
         self.recorder = Recorder(settings.warmup, self.end, names, traffic.counted)
         self.statuses: dict[Pipe, list[str]] = {}
+        self.words: list[Pipe] = []  # to the workers
         self.cpu = 0.0
         self.unfinished = self.lost = 0
         self.stopped: str | None = None
@@ -221,17 +222,20 @@ class _Run:
         begin = time.monotonic()
         try:
             for number in range(self.settings.processes):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=work, args=(self._order(number), theirs), daemon=True)
+                ours, theirs = context.Pipe(duplex=False)
+                orders, words = context.Pipe(duplex=False)
+                process = context.Process(target=work, args=(self._order(number), theirs, orders), daemon=True)
                 process.start()
                 theirs.close()
+                orders.close()
                 pipes.append(ours)
+                self.words.append(words)
                 processes.append(process)
                 self.statuses[ours] = []
             open_pipes = list(pipes)
             self._ready(open_pipes)
             begin = time.monotonic() + _START_SECONDS
-            self._tell(open_pipes, ("go", begin))
+            self._tell(("go", begin))
             over = self._listen(open_pipes, begin)
         finally:
             for process in processes:
@@ -239,7 +243,7 @@ class _Run:
                 if process.is_alive():
                     process.kill()
                     process.join()
-            for pipe in pipes:
+            for pipe in (*pipes, *self.words):
                 pipe.close()
         return begin, over
 
@@ -253,8 +257,8 @@ class _Run:
             except EOFError:
                 raise InputError("a worker process ended at its start; its message is on stderr") from None
 
-    def _tell(self, pipes: list[Pipe], word: tuple[str, Any]) -> None:
-        for pipe in pipes:
+    def _tell(self, word: tuple[str, Any]) -> None:
+        for pipe in self.words:
             # one that has ended is noticed where its pipe is read
             with suppress(BrokenPipeError, ConnectionResetError):
                 pipe.send(word)
@@ -265,7 +269,7 @@ class _Run:
         while pipes:
             try:
                 if self.stop.is_set() and not self.asked:
-                    over = self._break_off(pipes, begin)
+                    over = self._break_off(begin)
                 for pipe in wait(pipes, timeout=0.1):
                     assert not isinstance(pipe, int)
                     self._take(pipe, pipes)  # type: ignore[arg-type]
@@ -276,13 +280,13 @@ class _Run:
             except KeyboardInterrupt:
                 if self.asked:
                     raise
-                over = self._break_off(pipes, begin)
+                over = self._break_off(begin)
         return over
 
-    def _break_off(self, pipes: list[Pipe], begin: float) -> float:
+    def _break_off(self, begin: float) -> float:
         self.asked = True
         self.stopped = "interrupted"
-        self._tell(pipes, ("stop", None))
+        self._tell(("stop", None))
         return max(0.0, time.monotonic() - begin)
 
     def _take(self, pipe: Pipe, pipes: list[Pipe]) -> None:

@@ -11,6 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
@@ -103,14 +104,15 @@ def status_name(failure: Failure) -> str:
 
 
 class Worker:
-    def __init__(self, order: Order, pipe: Pipe) -> None:
-        self.order, self.pipe = order, pipe
+    def __init__(self, order: Order, pipe: Pipe, orders: Pipe) -> None:
+        self.order, self.pipe, self.orders = order, pipe, orders
         self.statuses = Statuses()
         self.rows: list[tuple[Any, ...]] = []
         self.live: set[asyncio.Task[None]] = set()
         self.begin = 0.0
         self.stopped = False
         self.all_sent = asyncio.Event()
+        self.over = asyncio.Event()
         self.draw = np.random.default_rng((order.seed, 3, order.number))
         self._order: list[int] = []
 
@@ -118,12 +120,10 @@ class Worker:
         loop = asyncio.get_running_loop()
         transport = open_async(self.order.address, self.order.connection)
         self.pipe.send(("ready", None))
-        while not self.pipe.poll():
-            await asyncio.sleep(0.001)
-        word, begin = self.pipe.recv()
+        word, begin = await asyncio.to_thread(self._word)
         if word == "go":
             self.begin = begin
-            loop.add_reader(self.pipe.fileno(), self._told)
+            loop.add_reader(self.orders.fileno(), self._told)
             reporting = asyncio.create_task(self._report())
             if isinstance(self.order.load, Closed):
                 await self._closed_loop(transport, self.order.load)
@@ -131,9 +131,10 @@ class Worker:
                 await self._open_loop(transport, self.order.load)
             while self.live and not self.stopped:
                 await asyncio.wait(self.live, timeout=0.05)
-            reporting.cancel()
-            loop.remove_reader(self.pipe.fileno())
-        self._give()
+            self.over.set()
+            await reporting
+            loop.remove_reader(self.orders.fileno())
+        await self._give()
         for task in self.live:  # under way when the run was broken off: neither answered nor failed
             task.cancel()
         unfinished = len(self.live)
@@ -145,7 +146,7 @@ class Worker:
     def _told(self) -> None:
         self.stopped = True  # "stop", or the parent is gone
         self.all_sent.set()
-        asyncio.get_running_loop().remove_reader(self.pipe.fileno())
+        asyncio.get_running_loop().remove_reader(self.orders.fileno())
 
     async def _open_loop(self, transport: AsyncTransport, load: Rates | Replay) -> None:
         mine = self._mine(load)
@@ -184,15 +185,15 @@ class Worker:
         left = None
         if load.requests is not None:
             left = iter(range(len(range(self.order.number, load.requests, self.order.workers))))
-        await asyncio.sleep(max(0.0, self.begin - time.monotonic()))
-        end = self.begin + self.order.warmup + load.seconds
+        while (early := self.begin - time.monotonic()) > 0:
+            await asyncio.sleep(early)
 
         async def caller() -> None:
-            while not self.stopped and (now := time.monotonic()) < end:
+            while not self.stopped and (now := time.monotonic() - self.begin) < self.order.warmup + load.seconds:
                 # a bound in requests is for the measured ones
-                if left is not None and now >= self.begin + self.order.warmup and next(left, None) is None:
+                if left is not None and now >= self.order.warmup and next(left, None) is None:
                     return
-                await self._one(transport, None, self._next())
+                await self._one(transport, now, self._next())
 
         for _ in range(callers):
             task = asyncio.create_task(caller())
@@ -204,7 +205,7 @@ class Worker:
             self._order = self.draw.permutation(len(self.order.traffic.requests)).tolist()
         return self._order.pop()
 
-    async def _one(self, transport: AsyncTransport, intended: float | None, number: int) -> None:
+    async def _one(self, transport: AsyncTransport, intended: float, number: int) -> None:
         order, traffic = self.order, self.order.traffic
         request = traffic.requests[number]
         sent = time.monotonic() - self.begin
@@ -219,7 +220,7 @@ class Worker:
         status = self.statuses.number(outcome) if isinstance(outcome, Failure) else 0
         self.rows.append(
             (
-                sent if intended is None else intended,
+                intended,
                 sent,
                 end,
                 status,
@@ -230,22 +231,33 @@ class Worker:
             )
         )
 
-    async def _report(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_SECONDS)
-            self._give()
+    def _word(self) -> tuple[str, float]:
+        try:
+            word: tuple[str, float] = self.orders.recv()
+            return word
+        except EOFError:  # the parent is gone
+            return "stop", 0.0
 
-    def _give(self) -> None:
+    async def _report(self) -> None:
+        while not self.over.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.over.wait(), REPORT_SECONDS)
+            await self._give()
+
+    async def _give(self) -> None:
         rows, self.rows = self.rows, []
         fresh, self.statuses.fresh = self.statuses.fresh, []
+        block = await asyncio.to_thread(lambda: np.array(rows, RECORD).tobytes())
         try:
-            self.pipe.send(("records", (fresh, np.array(rows, RECORD).tobytes())))
+            # in a thread: a parent that is slow to read must not hold up what is due here
+            await asyncio.to_thread(self.pipe.send, ("records", (fresh, block)))
         except BrokenPipeError:
             self.stopped = True
 
 
-def work(order: Order, pipe: Pipe) -> None:
-    """Entry point of the process."""
+def work(order: Order, pipe: Pipe, orders: Pipe) -> None:
+    """Entry point of the process: records go out by ``pipe``, words come in by ``orders``. Two pipes, since an event
+    loop that watches one makes it non-blocking, and half a message would be lost."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the parent says when to stop
@@ -257,7 +269,7 @@ def work(order: Order, pipe: Pipe) -> None:
         runner = asyncio.Runner()
 
     async def main() -> None:
-        await Worker(order, pipe).run()
+        await Worker(order, pipe, orders).run()
 
     with runner:
         runner.run(main())
