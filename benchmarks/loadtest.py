@@ -148,7 +148,8 @@ def instant_server() -> Iterator[str]:
             (folder / name).write_bytes(b"\0" + len(body).to_bytes(4, "big") + body)
         port = "18650"
         process = subprocess.Popen(
-            ["nghttpd", "--no-tls", "-d", root, "--trailer=grpc-status: 0", port], stdout=subprocess.DEVNULL
+            ["nghttpd", "--no-tls", "-m", "10000", "-d", root, "--trailer=grpc-status: 0", port],
+            stdout=subprocess.DEVNULL,
         )
         try:
             time.sleep(0.5)
