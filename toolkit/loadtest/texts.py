@@ -225,7 +225,9 @@ class _Counter:
 
 def _of_lengths(count: _Counter, lengths: Distribution, random: np.random.Generator
                 ) -> tuple[list[str], NDArray[np.int64]]:  # fmt: skip
-    words = sorted({word for text in built_in_texts(256).texts for word in text.split() if word.isascii()})
+    words = sorted(
+        {word for text in built_in_texts(256).texts for word in text.split() if word.isascii() and word.isalnum()}
+    )
     alone = count(["", *words])
     if alone is None:
         raise InputError("the model has neither 'tokenize' nor 'detailed': lengths in tokens cannot be counted")
@@ -234,10 +236,11 @@ def _of_lengths(count: _Counter, lengths: Distribution, random: np.random.Genera
     if not short:
         raise InputError("no built-in word is one token of this model: give --texts with a file of your lengths")
     wanted = lengths.draw(random, 1024)
+    drawn = [random.choice(short, size=2 * n) for n in wanted.tolist()]
     counts = np.maximum(1, wanted - special)  # words of each text
     seen = ""
     for _ in range(_ROUNDS):
-        texts = [" ".join(random.choice(short, size=max(1, n))) for n in counts.tolist()]
+        texts = [" ".join(row[:n]) for row, n in zip(drawn, counts.tolist(), strict=True)]
         found = count(texts)
         assert found is not None
         off = wanted - found
