@@ -18,7 +18,7 @@ from known import known_server, settings
 from toolkit.cli.loadtest import exit_code
 from toolkit.client.options import Retry
 from toolkit.errors import InputError
-from toolkit.loadtest import Closed, Report, Target, constant, load, parse_slo, run
+from toolkit.loadtest import Closed, Replay, Report, Target, constant, load, parse_slo, run
 from toolkit.loadtest.measure import QUANTILES
 
 
@@ -225,3 +225,11 @@ def test_ctrl_c_writes_the_report_and_exits_with_130(tmp_path: Path) -> None:
     page = (tmp_path / "r" / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org/", "")
     assert json.loads((tmp_path / "r" / "report.json").read_text())["schema"] == 1
+
+
+def test_a_replay_sends_all_of_its_arrivals_the_last_one_too(tmp_path: Path) -> None:
+    with known_server(tmp_path, 0.0) as server:
+        report = run(settings(Replay((0.0, 0.2, 0.2, 0.5, 1.0)), server.url))
+        log = server.log()
+    in_order(report)
+    assert report.measured.sent == len(log) == 5

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -123,7 +124,8 @@ def run(settings: Settings, *, progress: Progress | None = None, stop: threading
         return make_report(
             settings, recorder.result(), None, Generator(0, 0.0, 0), f"the server was not usable: {error}"
         )
-    return _Run(settings, traffic, stop, progress).report()
+    with _ctrl_c(stop):
+        return _Run(settings, traffic, stop, progress).report()
 
 
 def _traffic(settings: Settings) -> Traffic:
@@ -163,6 +165,26 @@ def make_report(
         verdict=judge(measured, settings.objectives),
         stopped=stopped,
     )
+
+
+@contextmanager
+def _ctrl_c(stop: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C set ``stop``, and only the second one interrupt: an exception in the middle of a worker's message
+    would lose the others. Signals are the main thread's; elsewhere there is nothing to do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def told(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Run:
@@ -255,6 +277,8 @@ class _Run:
             try:
                 pipe.recv()
             except EOFError:
+                if self.stop.is_set():  # Ctrl-C goes to all processes, also to those that do not know it yet
+                    raise KeyboardInterrupt from None
                 raise InputError("a worker process ended at its start; its message is on stderr") from None
 
     def _tell(self, word: tuple[str, Any]) -> None:
@@ -267,20 +291,14 @@ class _Run:
         over = float("inf")
         shown = 0.0
         while pipes:
-            try:
-                if self.stop.is_set() and not self.asked:
-                    over = self._break_off(begin)
-                for pipe in wait(pipes, timeout=0.1):
-                    assert not isinstance(pipe, int)
-                    self._take(pipe, pipes)  # type: ignore[arg-type]
-                now = time.monotonic() - begin
-                if self.progress is not None and now - shown > 0.25:
-                    shown = now
-                    self.progress(now, self.recorder)
-            except KeyboardInterrupt:
-                if self.asked:
-                    raise
+            if self.stop.is_set() and not self.asked:
                 over = self._break_off(begin)
+            for pipe in wait(pipes, timeout=0.1):
+                self._take(pipe, pipes)  # type: ignore[arg-type]
+            now = time.monotonic() - begin
+            if self.progress is not None and now - shown > 0.25:
+                shown = now
+                self.progress(now, self.recorder)
         return over
 
     def _break_off(self, begin: float) -> float:

@@ -118,7 +118,8 @@ class Replay:
 
     @property
     def seconds(self) -> float:
-        return self.times[-1] or 1e-9
+        # the end is not of the measured time, the last arrival is
+        return float(np.nextafter(self.times[-1], np.inf))
 
     def after(self, warmup: float) -> Replay:
         """Itself: a recording has its warm-up in its own first seconds, which are then left out."""
