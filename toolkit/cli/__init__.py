@@ -3,7 +3,7 @@
 Exit codes: 0 done; 1 a check failed; 2 wrong usage or input, or rows that have no embedding;
 3 the source cannot be read or is not supported;
 4 an artifact, its folder or a server's configuration is not usable; 5 a request to a server failed;
-6 an optional package is missing; 130 interrupted.
+6 an optional package is missing; 7 a load test's figures are the generator's own; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("toolkit.cli.serve", "Serve models over TF Serving's gRPC and REST APIs."),
     "render": ("toolkit.cli.render", "Write the server's configuration and deployment for exported models."),
     "embed": ("toolkit.cli.embed", "Embed texts through a running server."),
+    "loadtest": ("toolkit.cli.loadtest", "Measure what a deployment holds, and find the most it holds."),
     "container": ("toolkit.cli.container", "Be the embedded server's container: its entry point, its health check."),
 }
 
@@ -76,8 +77,9 @@ def main() -> None:
     # TensorFlow logs its build flags at import; only warnings and errors are of use at a command line.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        # Not standing alone, click returns the code of its `Exit` instead of ending with it; a command returns None.
-        sys.exit(cli.main(prog_name="sentence-serving", standalone_mode=False))
+        # where it is not standalone, click returns the status of an Exit instead of raising it
+        status = cli.main(prog_name="sentence-serving", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

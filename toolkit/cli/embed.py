@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.client import TLS, Client, Hedge, Split
+from toolkit.cli.connection import connection_of, connection_options
+from toolkit.client import Client, Hedge, Split
 from toolkit.errors import InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
@@ -21,13 +22,6 @@ __all__ = ["command"]
 
 _FILE = click.Path(path_type=Path)
 _REFUSED = 2  # exit status when some rows have no embedding
-
-
-def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    bad = [value for value in values if "=" not in value]
-    if bad:
-        raise click.BadParameter(f"{bad[0]!r} is not NAME=VALUE")
-    return dict(value.split("=", 1) for value in values)
 
 
 @click.command("embed")
@@ -50,16 +44,7 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds an attempt may take.")
 @click.option("--patience", default=300.0, show_default=True, help="Seconds a server may be away before the run stops.")
 @click.option("--max-rejected", default=1000, show_default=True, help="Rows without embedding before the run stops.")
-@click.option("--ca", type=_FILE, help="PEM file of the authority that signed the server's certificate.")
-@click.option("--cert", type=_FILE, help="PEM file of the client's certificate (mutual TLS).")
-@click.option("--key", type=_FILE, help="PEM file of the client's key (mutual TLS).")
-@click.option("--server-name", help="Name in the server's certificate, where it differs from the address.")
-@click.option("--token-file", type=_FILE, help="File with a bearer token, read again for every request.")
-@click.option("--metadata", multiple=True, metavar="NAME=VALUE", callback=_pairs, help="Metadata or header to send.")
-@click.option("--compression", type=click.Choice(["gzip"]), help="Compress requests.")
-@click.option("--round-robin", is_flag=True, help="Spread requests over all addresses of the host's name.")
-@click.option("--channels", default=1, show_default=True, help="gRPC connections to open.")
-@click.option("--no-proxy", is_flag=True, help="Use no proxy, whatever http_proxy and its kin in the environment say.")
+@connection_options
 @click.option("--hedge", type=float, help="Seconds after which a request without answer is sent a second time.")
 def command(**options: Any) -> None:
     """Embed TEXTS, the rows of a file, or the lines of stdin through a running server.
@@ -99,33 +84,23 @@ def _source(options: dict[str, Any]) -> Source:
 
 
 def _client(options: dict[str, Any]) -> Client:
-    secrets = [options[name] for name in ("ca", "cert", "key", "server_name")]
+    connection = connection_of(options)
     return Client(
         options["url"],
         options["model"],
         version=options["version"],
         label=options["label"],
         timeout=options["timeout"],
-        tls=TLS(*secrets) if any(secrets) else None,
-        token=_token(options["token_file"]) if options["token_file"] is not None else None,
-        metadata=options["metadata"],
-        compression=options["compression"],
+        tls=connection.tls,
+        token=connection.token,
+        metadata=connection.metadata,
+        compression=connection.compression,
         split=Split(rows=options["rows"], in_flight=options["in_flight"]),
         hedge=Hedge(options["hedge"]) if options["hedge"] is not None else None,
-        round_robin=options["round_robin"],
-        channels=options["channels"],
-        proxies=not options["no_proxy"],
+        round_robin=connection.round_robin,
+        channels=connection.channels,
+        proxies=connection.proxies,
     )
-
-
-def _token(path: Path) -> Callable[[], str]:
-    def read() -> str:
-        try:
-            return path.read_text().strip()
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-
-    return read
 
 
 def _print(batch: Any) -> None:
