@@ -260,7 +260,8 @@ def _origin(report: Report) -> list[str]:
 def search_page(search: Search) -> str:
     """The page of a search for the highest rate."""
     wanted = ",".join(map(str, search.objectives))
-    points = [point for point in search.points if point.p99 is not None]
+    # along the axis: a rate above the highest may be answered less often than one below
+    points = sorted((point for point in search.points if point.p99 is not None), key=lambda point: point.throughput)
     by_rate = [point.throughput for point in points]
     lines = [
         Line("p50", by_rate, [p.p50 * 1000 if p.p50 else None for p in points], "blue", marker=True),

@@ -138,7 +138,6 @@ def _traffic(settings: Settings) -> Traffic:
         token=connection.token,
         metadata=connection.metadata,
         compression=connection.compression,
-        retry=Retry(attempts=1),
         round_robin=connection.round_robin,
     ) as client:
         return prepare(client, settings.targets, settings.texts, settings.rows, settings.requests, settings.seed)
