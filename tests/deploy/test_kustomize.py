@@ -277,8 +277,8 @@ def test_load_tests_are_valid_restricted_and_let_in_by_the_network_policy(
             for kind in ("requests", "limits"):
                 assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"][kind])
     for service in bundle.of("Service"):
-        found = [w for w in workloads
-                 if service["spec"]["selector"].items() <= w["spec"]["template"]["metadata"]["labels"].items()]  # fmt: skip
+        selector = service["spec"]["selector"].items()
+        found = [item for item in workloads if selector <= item["spec"]["template"]["metadata"]["labels"].items()]
         assert len(found) == 1
         ports = {port["name"]: port["containerPort"] for port in pod(found[0])["containers"][0]["ports"]}
         assert all(ports[port["targetPort"]] == port["port"] for port in service["spec"]["ports"])
