@@ -225,7 +225,7 @@ def test_a_model_that_batches_in_its_graph_is_deployed_without_server_side_batch
 
 def test_every_part_has_a_readme_and_the_overview_names_it() -> None:
     parts = [path.parent for path in ROOT.glob("k8s/**/kustomization.yaml")]
-    assert len(parts) == 16
+    assert len(parts) == 18
     overview = (ROOT / "k8s/README.md").read_text()
     for part in (*parts, ROOT / "serving"):
         assert (part / "README.md").is_file(), part
@@ -253,3 +253,32 @@ def test_an_object_store_stays_reachable_under_the_network_policy(bundles: list[
             for port in rule["ports"]
         ]
         assert (443 in ports) == ("model-from-object-store" in bundle.components), bundle.name
+
+
+@pytest.mark.parametrize("name", ["loadtest", "loadtest-locust"])
+def test_load_tests_are_valid_restricted_and_let_in_by_the_network_policy(
+    name: str, new_renderer: Callable[..., Renderer], overlays: list[Bundle]
+) -> None:
+    bundle = new_renderer().folder(f"k8s/jobs/{name}", ())
+    for item in bundle.objects:
+        for version in (OLDEST_KUBERNETES, kubernetes_validate.latest_version()):
+            validate(item, version)
+    workloads = [item for item in bundle.objects if item["kind"] in ("Deployment", "Job")]
+    assert workloads
+    (policy,) = (item for item in overlays[-1].objects if item["kind"] == "NetworkPolicy")
+    allowed = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    accounts = tuple(bundle.of("ServiceAccount"))
+    for item in workloads:
+        alone = Bundle(bundle.name, (), ({**item, "kind": "Deployment"}, *accounts))
+        names = ("pods_meet_the_restricted_security_standard", "no_pod_holds_a_token_of_the_api")
+        assert violations(alone, names) == []
+        assert allowed.items() <= item["spec"]["template"]["metadata"]["labels"].items()
+        for container in alone.pod["containers"]:
+            for kind in ("requests", "limits"):
+                assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"][kind])
+    for service in bundle.of("Service"):
+        selector = service["spec"]["selector"].items()
+        found = [item for item in workloads if selector <= item["spec"]["template"]["metadata"]["labels"].items()]
+        assert len(found) == 1
+        ports = {port["name"]: port["containerPort"] for port in pod(found[0])["containers"][0]["ports"]}
+        assert all(ports[port["targetPort"]] == port["port"] for port in service["spec"]["ports"])

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("toolkit.cli.render", "Write the server's configuration and deployment for exported models."),
     "embed": ("toolkit.cli.embed", "Embed texts through a running server."),
     "loadtest": ("toolkit.cli.loadtest", "Measure what a deployment holds, and find the most it holds."),
+    "tune": ("toolkit.cli.tune", "Find the settings with which a model's server holds the most."),
     "container": ("toolkit.cli.container", "Be the embedded server's container: its entry point, its health check."),
 }
 

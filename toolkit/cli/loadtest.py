@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli.connection import connection_of, connection_options
+from toolkit.cli.locust import command as locust_command
 from toolkit.errors import ClientError, GeneratorError, InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
@@ -307,3 +308,6 @@ def plan_command(
     click.echo(f"load: {plan.utilisation:.0%} of what they hold, {plan.after_loss:.0%} after losing a node")
     if plan.cost is not None:
         click.echo(f"a million texts: {plan.cost:,.4g} at {price:g} a CPU hour, {cpus:g} CPUs a replica")
+
+
+command.add_command(locust_command)

@@ -17,7 +17,7 @@ from pathlib import Path
 from toolkit.artifact.savedmodel import read_provenance
 from toolkit.errors import ArtifactError, InputError
 
-__all__ = ["RuntimeOptions", "ServedModel", "deployment_files", "find_models", "render", "write"]
+__all__ = ["RuntimeOptions", "ServedModel", "batching_config", "deployment_files", "find_models", "render", "write"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _LABEL = re.compile(r"[A-Za-z0-9_]+\Z")  # TensorFlow Serving's rule for version labels
@@ -129,7 +129,7 @@ def render(models: Sequence[ServedModel], options: RuntimeOptions | None = None)
         "image.labels": _image_labels(models),
     }
     if not any(model.batches_in_graph for model in models):
-        files["batching.config"] = _batching_config(options)
+        files["batching.config"] = batching_config(options)
     return files
 
 
@@ -174,7 +174,8 @@ def _models_config(models: Sequence[ServedModel], options: RuntimeOptions) -> st
     return f"{_HEADER}model_config_list {{\n{''.join(blocks)}}}\n"
 
 
-def _batching_config(options: RuntimeOptions) -> str:
+def batching_config(options: RuntimeOptions) -> str:
+    """The text of ``batching.config``."""
     return f"""{_HEADER}# Most rows of one request; larger ones are refused. Rows beyond a batch are split over several.
 max_batch_size {{ value: {options.max_request_rows} }}
 enable_large_batch_splitting {{ value: true }}

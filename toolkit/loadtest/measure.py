@@ -174,6 +174,28 @@ class _Latencies:
         self.failed += len(slots)
         self.failed_in.update(slots.tolist())
 
+    def packed(self) -> dict[str, Any]:
+        """What `merge` takes; numbers, texts and lists of them."""
+        return {
+            "histogram": self.histogram.encode().decode() if self.histogram.total_count else "",
+            "max": int(self.histogram.max_value),
+            "failed": self.failed,
+            "total": self.total,
+            "seconds": [[slot, list(found), list(found.values())] for slot, found in self.seconds.items()],
+            "failed_in": [list(item) for item in self.failed_in.items()],
+        }
+
+    def merge(self, packed: dict[str, Any]) -> None:
+        longest = max(int(self.histogram.max_value), packed["max"])
+        if packed["histogram"]:
+            self.histogram.add(HdrHistogram.decode(packed["histogram"]))
+            self.histogram.max_value = longest  # the buckets know it less exactly
+        self.failed += packed["failed"]
+        self.total += packed["total"]
+        for slot, values, counts in packed["seconds"]:
+            self.seconds[slot].update(dict(zip(values, counts, strict=True)))
+        self.failed_in.update(dict(packed["failed_in"]))
+
     def _spread(self, value: float) -> float:
         """The design effect: by how much the number of slow requests varies more between seconds than chance has it.
         Requests that wait in one queue are slow together; an interval that takes them for independent is too narrow."""
@@ -304,6 +326,37 @@ class Recorder:
             here = answered[at == slot]
             self._rows[slot] += int(here["rows"].sum())
             self._tokens[slot] += int(here["tokens"].sum())
+
+    def packed(self) -> dict[str, Any]:
+        """What was recorded, for `merge` on another machine; numbers, texts, and lists and dicts of them."""
+        return {
+            "sent": self.sent,
+            "retries": self.retries,
+            "errors": dict(self.errors),
+            "examples": self.examples,
+            "last_end": self.last_end,
+            "kinds": [kind.packed() for kind in self._kinds()],
+            "slots": [[list(item) for item in slots.items()] for slots in (self._sent, self._rows, self._tokens)],
+            "done": [[tick, *total.tolist()] for tick, total in self._done.items()],
+        }
+
+    def merge(self, packed: dict[str, Any]) -> None:
+        """Take in what a recorder of the same ``begin`` and ``targets`` packed, as if its records had come here."""
+        self.sent += packed["sent"]
+        self.retries += packed["retries"]
+        self.errors.update(packed["errors"])
+        for name, text in packed["examples"].items():
+            self.examples.setdefault(name, text)
+        self.last_end = max(self.last_end, packed["last_end"])
+        for kind, other in zip(self._kinds(), packed["kinds"], strict=True):
+            kind.merge(other)
+        for slots, others in zip((self._sent, self._rows, self._tokens), packed["slots"], strict=True):
+            slots.update(dict(others))
+        for tick, *total in packed["done"]:
+            self._done[tick] += total
+
+    def _kinds(self) -> list[_Latencies]:
+        return [self._latency, self._service, self._lag, *self._by_target]
 
     def second(self, slot: int) -> Second:
         answered = self._latency.seconds[slot].total()

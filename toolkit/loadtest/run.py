@@ -31,7 +31,7 @@ from toolkit.loadtest.slo import Objective, judge
 from toolkit.loadtest.texts import Distribution, Target, TextSource, Traffic, prepare
 from toolkit.loadtest.worker import Order, work
 
-__all__ = ["Progress", "Settings", "lag_verdict", "make_report", "run"]
+__all__ = ["Progress", "Settings", "lag_verdict", "make_report", "run", "traffic_of"]
 
 _START_SECONDS = 0.3  # from the word to the first request, so that all workers hear it in time
 _READY_SECONDS = 60.0
@@ -116,7 +116,7 @@ def run(settings: Settings, *, progress: Progress | None = None, stop: threading
     parse_address(settings.url)
     stop = stop or threading.Event()
     try:
-        traffic = _traffic(settings)
+        traffic = traffic_of(settings)
     except ClientError as error:
         recorder = Recorder(0.0, 0.0, [str(target) for target in settings.targets])
         recorder.sent, recorder.errors[type(error).__name__] = 1, 1
@@ -128,7 +128,7 @@ def run(settings: Settings, *, progress: Progress | None = None, stop: threading
         return _Run(settings, traffic, stop, progress).report()
 
 
-def _traffic(settings: Settings) -> Traffic:
+def traffic_of(settings: Settings) -> Traffic:
     connection = settings.connection
     with Client(
         settings.url,

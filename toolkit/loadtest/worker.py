@@ -6,8 +6,6 @@ It does nothing else: requests come encoded, answers are not decoded, figures ar
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -26,13 +24,12 @@ from toolkit.loadtest.records import RECORD
 from toolkit.loadtest.rest import open_transport
 from toolkit.loadtest.schedule import Closed, Load, Rates, Replay
 from toolkit.loadtest.texts import Traffic
+from toolkit.loadtest.timer import KernelTimer
 
 __all__ = ["Order", "work"]
 
 REPORT_SECONDS = 0.25
 _AWAKE_SECONDS = 0.0003
-_ABSOLUTE = 1  # TFD_TIMER_ABSTIME
-_MONOTONIC = 1  # CLOCK_MONOTONIC, which all processes of a machine share
 
 
 @dataclass(frozen=True)
@@ -52,34 +49,23 @@ class Order:
 
 
 class Alarm:
-    """A timer of the kernel's on the event loop. The loop's own timers are rounded up to whole milliseconds, which
-    would be the greater part of a fast server's latency."""
+    """A kernel's timer on the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = self._libc.timerfd_create(_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._time = (ctypes.c_long * 4)()  # struct itimerspec: interval and value, seconds and nanoseconds each
-        self._loop, self._ring = loop, ring
-        loop.add_reader(self._fd, self._due)
+        self._timer, self._loop, self._ring = KernelTimer(), loop, ring
+        loop.add_reader(self._timer.fd, self._due)
 
     def _due(self) -> None:
-        try:
-            os.read(self._fd, 8)
-        except BlockingIOError:
-            return
-        self._ring()
+        if self._timer.rang():
+            self._ring()
 
     def at(self, seconds: float) -> None:
         """Ring at ``seconds`` of `time.monotonic`; at once if that is past."""
-        nanoseconds = max(1, int(seconds * 1e9))
-        self._time[2], self._time[3] = divmod(nanoseconds, 1_000_000_000)
-        self._libc.timerfd_settime(self._fd, _ABSOLUTE, self._time, None)
+        self._timer.at(seconds)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
+        self._loop.remove_reader(self._timer.fd)
+        self._timer.close()
 
 
 class Statuses:
