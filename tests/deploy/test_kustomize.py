@@ -208,7 +208,7 @@ def test_a_rendered_deployment_fits_its_models(new_renderer: Callable[..., Rende
     assert violations(bundle) == []
     assert bundle.server["readinessProbe"]["httpGet"]["path"] == "/v1/models/other/metadata"
     assert bundle.server["resources"]["limits"]["cpu"] == "8"
-    assert bundle.server["resources"]["limits"]["memory"] == "7424Mi"
+    assert bundle.server["resources"]["limits"]["memory"] == "9472Mi"
 
 
 def test_a_model_that_batches_in_its_graph_is_deployed_without_server_side_batching(

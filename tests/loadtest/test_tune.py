@@ -213,6 +213,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_a_candidate_is_served_from_a_copy_with_its_settings(model: Path, tmp_path: Path) -> None:
     before = contents(model)
     place = Place.of(model)
@@ -235,6 +236,7 @@ def test_a_candidate_is_served_from_a_copy_with_its_settings(model: Path, tmp_pa
     assert contents(model) == before
 
 
+@pytest.mark.long
 def test_the_command_measures_writes_and_applies_only_when_told_to(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +266,7 @@ def test_the_command_measures_writes_and_applies_only_when_told_to(
     assert defaults["trial"] is not machine.trial
 
 
+@pytest.mark.long
 def test_where_nothing_holds_the_command_says_so_and_writes_no_settings(model: Path, tmp_path: Path) -> None:
     arguments = ["tune", str(model), "--slo=max=1us", "--rate=10", "--trial=0.6", "--warmup=0.1", "--processes=1",
                  "--cpus=1", "--budget=0.5", f"--output={tmp_path / 'out'}"]  # fmt: skip

@@ -13,6 +13,7 @@ from toolkit.convert import export
 from toolkit.source.checkpoint import open_checkpoint
 
 PARTS = 5
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
