@@ -245,13 +245,16 @@ class _Run:
             for number in range(self.settings.processes):
                 ours, theirs = context.Pipe(duplex=False)
                 orders, words = context.Pipe(duplex=False)
-                process = context.Process(target=work, args=(self._order(number), theirs, orders), daemon=True)
+                process = context.Process(target=work, args=(theirs, orders), daemon=True)
                 process.start()
                 theirs.close()
                 orders.close()
                 pipes.append(ours)
                 self.words.append(words)
                 processes.append(process)
+                # Not as an argument: a child that ends before it has read a large one would be waited for for ever.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    words.send(self._order(number))
                 self.statuses[ours] = []
             open_pipes = list(pipes)
             self._ready(open_pipes)

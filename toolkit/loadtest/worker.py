@@ -249,12 +249,13 @@ class Worker:
             self.stopped = True
 
 
-def work(order: Order, pipe: Pipe, orders: Pipe) -> None:
-    """Entry point of the process: records go out by ``pipe``, words come in by ``orders``. Two pipes, since an event
-    loop that watches one makes it non-blocking, and half a message would be lost."""
+def work(pipe: Pipe, orders: Pipe) -> None:
+    """Entry point of the process: records go out by ``pipe``; an `Order`, then words, come in by ``orders``. Two pipes,
+    since an event loop that watches one makes it non-blocking, and half a message would be lost."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the parent says when to stop
+    order: Order = orders.recv()
     try:
         import uvloop
 
