@@ -111,6 +111,12 @@ def _6_no_pyarrow(request: pytest.FixtureRequest, folder: Path, url: str) -> int
 
 
 @case
+def _7_the_load_tests_generator_was_late(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    arguments = ("--rate", 20, "--duration", 1, "--warmup", 0, "--max-lag", "0%", "--report", folder / "report")
+    return installed("loadtest", url, "--model", "fake", *arguments).returncode
+
+
+@case
 def _130_interrupted(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
