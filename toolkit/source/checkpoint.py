@@ -100,7 +100,7 @@ def open_checkpoint(
         return _said(_from_model(source, "live SentenceTransformer", "the live model", settings))
     path = _resolve(source, revision)
     folder = inspect_folder(path, trust_remote_code)
-    stored = find_stored(path, lambda base: _resolve(base, None), model_types)
+    stored = find_stored(folder.modules, lambda base: _resolve(base, None), model_types)
     try:
         model = _load(path, trust_remote_code)
     except SourceError as error:

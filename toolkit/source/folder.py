@@ -16,7 +16,7 @@ from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
 from toolkit.source.files import read_json
 from toolkit.source.settings import POOLING_MODES
 
-__all__ = ["MODULE_TYPES", "Folder", "ModuleFolder", "inspect_folder"]
+__all__ = ["MODULE_TYPES", "Folder", "ModuleFolder", "inspect_folder", "require_unquantized"]
 
 # Module classes of sentence-transformers that the spec knows. Their dotted paths changed between releases
 # (sentence_transformers.models.X, sentence_transformers.base.modules.X.X, ...): the class name decides.
@@ -176,6 +176,11 @@ def _inspect_encoder(file: Path) -> None:
         kind = config.get("model_type")
         supported = f"none: the checkpoint's own class need not compute what transformers' own {kind!r} does"
         raise UnsupportedError(str(file), "auto_map", used, f"{supported}, with or without --trust-remote-code")
+    require_unquantized(config, file)
+
+
+def require_unquantized(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse an encoder whose weights are not floats of their own. ``config`` is ``file``'s content."""
     if (quantized := config.get("quantization_config")) is not None:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise UnsupportedError(str(file), "quantization_config", method, "float32, float16 and bfloat16 weights")

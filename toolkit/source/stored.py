@@ -6,13 +6,14 @@ loads; what only they hold is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
 from toolkit.source.files import read_json
+from toolkit.source.folder import ModuleFolder, require_unquantized
 
 if TYPE_CHECKING:
     import torch
@@ -57,25 +58,21 @@ def require_model_type(config: Mapping[str, Any], file: Path, supported: Collect
 
 
 def find_stored(
-    folder: Path, resolve: Callable[[str], Path], model_types: Collection[str] | None
+    modules: Sequence[ModuleFolder], resolve: Callable[[str], Path], model_types: Collection[str] | None
 ) -> dict[int, StoredModule]:
-    """The stored weights of a SentenceTransformer folder's modules, by the module's number; those without are left out.
+    """The stored weights of a folder's modules, by the module's number; those without weights are left out.
 
     ``resolve`` leads from the name of an adapter's base model to its folder. ``model_types`` are the encoders that are
     taken (``None``: any). Every file is proven to be there and whole.
     """
-    listing = folder / "modules.json"
-    # Without the list sentence-transformers takes the folder for the encoder's and pools its tokens.
-    modules = read_json(listing) if listing.exists() else [{"type": "Transformer", "path": ""}]
     stored: dict[int, StoredModule] = {}
-    for index, item in enumerate(modules):
-        kind, subfolder = str(item.get("type", "")).rsplit(".", 1)[-1], folder / str(item.get("path", ""))
-        if kind == "Transformer":
-            stored[index] = _find_encoder(subfolder, resolve, model_types)
-        elif kind in ("Dense", "LayerNorm"):
-            stored[index] = StoredModule(subfolder, _find_files(subfolder, _MODULE_FILES))
-    for module in stored.values():
-        for file in module.files:
+    for index, module in enumerate(modules):
+        if module.type == "Transformer":
+            stored[index] = _find_encoder(module.path, resolve, model_types)
+        elif module.has_weights:
+            stored[index] = StoredModule(module.path, _find_files(module.path, _MODULE_FILES))
+    for found in stored.values():
+        for file in found.files:
             for _ in read_tensors(file, names_only=True):
                 pass
     return stored
@@ -89,9 +86,7 @@ def _find_encoder(folder: Path, resolve: Callable[[str], Path], model_types: Col
         raise SourceError(f"{file}: expected an object, like transformers writes")
     if model_types is not None:
         require_model_type(config, file, model_types)
-    if config.get("quantization_config") is not None:
-        method = (config["quantization_config"] or {}).get("quant_method", config["quantization_config"])
-        raise UnsupportedError(str(file), "quantization_config", method, "float32, float16 and bfloat16 weights")
+    require_unquantized(config, file)
     explicit = config.get("transformers_weights")
     files = _find_files(base or folder, (str(explicit),) if explicit else _ENCODER_FILES)
     if base is None:
