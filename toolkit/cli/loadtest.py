@@ -12,6 +12,7 @@ import click
 
 from toolkit.cli.connection import connection_of, connection_options
 from toolkit.cli.locust import command as locust_command
+from toolkit.cli.traffic import rows_of, text_options, texts_of
 from toolkit.errors import ClientError, GeneratorError, InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
@@ -60,11 +61,7 @@ def command() -> None:
 @click.option("--duration", default=30.0, show_default=True, help="Seconds to measure; of --find-max, each trial.")
 @click.option("--requests", "bound", type=click.IntRange(1), help="Requests to measure, instead of --duration.")
 @click.option("--warmup", default=5.0, show_default=True, help="Seconds before, left out of all figures.")
-@click.option("--texts", type=_FILE, help="File of texts, as `embed` reads them. Default: a built-in mixed set.")
-@click.option("--text-format", help="txt, jsonl, csv or parquet, where the suffix does not tell.")
-@click.option("--text-column", default="text", show_default=True, help="Column or key that holds the text.")
-@click.option("--tokens", help="Lengths of texts in tokens, by the model's own count: 16, 8-128 or 16:9,256:1.")
-@click.option("--rows", default="1", show_default=True, help="Rows a request: 1, 1-32 or 1:9,32:1 (with weights).")
+@text_options
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds until a request counts as failed.")
 @click.option("--attempts", default=1, show_default=True, help="How often a request is sent; retries hide failures.")
 @click.option("--slo", help="Objectives, p99=50ms,errors=0.1%; exit code 1 if one is missed.")
@@ -129,7 +126,7 @@ def _folder(folder: Path) -> None:
 
 def _settings(options: dict[str, Any]) -> Settings:
     from toolkit.client.options import Retry
-    from toolkit.loadtest import Distribution, Settings, TextSource, parse_slo
+    from toolkit.loadtest import Settings, parse_slo
 
     objectives = parse_slo(options["slo"]) if options["slo"] else ()
     more: dict[str, Any] = {} if options["processes"] is None else {"processes": options["processes"]}
@@ -138,13 +135,8 @@ def _settings(options: dict[str, Any]) -> Settings:
         targets=_targets(options),
         load=_load(options),
         warmup=options["warmup"],
-        texts=TextSource(
-            None if options["texts"] is None else str(options["texts"]),
-            options["text_format"],
-            options["text_column"],
-            None if options["tokens"] is None else Distribution.parse(options["tokens"], "--tokens"),
-        ),
-        rows=Distribution.parse(options["rows"], "--rows"),
+        texts=texts_of(options),
+        rows=rows_of(options),
         timeout=options["timeout"],
         retry=Retry(attempts=options["attempts"]),
         connection=connection_of(options),

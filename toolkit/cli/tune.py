@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolkit.cli.traffic import rows_of, text_options, texts_of
 from toolkit.errors import ArtifactError, InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
@@ -44,11 +45,7 @@ _SIZES = {"graph": "tokens", "rows": "rows", "none": ""}
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of the server; default: all but one, for the generator.")
 @click.option("--rest", is_flag=True, help="Ask over REST instead of gRPC.")
 @click.option("--signature", default=DEFAULT_SIGNATURE, show_default=True, help="Any signature that takes only text.")
-@click.option("--texts", type=_FILE, help="File of texts, as `embed` reads them. Default: a built-in mixed set.")
-@click.option("--text-format", help="txt, jsonl, csv or parquet, where the suffix does not tell.")
-@click.option("--text-column", default="text", show_default=True, help="Column or key that holds the text.")
-@click.option("--tokens", help="Lengths of texts in tokens, by the model's own count: 16, 8-128 or 16:9,256:1.")
-@click.option("--rows", default="1", show_default=True, help="Rows a request: 1, 1-32 or 1:9,32:1 (with weights).")
+@text_options
 @click.option("--rate", default=10.0, show_default=True, help="Requests a second to begin with.")
 @click.option("--arrivals", type=click.Choice(["poisson", "constant"]), default="poisson", show_default=True,
               help="How requests are spaced.")  # fmt: skip
@@ -123,7 +120,7 @@ def _tune(place: Place, servers: frozenset[int], options: dict[str, Any]) -> Tun
 
 
 def _settings(place: Place, options: dict[str, Any]) -> Settings:
-    from toolkit.loadtest import Distribution, Settings, Target, TextSource, constant, parse_slo
+    from toolkit.loadtest import Settings, Target, constant, parse_slo
 
     if not options["budget"] > 0 or not options["rate"] > 0:
         raise InputError("--budget and --rate must be more than 0")
@@ -133,13 +130,8 @@ def _settings(place: Place, options: dict[str, Any]) -> Settings:
         targets=(Target(place.model, options["signature"]),),
         load=constant(options["rate"], options["trial"], poisson=options["arrivals"] == "poisson"),
         warmup=options["warmup"],
-        texts=TextSource(
-            None if options["texts"] is None else str(options["texts"]),
-            options["text_format"],
-            options["text_column"],
-            None if options["tokens"] is None else Distribution.parse(options["tokens"], "--tokens"),
-        ),
-        rows=Distribution.parse(options["rows"], "--rows"),
+        texts=texts_of(options),
+        rows=rows_of(options),
         timeout=options["timeout"],
         seed=options["seed"],
         objectives=parse_slo(options["slo"]),

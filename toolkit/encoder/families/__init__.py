@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.encoder.families.albert import AlbertSpec
@@ -15,7 +16,7 @@ from toolkit.encoder.families.megatron_bert import MegatronBertSpec
 from toolkit.encoder.families.mpnet import MPNetSpec
 from toolkit.encoder.families.roberta import RobertaSpec
 from toolkit.encoder.families.xlm_roberta_xl import XlmRobertaXlSpec
-from toolkit.errors import UnsupportedError
+from toolkit.source.stored import require_model_type
 
 if TYPE_CHECKING:
     from toolkit.encoder.family import EncoderSpec
@@ -44,7 +45,5 @@ MODEL_TYPES: Mapping[str, type[EncoderSpec]] = {
 
 def read_encoder(module: RawModule) -> EncoderSpec:
     """The encoder of a Transformer module. Raises ``UnsupportedError`` for a model type that is no family's."""
-    model_type = str(module.config.get("model_type"))
-    if model_type not in MODEL_TYPES:
-        raise UnsupportedError(module.file, "model_type", model_type, MODEL_TYPES)
-    return MODEL_TYPES[model_type].read(module)
+    require_model_type(module.config, Path(module.file), MODEL_TYPES)
+    return MODEL_TYPES[module.config["model_type"]].read(module)
