@@ -17,6 +17,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 from deploy.bundles import OLDEST_KUBERNETES, ROOT, Bundle, Object, Renderer, build, combination, legal_combinations
+from deploy.job_policies import JOB_POLICIES, job_violations
 from deploy.policies import POLICIES, violations
 
 from toolkit.deploy.render import RuntimeOptions, ServedModel, deployment_files, write
@@ -255,30 +256,215 @@ def test_an_object_store_stays_reachable_under_the_network_policy(bundles: list[
         assert (443 in ports) == ("model-from-object-store" in bundle.components), bundle.name
 
 
-@pytest.mark.parametrize("name", ["loadtest", "loadtest-locust"])
-def test_load_tests_are_valid_restricted_and_let_in_by_the_network_policy(
-    name: str, new_renderer: Callable[..., Renderer], overlays: list[Bundle]
-) -> None:
-    bundle = new_renderer().folder(f"k8s/jobs/{name}", ())
-    for item in bundle.objects:
+@pytest.fixture(scope="module")
+def jobs(new_renderer: Callable[..., Renderer]) -> dict[str, Bundle]:
+    renderer = new_renderer()
+    folders = sorted(path.parent for path in ROOT.glob("k8s/jobs/*/kustomization.yaml"))
+    return {folder.name: renderer.folder(f"k8s/jobs/{folder.name}", ()) for folder in folders}
+
+
+def test_load_tests_are_valid_in_the_oldest_and_newest_kubernetes(jobs: dict[str, Bundle]) -> None:
+    assert set(jobs) == {"loadtest", "loadtest-locust"}
+    for item in (item for job in jobs.values() for item in job.objects):
         for version in (OLDEST_KUBERNETES, kubernetes_validate.latest_version()):
             validate(item, version)
-    workloads = [item for item in bundle.objects if item["kind"] in ("Deployment", "Job")]
-    assert workloads
-    (policy,) = (item for item in overlays[-1].objects if item["kind"] == "NetworkPolicy")
-    allowed = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
-    accounts = tuple(bundle.of("ServiceAccount"))
-    for item in workloads:
-        alone = Bundle(bundle.name, (), ({**item, "kind": "Deployment"}, *accounts))
-        names = ("pods_meet_the_restricted_security_standard", "no_pod_holds_a_token_of_the_api")
-        assert violations(alone, names) == []
-        assert allowed.items() <= item["spec"]["template"]["metadata"]["labels"].items()
-        for container in alone.pod["containers"]:
-            for kind in ("requests", "limits"):
-                assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"][kind])
-    for service in bundle.of("Service"):
-        selector = service["spec"]["selector"].items()
-        found = [item for item in workloads if selector <= item["spec"]["template"]["metadata"]["labels"].items()]
-        assert len(found) == 1
-        ports = {port["name"]: port["containerPort"] for port in pod(found[0])["containers"][0]["ports"]}
-        assert all(ports[port["targetPort"]] == port["port"] for port in service["spec"]["ports"])
+
+
+def test_load_tests_are_restricted_let_in_and_find_their_servers(
+    jobs: dict[str, Bundle], overlays: list[Bundle]
+) -> None:
+    assert "network-policy" in overlays[-1].components
+    for job in jobs.values():
+        assert job_violations(job, overlays[-1]) == []
+
+
+def labels(item: Object) -> Object:
+    found: Object = item["spec"]["template"]["metadata"]["labels"]
+    return found
+
+
+def replace_argument(item: Object, old: str, new: str) -> None:
+    arguments = server(item)["args"]
+    arguments[arguments.index(old)] = new
+
+
+COMPONENT = "app.kubernetes.io/component"
+MASTER, WORKER = "sentence-serving-loadtest-master", "sentence-serving-loadtest-worker"
+
+# policy, job, (kind, name) of the object to spoil, how, and the one violation that it is
+SPOILED_JOBS: list[tuple[str, str, tuple[str, str], Callable[[Object], Any], str]] = [
+    (
+        "pods_meet_the_standard_of_the_servers",
+        "loadtest",
+        ("Job", "sentence-serving-loadtest"),
+        lambda item: pod(item).update(hostNetwork=True),
+        "sentence-serving-loadtest: hostNetwork is set",
+    ),
+    (
+        "pods_meet_the_standard_of_the_servers",
+        "loadtest-locust",
+        ("Deployment", WORKER),
+        lambda item: server(item)["securityContext"].update(privileged=True),
+        f"{WORKER}: container worker: privileged is True, not False",
+    ),
+    (
+        "pods_meet_the_standard_of_the_servers",
+        "loadtest-locust",
+        ("Deployment", MASTER),
+        lambda item: pod(item).pop("automountServiceAccountToken"),
+        f"{MASTER}: a service account token is mounted",
+    ),
+    (
+        "resources_are_bounded",
+        "loadtest",
+        ("Job", "sentence-serving-loadtest"),
+        lambda item: server(item)["resources"]["limits"].pop("ephemeral-storage"),
+        "sentence-serving-loadtest: no request or no limit for CPU, memory or storage",
+    ),
+    (
+        "resources_are_bounded",
+        "loadtest-locust",
+        ("Deployment", WORKER),
+        lambda item: server(item)["resources"]["requests"].update(cpu="100m"),
+        f"{WORKER}: a generator that may get less CPU than it uses measures itself",
+    ),
+    (
+        "the_image_can_be_set_by_its_name",
+        "loadtest",
+        ("Job", "sentence-serving-loadtest"),
+        lambda item: server(item).update(image="sentence-serving"),
+        "sentence-serving-loadtest: image sentence-serving is not sentence-serving-loadtest, which `images:` would "
+        "replace",
+    ),
+    (
+        "the_image_can_be_set_by_its_name",
+        "loadtest-locust",
+        ("Deployment", WORKER),
+        lambda item: server(item).update(command=["locust"]),
+        f"{WORKER}: command ['locust'] is not the package's",
+    ),
+    (
+        "a_failed_test_is_not_repeated",
+        "loadtest",
+        ("Job", "sentence-serving-loadtest"),
+        lambda item: item["spec"].update(backoffLimit=3),
+        "sentence-serving-loadtest: a failed load test would run again",
+    ),
+    (
+        "the_servers_are_there_and_let_the_pods_in",
+        "loadtest-locust",
+        ("Deployment", WORKER),
+        lambda item: labels(item).pop("sentence-serving/client"),
+        f"{WORKER}: the servers' network policy lets none of its pods in",
+    ),
+    (
+        "the_servers_are_there_and_let_the_pods_in",
+        "loadtest",
+        ("Job", "sentence-serving-loadtest"),
+        lambda item: replace_argument(item, "grpc://sentence-serving-grpc:8500", "grpc://sentence-serving-grpc:8501"),
+        "sentence-serving-loadtest: grpc://sentence-serving-grpc:8501 is no service of the servers",
+    ),
+    (
+        "the_servers_are_there_and_let_the_pods_in",
+        "loadtest-locust",
+        ("Deployment", MASTER),
+        lambda item: replace_argument(item, "--host=grpc://sentence-serving-grpc:8500", "--host=grpc://other:8500"),
+        f"{MASTER}: grpc://other:8500 is no service of the servers",
+    ),
+    (
+        "selectors_choose_one_workload_by_its_named_ports",
+        "loadtest-locust",
+        ("Deployment", WORKER),
+        lambda item: item["spec"]["selector"]["matchLabels"].pop(COMPONENT),
+        f"deployment {WORKER} does not select its own pods alone",
+    ),
+    (
+        "selectors_choose_one_workload_by_its_named_ports",
+        "loadtest-locust",
+        ("Service", MASTER),
+        lambda item: item["spec"]["selector"].pop(COMPONENT),
+        f"service {MASTER} selects 2 workloads",
+    ),
+    (
+        "selectors_choose_one_workload_by_its_named_ports",
+        "loadtest-locust",
+        ("Service", MASTER),
+        lambda item: item["spec"]["ports"][0].update(targetPort="web"),
+        f"service {MASTER} leads to ports that {MASTER} does not have by name",
+    ),
+    (
+        "workers_and_they_alone_reach_the_master",
+        "loadtest-locust",
+        ("Deployment", WORKER),
+        lambda item: replace_argument(item, f"--master-host={MASTER}", "--master-host=master"),
+        "--master-host is master, which is no service of the master",
+    ),
+    (
+        "workers_and_they_alone_reach_the_master",
+        "loadtest-locust",
+        ("Service", MASTER),
+        lambda item: item["metadata"].update(name="locust"),
+        f"--master-host is {MASTER}, which is no service of the master",
+    ),
+    (
+        "workers_and_they_alone_reach_the_master",
+        "loadtest-locust",
+        ("Service", MASTER),
+        lambda item: item["spec"]["ports"].append({"name": "web", "port": 8089, "targetPort": "web"}),
+        f"service {MASTER} does not carry port 5557, and nothing else",
+    ),
+    (
+        "workers_and_they_alone_reach_the_master",
+        "loadtest-locust",
+        ("Deployment", MASTER),
+        lambda item: item["spec"].update(replicas=2),
+        "there is more than one master, or none",
+    ),
+    (
+        "workers_and_they_alone_reach_the_master",
+        "loadtest-locust",
+        ("NetworkPolicy", MASTER),
+        lambda item: item["spec"]["podSelector"]["matchLabels"].update({COMPONENT: "worker"}),
+        "0 network policies guard the master, and it alone",
+    ),
+    (
+        "workers_and_they_alone_reach_the_master",
+        "loadtest-locust",
+        ("NetworkPolicy", MASTER),
+        lambda item: item["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"].pop(COMPONENT),
+        "the master's network policy lets in others than the workers",
+    ),
+    (
+        "workers_and_they_alone_reach_the_master",
+        "loadtest-locust",
+        ("NetworkPolicy", MASTER),
+        lambda item: item["spec"]["ingress"][0].pop("from"),
+        "the master's network policy lets in others than the workers",
+    ),
+    (
+        "workers_and_they_alone_reach_the_master",
+        "loadtest-locust",
+        ("NetworkPolicy", MASTER),
+        lambda item: item["spec"]["ingress"][0]["ports"][0].update(port="web"),
+        "the master's network policy opens other ports than the workers'",
+    ),
+]
+
+
+def test_every_policy_of_load_tests_is_shown_to_notice_something() -> None:
+    assert {name for name, *_ in SPOILED_JOBS} == set(JOB_POLICIES)
+
+
+@pytest.mark.parametrize(("name", "job", "which", "spoil", "text"), SPOILED_JOBS)
+def test_a_spoiled_load_test_is_caught_by_its_own_violation(
+    jobs: dict[str, Bundle],
+    overlays: list[Bundle],
+    name: str,
+    job: str,
+    which: tuple[str, str],
+    spoil: Callable[[Object], Any],
+    text: str,
+) -> None:
+    spoiled = replace(jobs[job], objects=copy.deepcopy(jobs[job].objects))
+    spoil(spoiled.one(*which))
+    assert job_violations(spoiled, overlays[-1]) == [f"{name}: {text}"]
