@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -11,7 +12,10 @@ from toolkit.encoder.layers import fused_layer_norm, layer_norm
 from toolkit.encoder.packing import Chunk
 from toolkit.encoder.precision.products import Products
 
-__all__ = ["Blocks"]
+__all__ = ["Blocks", "ScoresOf"]
+
+ScoresOf = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""Of queries and keys, each ``[rows, heads, length, size]``, what is added to their scores."""
 
 
 class Blocks:
@@ -66,18 +70,27 @@ class Blocks:
         distance = tf.clip_by_value(place[None, :] - place[:, None] + last // 2, 0, last)
         return tf.gather(table, distance, axis=1)[None]
 
-    def attention(self, x: tf.Tensor, name: str, *, like: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
-        """Self-attention of all heads on the product ``name``/qkv of ``x``: packed, of the shape of ``like``."""
+    def parameter(self, name: str) -> tf.Tensor:
+        """See :meth:`~toolkit.encoder.precision.products.Products.parameter`."""
+        return self._products.parameter(name)
+
+    def attention(
+        self, x: tf.Tensor, name: str, *, like: tf.Tensor, bias: tf.Tensor | ScoresOf | None = None
+    ) -> tf.Tensor:
+        """Self-attention of all heads on the product ``name``/qkv of ``x``: packed, of the shape of ``like``.
+
+        ``bias``, ``[rows or 1, heads, length, length]``, is added to the scores.
+        """
         spec = self._spec
         query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
-        scale = (spec.hidden_size // spec.num_heads) ** -0.5
-        scores = tf.linalg.matmul(query, key, transpose_b=True) * scale + tf.cast(self._look, query.dtype)
+        scores = tf.linalg.matmul(query, key, transpose_b=True) * spec.attention_scale
+        scores = scores + tf.cast(self._look, query.dtype)
         if bias is not None:
-            scores = scores + tf.cast(bias, query.dtype)
+            scores = scores + tf.cast(bias(query, key) if callable(bias) else bias, query.dtype)
         weights = self._products.dropout(tf.nn.softmax(scores), spec.attention_dropout)
         return self._heads.join(tf.linalg.matmul(weights, value), like=like)
 
-    def post_norm_layer(self, x: tf.Tensor, name: str, bias: tf.Tensor | None = None) -> tf.Tensor:
+    def post_norm_layer(self, x: tf.Tensor, name: str, bias: tf.Tensor | ScoresOf | None = None) -> tf.Tensor:
         """A layer as BERT has it: each LayerNorm over a residual and what was added to it."""
         context = self.attention(x, name, like=x, bias=bias)
         x = self.norm(self.linear(context, f"{name}/attention_output", residual=x), f"{name}/attention_norm")

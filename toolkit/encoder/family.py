@@ -29,9 +29,9 @@ LAYER_PRODUCTS = ("qkv", "attention_output", "intermediate", "output")
 class EncoderSpec(ABC):
     """An encoder as its ``transformers`` class computes it, without the layers behind the last hidden state.
 
-    ``family`` is the checkpoint's ``model_type``. ``max_positions`` are the rows of the table of positions, and
-    ``type_vocab_size`` the token types (1: only type 0, or none). The dropout rates matter only where the model is
-    trained further. ``tensors`` are the checkpoint's, by name.
+    ``family`` is the checkpoint's ``model_type``. ``max_positions`` are the rows of the table of positions (0: there
+    is none, and texts may be of any length), and ``type_vocab_size`` the token types (1: only type 0, or none). The
+    dropout rates matter only where the model is trained further. ``tensors`` are the checkpoint's, by name.
 
     A family is a subclass in a file of its own, in the table of :mod:`toolkit.encoder.families`. It keeps these names
     of parameters: ``embeddings/word`` is the table of words; a product ``p`` has ``p/kernel`` ``[in, out]`` and
@@ -69,9 +69,14 @@ class EncoderSpec(ABC):
         """
 
     @property
-    def max_length(self) -> int:
-        """The most tokens that a text may have, special tokens included."""
-        return self.max_positions
+    def max_length(self) -> int | None:
+        """The most tokens that a text may have, special tokens included; ``None`` where the encoder has no limit."""
+        return self.max_positions or None
+
+    @property
+    def attention_scale(self) -> float:
+        """What the products of queries and keys are multiplied by."""
+        return float((self.hidden_size // self.num_heads) ** -0.5)
 
     def positions(self, ids: tf.Tensor, columns: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
         """Position ids of rows of tokens laid end to end, int32 ``[total]`` as all three; ``columns`` count from 0."""

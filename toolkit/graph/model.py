@@ -187,6 +187,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
                 tf.reduce_all((values >= 0) & (values < limit)), [f"{name} must be from 0 to {limit - 1}"]
             )
             for name, values, limit in zip(names, tokens[:3], limits, strict=True)
+            if limit  # no table of positions otherwise
         ]
         with tf.control_dependencies(checks):
             return Tokens(*map(tf.identity, tokens))

@@ -81,15 +81,8 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
         dim = heads[-1].width(dim)
     if checkpoint.prompt and any(m.type == "Pooling" and not m.config.get("include_prompt", True) for m in rest):
         raise UnsupportedError(first.file, "include_prompt", False, "true, where a default prompt is set")
-    limit = checkpoint.tokenizer.max_length
-    if limit is not None and limit > encoder.max_length:
-        raise UnsupportedError(
-            first.file,
-            "max_seq_length",
-            limit,
-            f"at most {encoder.max_length}, which the encoder has positions for",
-        )
-    source = replace(checkpoint.tokenizer, max_length=limit or encoder.max_length)
+    limit = _max_length(checkpoint, encoder)
+    source = replace(checkpoint.tokenizer, max_length=limit)
     _require_room(source, encoder.vocab_size)
     cut = checkpoint.truncate_dim
     if cut is not None and cut < 1:
@@ -105,8 +98,21 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
         heads=tuple(heads),
         truncate_dim=cut,
         dim=min(dim, cut) if cut else dim,
-        max_length=source.max_length or encoder.max_length,
+        max_length=limit,
     )
+
+
+def _max_length(checkpoint: Checkpoint, encoder: EncoderSpec) -> int:
+    """The tokens at which texts are cut: sentence-transformers' limit, else the encoder's own."""
+    file, limit, own = checkpoint.modules[0].file, checkpoint.tokenizer.max_length, encoder.max_length
+    if limit is None:
+        if own is None:
+            supported = f"a number (--max-seq-length sets it), as {encoder.family} itself takes texts of any length"
+            raise UnsupportedError(file, "max_seq_length", None, supported)
+        return own
+    if own is not None and limit > own:
+        raise UnsupportedError(file, "max_seq_length", limit, f"at most {own}, which the encoder has positions for")
+    return limit
 
 
 def _require_room(source: TokenizerSource, vocab_size: int) -> None:

@@ -44,6 +44,17 @@ CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
         "initializer_range": 0.3,
     },
     "electra": {"embedding_size": 16},
+    # as DeBERTa-v3 has it; texts are longer than the distances that are told apart
+    "deberta-v2": {
+        "relative_attention": True,
+        "max_relative_positions": 24,
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
     "albert": {"embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2, "num_hidden_layers": 5},
 }
 

@@ -68,6 +68,42 @@ def test_further_model_types_of_a_family_equal_their_own_classes(tmp_path: Path,
     assert largest_difference(embed(serving(source), texts), original.encode(texts, batch_size=3)) < 1e-5
 
 
+DEBERTA = {"share_att_key": False, "norm_rel_ebd": "none"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        # as DeBERTa-v2 has it: positions and types too, projections of distances alone, a convolution
+        (
+            "deberta-v2",
+            {
+                **DEBERTA,
+                "norm_rel_ebd": "layer_norm",
+                "position_biased_input": True,
+                "type_vocab_size": 2,
+                "conv_kernel_size": 3,
+                "conv_act": "gelu",
+            },
+        ),
+        ("deberta-v2", {**DEBERTA, "pos_att_type": ["p2c"], "embedding_size": 16, "conv_kernel_size": 5}),
+        ("deberta-v2", {**DEBERTA, "pos_att_type": "c2p", "position_buckets": -1, "max_relative_positions": 10}),
+        ("deberta-v2", {"relative_attention": False}),
+        ("deberta-v2", {"pos_att_type": [], "max_relative_positions": -1, "type_vocab_size": 3}),
+    ],
+    ids=str,
+)
+def test_what_a_configuration_may_choose_equals_the_original(
+    tmp_path: Path, model_type: str, changes: dict[str, Any]
+) -> None:
+    source = save_family(tmp_path, model_type, **changes)
+    original, model = SentenceTransformer(str(source), device="cpu"), serving(source)
+    texts = [*TEXTS, "a"]
+    assert largest_difference(embed(model, texts), original.encode(texts, batch_size=3)) < 1e-5
+    for text in texts:
+        assert largest_difference(embed(model, [text]), original.encode([text])) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("model_type", "precision", "cosine"),
     [("mpnet", "bfloat16", 0.998), ("albert", "int8", 0.98), ("xlm-roberta-xl", "int8", 0.98)],
@@ -81,7 +117,7 @@ def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
     assert 0 < result.report.max_cosine_distance <= 1 - cosine
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "albert", "distilbert"])
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "albert", "distilbert", "deberta-v2"])
 def test_token_ids_that_a_caller_pads_on_either_side_are_embedded_as_the_original_does(
     tmp_path: Path, model_type: str
 ) -> None:
@@ -91,24 +127,37 @@ def test_token_ids_that_a_caller_pads_on_either_side_are_embedded_as_the_origina
     original, model = SentenceTransformer(str(source), device="cpu"), serving(source)
     pad = int(original.tokenizer.pad_token_id)
     draw = np.random.default_rng(0)
-    ids, mask = draw.integers(5, 300, (4, 12)).astype(np.int32), np.ones((4, 12), np.int32)
-    for row, (left, right) in enumerate([(0, 0), (3, 0), (0, 5), (2, 2)]):
+    ids, mask = draw.integers(5, 300, (6, 12)).astype(np.int32), np.ones((6, 12), np.int32)
+    for row, (left, right) in enumerate([(0, 0), (3, 0), (0, 5), (2, 2), (0, 11), (11, 0)]):
         ids[row, :left], mask[row, :left] = pad, 0
         ids[row, 12 - right :], mask[row, 12 - right :] = pad, 0
     ids[0, 4] = pad  # in the midst of a text
     with torch.no_grad():
         features = {"input_ids": torch.tensor(ids).long(), "attention_mask": torch.tensor(mask).long()}
         expected = original(features)["sentence_embedding"].numpy()
-    ours = model._embed_tokens(tf.constant(ids), tf.constant(mask), tf.zeros([4, 12], tf.int32))["embedding"]
+    ours = model._embed_tokens(tf.constant(ids), tf.constant(mask), tf.zeros_like(ids))["embedding"]
     assert largest_difference(ours, expected) < 1e-5
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "mpnet"])
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "deberta-v2"])
 def test_a_mask_with_holes_is_refused_where_tokens_between_count(tmp_path: Path, model_type: str) -> None:
     model = serving(save_family(tmp_path, model_type))
     mask = tf.constant([[1, 1, 1, 0], [1, 0, 1, 1]])
     with pytest.raises(tf.errors.InvalidArgumentError, match="attention_mask must have its ones side by side"):
         model._embed_tokens(tf.fill([2, 4], 7), mask, tf.zeros([2, 4], tf.int32))
+
+
+def test_a_family_without_a_table_of_positions_takes_texts_of_any_length_and_needs_a_limit(tmp_path: Path) -> None:
+    original = SentenceTransformer(str(save_family(tmp_path, "deberta-v2")), device="cpu")
+    original.max_seq_length = 3 * MAX_LENGTH
+    assert original[0].auto_model.config.max_position_embeddings == MAX_LENGTH
+    texts = ["word " * 200, "short"]
+    ours = serving(original)._detailed(tf.constant(texts))
+    assert ours["truncated"].numpy().tolist() == [True, False]
+    assert largest_difference(ours["embedding"], original.encode(texts)) < 1e-5
+    original.max_seq_length = None
+    with pytest.raises(UnsupportedError, match=r"config\.json: max_seq_length is None, .*--max-seq-length"):
+        serving(original)
 
 
 class Recording(Mapping[str, Any]):
@@ -135,6 +184,8 @@ class Recording(Mapping[str, Any]):
 # beside NO_MATTER, fields of one family that no hidden state depends on
 WITHOUT_EFFECT = {
     "distilbert": {"hidden_size", "sinusoidal_pos_embds"},  # another name of dim; the sines are stored as weights
+    # of classification heads
+    "deberta-v2": {"legacy", "pooler_dropout", "pooler_hidden_act", "pooler_hidden_size"},
 }
 # the padding token is a row of the embeddings like any other, but where positions are counted
 PADDING_IS_A_ROW = set(MODEL_TYPES) - {"roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl"}
@@ -176,6 +227,11 @@ def small(config: Any) -> Any:
         ("ernie", {"use_task_id": "yes"}, ("use_task_id", "yes")),
         ("megatron-bert", {"num_attention_heads": 7}, ("num_attention_heads", "7")),
         ("bert-generation", {"vocab_size": -1}, ("vocab_size", "-1")),
+        ("deberta-v2", {"conv_kernel_size": 2}, ("conv_kernel_size", "2", "odd")),
+        ("deberta-v2", {"conv_kernel_size": 3, "conv_groups": 2}, ("conv_groups", "2")),
+        ("deberta-v2", {"attention_head_size": 32}, ("attention_head_size", "32", "64")),
+        ("deberta-v2", {"position_buckets": 1024}, ("position_buckets", "1024", "512")),
+        ("deberta-v2", {"position_buckets": 15}, ("position_buckets", "15", "even")),
     ],
 )
 def test_what_a_family_does_not_compute_is_refused_by_name(
@@ -188,7 +244,7 @@ def test_what_a_family_does_not_compute_is_refused_by_name(
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("model_type", ["mpnet", "albert", "xlm-roberta-xl", "distilbert", "electra"])
+@pytest.mark.parametrize("model_type", ["mpnet", "albert", "xlm-roberta-xl", "distilbert", "electra", "deberta-v2"])
 def test_every_tensor_is_consumed_or_the_export_refused(tmp_path: Path, model_type: str) -> None:
     checkpoint = open_checkpoint(save_family(tmp_path, model_type))
     encoder = read_spec(checkpoint).encoder
