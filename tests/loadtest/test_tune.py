@@ -27,6 +27,7 @@ from toolkit.errors import GeneratorError, InputError, ServerError
 from toolkit.loadtest import Settings, Target, constant, judge, parse_slo
 from toolkit.loadtest.local_server import LocalServers, Place, batching_in_graph, split_cpus
 from toolkit.loadtest.measure import Measured, Recorder
+from toolkit.loadtest.metrics import ServerFigures, ServerPoint
 from toolkit.loadtest.records import make_records
 from toolkit.loadtest.report import SCHEMA, Generator, LagVerdict, Report, environment
 from toolkit.loadtest.tune import Candidate, State, Tried, Tuning, open_state, question_of, sweeps, tune
@@ -40,6 +41,7 @@ ROOT = Path(__file__).parents[2]
 class FakeServer:
     url: str
     metrics_url: str = "http://localhost/metrics"
+    pid: int = 4711
 
     def peak_memory(self) -> int:
         return 500 << 20
@@ -81,9 +83,13 @@ class FakeMachine:
         if self.budget is not None and stop is not None:
             stop.wait(30)
             stopped = "interrupted"
+        # a server's page does not tell CPU: only a look at its process does
+        cpu = 1.5 if settings.server_pid == FakeServer.pid else None
+        whole = ServerPoint(2.0, None, None, None, None, None, None, cpu, None)
         return Report(
             SCHEMA, settings.url, ("m",), "", {"kind": "poisson"}, "", settings.as_json(), environment(),
-            Generator(1, 0.0, 0), measured, LagVerdict(0.01, self.lag, "p99", self.lag <= 0.01), None,
+            Generator(1, 0.0, 0), measured, LagVerdict(0.01, self.lag, "p99", self.lag <= 0.01),
+            ServerFigures(settings.metrics_url, whole, (), 0),
             judge(measured, settings.objectives), stopped,
         )  # fmt: skip
 
@@ -107,6 +113,11 @@ def test_the_best_of_every_axis_is_found_and_no_candidate_is_measured_twice(tmp_
     assert capacity / 1.06 < found.winner.rate <= capacity
     assert len(machine.served) == len(set(machine.served)) == len(found.tried)
     assert found.tried[0].candidate == BEGIN
+
+
+def test_the_cpu_of_every_server_is_measured(tmp_path: Path) -> None:
+    found = tuned(tmp_path, FakeMachine())
+    assert {tried.cpu for tried in found.tried} == {1.5}
 
 
 def test_a_candidate_that_is_no_better_costs_one_trial(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -106,7 +107,7 @@ def _tune(place: Place, servers: frozenset[int], options: dict[str, Any]) -> Tun
     local = LocalServers(
         place, options["output"].absolute() / ".work", engine, servers, candidate_batching, options["rest"]
     )
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     return tune(
         state,
         begin,
@@ -231,9 +232,9 @@ def _table(tuning: Tuning) -> Table:
 def _show(tuning: Tuning, place: Place, output: Path, files: dict[str, str], applied: bool) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
     # what is no terminal has no width, and columns that are cut say nothing
-    console.print(_table(tuning), width=None if console.is_terminal else 160)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    console.print(_table(tuning))
     winner = tuning.winner
     if winner is None:
         console.print(f"no settings hold {tuning.question['slo']}", style="bold red")

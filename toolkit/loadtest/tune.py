@@ -98,6 +98,9 @@ class Served(Protocol):
     @property
     def metrics_url(self) -> str: ...
 
+    @property
+    def pid(self) -> int: ...
+
     def peak_memory(self) -> int: ...
 
 
@@ -179,7 +182,8 @@ def tune(
 ) -> Tuning:
     """Try candidates from ``begin`` on, until none is better or ``budget`` seconds are over, and return the tuning.
 
-    ``settings`` say the load, but for ``url`` and ``metrics_url``; each trial takes as long as ``settings.load``.
+    ``settings`` say the load, but not the server (``url``, ``metrics_url``, ``server_pid``); each trial takes as long as
+    ``settings.load``.
     ``start``: the rate to begin with; ``report`` is called after each candidate, also for those known from before. A
     candidate that the budget cuts short counts as not tried. Raises `GeneratorError` where the generator was the limit,
     `ServerError` if not even ``begin`` can be served.
@@ -252,7 +256,7 @@ class _Tuner:
     def _measure(self, candidate: Candidate, server: Served, asked: float, stop: threading.Event) -> Tried:
         load = self.settings.load
         assert isinstance(load, Rates)
-        settings = replace(self.settings, url=server.url, metrics_url=server.metrics_url)
+        settings = replace(self.settings, url=server.url, metrics_url=server.metrics_url, server_pid=server.pid)
         if self.best is not None:
             report = self.trial(replace(settings, load=constant(asked, load.seconds, poisson=load.poisson)), stop=stop)
             self._check(report.stopped, stop)
