@@ -52,6 +52,23 @@ def test_few_requests_are_not_sure_even_if_all_were_fast() -> None:
     assert decide([many], objectives) == "held"
 
 
+def test_trials_that_are_the_generators_own_are_taken_again_and_count_for_nothing() -> None:
+    late: list[int] = []
+
+    def trial(asked: Settings, *, stop: object = None) -> Report:
+        report = simulated_trial(SERVICE)(asked)
+        late.append(len(late) % 3)
+        if not late[-1]:
+            return report
+        return replace(report, lag=replace(report.lag, share=0.2, worst="p99", held=False))
+
+    asked = settings(constant(1, 60), objectives=parse_slo("p99=50ms"))
+    found = find_max(asked, 10.0, trial=trial)
+    assert found.rate is not None
+    assert not found.generator_limit
+    assert len(late) > sum(point.trials for point in found.points)
+
+
 def test_a_generator_that_is_the_limit_ends_the_search() -> None:
     def trial(asked: Settings, *, stop: object = None) -> Report:
         report = simulated_trial(SERVICE)(asked)
@@ -61,7 +78,7 @@ def test_a_generator_that_is_the_limit_ends_the_search() -> None:
     found = find_max(asked, 10.0, trial=trial)
     assert found.generator_limit
     assert found.rate is None
-    assert "20.0%" in (found.stopped or "")
+    assert "20.00%" in (found.stopped or "")
 
 
 def test_the_knee_lies_below_the_highest_rate_the_server_can_do() -> None:

@@ -31,7 +31,6 @@ __all__ = ["command"]
 
 _FILE = click.Path(path_type=Path)
 _NOTHING_HOLDS = 1
-_SIZES = {"graph": "tokens", "rows": "rows", "none": ""}
 
 
 @click.command("tune")
@@ -116,7 +115,7 @@ def _tune(place: Place, servers: frozenset[int], options: dict[str, Any]) -> Tun
         local.serve,
         start=options["rate"],
         budget=options["budget"] * 60,
-        report=lambda tried: console.print(f"{_words(tried.candidate)}: {tried.words}"),
+        report=lambda tried: console.print(f"{tried.candidate}: {tried.words}"),
     )
 
 
@@ -186,14 +185,6 @@ def _apply(place: Place, candidate: Candidate) -> bool:
     return True
 
 
-def _words(candidate: Candidate) -> str:
-    size = f", {candidate.size} {_SIZES[candidate.batching]}, wait {candidate.wait_micros} µs"
-    return (
-        f"batching {candidate.batching}, {candidate.threads} threads, {candidate.threads_per_op} per operation"
-        f"{size if candidate.batching != 'none' else ''}"
-    )
-
-
 def _table(tuning: Tuning) -> Table:
     from rich import box
     from rich.table import Table
@@ -214,7 +205,7 @@ def _table(tuning: Tuning) -> Table:
             item.batching,
             str(item.threads),
             str(item.threads_per_op),
-            f"{item.size} {_SIZES[item.batching]}" if batches else "",
+            item.size_words,
             f"{item.wait_micros} µs" if batches else "",
             "" if tried.rows is None else f"{tried.rows:,.1f}",
             milliseconds(tried.p50) if measured else "",
@@ -239,7 +230,7 @@ def _show(tuning: Tuning, place: Place, output: Path, files: dict[str, str], app
     if winner is None:
         console.print(f"no settings hold {tuning.question['slo']}", style="bold red")
     else:
-        console.print(f"best: {_words(winner.candidate)}: {winner.words}", style="bold green")
+        console.print(f"best: {winner.candidate}: {winner.words}", style="bold green")
     if not tuning.finished:
         console.print("The budget is over before all was tried; run the same command again to go on.")
     if winner is None:

@@ -43,6 +43,14 @@ class Candidate:
     size: int = 0
     wait_micros: int = 0
 
+    def __str__(self) -> str:
+        size = f", {self.size_words}, wait {self.wait_micros} µs" if self.batching != "none" else ""
+        return f"batching {self.batching}, {self.threads} threads, {self.threads_per_op} per operation{size}"
+
+    @property
+    def size_words(self) -> str:
+        return {"graph": f"{self.size} tokens", "rows": f"{self.size} rows", "none": ""}[self.batching]
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -182,11 +190,10 @@ def tune(
 ) -> Tuning:
     """Try candidates from ``begin`` on, until none is better or ``budget`` seconds are over, and return the tuning.
 
-    ``settings`` say the load, but not the server (``url``, ``metrics_url``, ``server_pid``); each trial takes as long as
-    ``settings.load``.
-    ``start``: the rate to begin with; ``report`` is called after each candidate, also for those known from before. A
-    candidate that the budget cuts short counts as not tried. Raises `GeneratorError` where the generator was the limit,
-    `ServerError` if not even ``begin`` can be served.
+    ``settings`` say the load, but not the server (``url``, ``metrics_url``, ``server_pid``); each trial takes as long
+    as ``settings.load``. ``start``: the rate to begin with; ``report`` is called after each candidate, also for those
+    known from before. A candidate that the budget cuts short counts as not tried. Raises `GeneratorError` where the
+    generator was the limit, `ServerError` if not even ``begin`` can be served.
     """
     if not isinstance(settings.load, Rates) or not settings.objectives:
         raise InputError("tuning needs an open loop at a rate, and objectives, like p99=50ms")
