@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -130,7 +131,7 @@ _BLOCKS = (
     *((0xE0000, 0xE01EF, 1), (0x0, 0x1F, 2), (0x7F, 0x9F, 1), (0xF0000, 0xF0010, 1), (0x10000, 0x10FFFF, 1)),
     *((0x200B, 0x200D, 2), (0xFE0E, 0xFE0F, 1)),
 )  # fmt: skip
-_WEIGHTS = [weight for _, _, weight in _BLOCKS]
+_WEIGHTS = list(itertools.accumulate(weight for _, _, weight in _BLOCKS))
 _LENGTHS = (1, 2, 3, 5, 8, 13, 40, 130)
 
 
@@ -173,7 +174,7 @@ def _stray(generator: random.Random, tokens: Sequence[str]) -> str:
         )
     if generator.random() < 0.06:
         return generator.choice(_CLUSTERS)
-    ((first, last, _),) = generator.choices(_BLOCKS, _WEIGHTS)
+    ((first, last, _),) = generator.choices(_BLOCKS, cum_weights=_WEIGHTS)
     return chr(generator.randint(first, last)).encode("utf-8", "replace").decode()
 
 
