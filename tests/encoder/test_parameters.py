@@ -17,7 +17,7 @@ ARRAYS = {
 
 
 def test_every_parameter_comes_back_with_its_shape_and_dtype() -> None:
-    parameters = Parameters(ARRAYS)
+    parameters = Parameters(dict(ARRAYS))
     found = parameters.named(parameters.read())
     assert found.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
@@ -25,12 +25,18 @@ def test_every_parameter_comes_back_with_its_shape_and_dtype() -> None:
         assert np.array_equal(found[name].numpy(), array)
 
 
+def test_arrays_are_let_go_once_variables_hold_them() -> None:
+    arrays = dict(ARRAYS)
+    Parameters(arrays)
+    assert not arrays
+
+
 def test_vectors_of_one_dtype_share_a_variable() -> None:
-    assert sorted(variable.shape.rank for variable in Parameters(ARRAYS).variables) == [1, 1, 2, 2]
+    assert sorted(variable.shape.rank for variable in Parameters(dict(ARRAYS)).variables) == [1, 1, 2, 2]
 
 
 def test_shapes_are_known_inside_a_function_that_is_called() -> None:
-    parameters = Parameters(ARRAYS)
+    parameters = Parameters(dict(ARRAYS))
     shapes = {}
 
     @tf.function(autograph=False)

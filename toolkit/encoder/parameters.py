@@ -19,14 +19,18 @@ class Parameters(tf.Module):  # type: ignore[misc]
     what time goes into. So only matrices are variables of their own; all vectors of one dtype lie end to end in one.
 
     They are no constants: oneDNN would keep each float32 constant once more in the layout of the first batch it sees,
-    which takes several times the memory, and each path through the graph would have constants of its own.
+    which takes several times the memory, and each path through the graph would have constants of its own. Nor could a
+    graph hold more than 2 GB of them.
+
+    ``arrays`` is emptied: each array is let go as soon as its variable has it, so that a large model is in memory once.
     """
 
-    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         super().__init__()
         vectors: dict[str, dict[str, npt.NDArray[Any]]] = {}
         self._variables: dict[str, tf.Variable] = {}
-        for name, array in arrays.items():
+        for name in list(arrays):
+            array = arrays.pop(name)
             if array.ndim == 1:
                 vectors.setdefault(f"{array.dtype.name}_vectors", {})[name] = array
             else:

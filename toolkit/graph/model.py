@@ -50,8 +50,8 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         self._plan = plan
         self._fused_norm = fused_norm
         self.tokenizer = build_tokenizer(spec.tokenizer, tokenizer_engine)
-        arrays = spec.encoder.parameters()
-        self._encoder = Parameters(plan.stored(arrays) if plan else arrays)
+        # by no name of their own, which would keep them alive beside the variables
+        self._encoder = Parameters(plan.stored(spec.encoder.parameters()) if plan else spec.encoder.parameters())
         self._heads = Parameters(head_parameters(spec.modules))
         # Shared by the signatures, so that the artifact holds each part of the graph once.
         self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
