@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from toolkit.encoder.family import EncoderSpec
-from toolkit.encoder.layers import fused_layer_norm, layer_norm
+from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, fused_layer_norm, layer_norm, rms_norm
 from toolkit.encoder.packing import Chunk
 from toolkit.encoder.precision.products import Products
 
@@ -36,6 +36,10 @@ class Blocks:
         gamma, beta = self._products.parameter(f"{name}/gamma"), self._products.parameter(f"{name}/beta")
         return self._norm(x, gamma, beta, self._spec.layer_norm_eps)
 
+    def rms_norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """The normalization ``name`` by the root mean square over the last axis."""
+        return rms_norm(x, self._products.parameter(f"{name}/gamma"), self._spec.layer_norm_eps)
+
     def dropout(self, x: tf.Tensor) -> tf.Tensor:
         """Where the original drops hidden values in training."""
         return self._products.dropout(x, self._spec.hidden_dropout)
@@ -61,12 +65,11 @@ class Blocks:
         """Attention's bias by distance, float32 ``[1, heads, length, length]``.
 
         The parameter ``name``, ``[heads, 2 * n - 1]``, has those of a key ``n - 1`` places before the query, and so on
-        up to ``n - 1`` places behind it.
+        up to ``n - 1`` places behind it; who is farther has that of the last place.
         """
         table = self._products.parameter(name)
         last = table.shape[1] - 1
         place = tf.range(self._chunk.length)
-        # The view is filled up beyond the longest row there can be: what stands there is not looked at.
         distance = tf.clip_by_value(place[None, :] - place[:, None] + last // 2, 0, last)
         return tf.gather(table, distance, axis=1)[None]
 
@@ -77,7 +80,7 @@ class Blocks:
     def attention(
         self, x: tf.Tensor, name: str, *, like: tf.Tensor, bias: tf.Tensor | ScoresOf | None = None
     ) -> tf.Tensor:
-        """Self-attention of all heads on the product ``name``/qkv of ``x``: packed, of the shape of ``like``.
+        """Self-attention of all heads on the product ``name``/qkv of ``x``: packed, of as many rows as ``like``.
 
         ``bias``, ``[rows or 1, heads, length, length]``, is added to the scores.
         """
@@ -89,6 +92,13 @@ class Blocks:
             scores = scores + tf.cast(bias(query, key) if callable(bias) else bias, query.dtype)
         weights = self._products.dropout(tf.nn.softmax(scores), spec.attention_dropout)
         return self._heads.join(tf.linalg.matmul(weights, value), like=like)
+
+    def gated(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """The activation of the first half of the product ``name`` of ``x``, times the second half."""
+        both = self.linear(x, name)
+        # Not tf.split: the optimizer takes an operation's first result for each of its results in some patterns.
+        half = both.shape[1] // 2
+        return ACTIVATION_FUNCTIONS[self._spec.activation](both[:, :half]) * both[:, half:]
 
     def post_norm_layer(self, x: tf.Tensor, name: str, bias: tf.Tensor | ScoresOf | None = None) -> tf.Tensor:
         """A layer as BERT has it: each LayerNorm over a residual and what was added to it."""

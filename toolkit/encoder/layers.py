@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-__all__ = ["ACTIVATION_FUNCTIONS", "dense", "fused_layer_norm", "layer_norm"]
+__all__ = ["ACTIVATION_FUNCTIONS", "dense", "fused_layer_norm", "layer_norm", "rms_norm"]
 
 
 def _gelu(x: tf.Tensor) -> tf.Tensor:
@@ -78,3 +78,8 @@ def fused_layer_norm(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor, epsilon: 
         is_training=True,
     ).y
     return bias + tf.reshape(normal, tf.shape(x)) * weight
+
+
+def rms_norm(x: tf.Tensor, weight: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """``x`` over the root mean square of its last axis, times ``weight`` (Zhang, Sennrich 2019, arXiv:1910.07467)."""
+    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + epsilon) * weight

@@ -72,10 +72,12 @@ class Heads(NamedTuple):
         return found
 
     def join(self, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-        """Padded ``[rows, heads, length, size]`` to packed ``[padded_total, heads * size]``, the shape of ``like``."""
+        """Padded ``[rows, heads, length, size]`` to packed ``[padded_total, heads * size]``, of as many rows as
+        ``like``."""
         joined = tf.gather(tf.reshape(values, [-1, values.shape[3]]), self.back)
-        # The optimizer must know that the two have one shape, to add them inside a product.
-        return tf.reshape(joined, tf.shape(like))
+        width = self.back.shape[1] * values.shape[3]
+        # The optimizer must know that the two have one shape, if they have, to add them inside a product.
+        return tf.reshape(joined, tf.shape(like) if like.shape[1] == width else tf.stack([tf.shape(like)[0], width]))
 
 
 class Chunk(NamedTuple):

@@ -58,14 +58,18 @@ class Weights:
         """A LayerNorm as ``out/gamma`` and ``out/beta``."""
         return {f"{out}/gamma": self.take(f"{name}.weight", (size,)), f"{out}/beta": self.take(f"{name}.bias", (size,))}
 
-    def linear(self, names: Sequence[str], out: str, size_in: int, size_out: int) -> dict[str, Array]:
-        """Linear layers of the same input, side by side, as ``out/kernel`` ``[in, parts * out]`` and ``out/bias``."""
+    def linear(
+        self, names: Sequence[str], out: str, size_in: int, size_out: int, *, bias: bool = True
+    ) -> dict[str, Array]:
+        """Linear layers of the same input, side by side, as ``out/kernel`` ``[in, parts * out]`` and ``out/bias``.
+
+        Layers that have none come with ``bias=False``, and are products without one.
+        """
         kernels = [self.take(f"{name}.weight", (size_out, size_in)).T for name in names]
-        biases = [self.take(f"{name}.bias", (size_out,)) for name in names]
-        return {
-            f"{out}/kernel": np.ascontiguousarray(np.concatenate(kernels, 1)),
-            f"{out}/bias": np.concatenate(biases),
-        }
+        found = {f"{out}/kernel": np.ascontiguousarray(np.concatenate(kernels, 1))}
+        if bias:
+            found[f"{out}/bias"] = np.concatenate([self.take(f"{name}.bias", (size_out,)) for name in names])
+        return found
 
     def layer(self, names: LayerNames, out: str, hidden: int, inner: int) -> dict[str, Array]:
         """A transformer layer: attention and feed-forward, each with a residual and a LayerNorm."""

@@ -24,6 +24,17 @@ SIZES: dict[str, Any] = {
 # what fairseq's models need for the same length: positions begin behind the padding token's id
 COUNTED = {"max_position_embeddings": MAX_LENGTH + 2, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 
+T5: dict[str, Any] = {
+    "d_model": HIDDEN,
+    "d_kv": 12,
+    "d_ff": 64,
+    "num_layers": 3,
+    "num_heads": 4,
+    "relative_attention_max_distance": 20,
+}
+
+NAMES_OF_THEIR_OWN = ("distilbert", "t5", "mt5", "umt5")
+
 CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
     "bert": {},
     "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
@@ -55,6 +66,10 @@ CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
         "position_biased_input": False,
         "type_vocab_size": 0,
     },
+    # texts are longer than the distance from which all share a bucket; heads are wider than the hidden size together
+    "t5": {**T5, "feed_forward_proj": "relu"},
+    "mt5": {**T5, "feed_forward_proj": "gated-gelu"},
+    "umt5": {**T5, "feed_forward_proj": "gated-gelu"},
     "albert": {"embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2, "num_hidden_layers": 5},
 }
 
@@ -62,7 +77,7 @@ CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
 def save_family(folder: Path, model_type: str, **changes: Any) -> Path:
     """A SentenceTransformer folder: the model type's encoder, mean pooling, vectors of length 1."""
     torch.manual_seed(0)
-    settings = {**({} if model_type == "distilbert" else SIZES), **CONFIGURATIONS[model_type], **changes}
+    settings = {**({} if model_type in NAMES_OF_THEIR_OWN else SIZES), **CONFIGURATIONS[model_type], **changes}
     counted = settings.get("pad_token_id") == 1
     words = wordpiece_tokenizer(FAIRSEQ) if counted else wordpiece_tokenizer()
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}

@@ -89,6 +89,8 @@ DEBERTA = {"share_att_key": False, "norm_rel_ebd": "none"}
         ("deberta-v2", {**DEBERTA, "pos_att_type": ["p2c"], "embedding_size": 16, "conv_kernel_size": 5}),
         ("deberta-v2", {**DEBERTA, "pos_att_type": "c2p", "position_buckets": -1, "max_relative_positions": 10}),
         ("deberta-v2", {"relative_attention": False}),
+        ("t5", {"feed_forward_proj": "gated-silu"}),
+        ("umt5", {"feed_forward_proj": "relu", "relative_attention_num_buckets": 7}),
         ("deberta-v2", {"pos_att_type": [], "max_relative_positions": -1, "type_vocab_size": 3}),
     ],
     ids=str,
@@ -117,7 +119,7 @@ def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
     assert 0 < result.report.max_cosine_distance <= 1 - cosine
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "albert", "distilbert", "deberta-v2"])
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "albert", "distilbert", "deberta-v2", "t5"])
 def test_token_ids_that_a_caller_pads_on_either_side_are_embedded_as_the_original_does(
     tmp_path: Path, model_type: str
 ) -> None:
@@ -139,7 +141,7 @@ def test_token_ids_that_a_caller_pads_on_either_side_are_embedded_as_the_origina
     assert largest_difference(ours, expected) < 1e-5
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "deberta-v2"])
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "deberta-v2", "t5"])
 def test_a_mask_with_holes_is_refused_where_tokens_between_count(tmp_path: Path, model_type: str) -> None:
     model = serving(save_family(tmp_path, model_type))
     mask = tf.constant([[1, 1, 1, 0], [1, 0, 1, 1]])
@@ -184,6 +186,12 @@ class Recording(Mapping[str, Any]):
 # beside NO_MATTER, fields of one family that no hidden state depends on
 WITHOUT_EFFECT = {
     "distilbert": {"hidden_size", "sinusoidal_pos_embds"},  # another name of dim; the sines are stored as weights
+    # of the decoder, of random weights and heads; another name of d_model
+    **dict.fromkeys(
+        ("t5", "mt5", "umt5"),
+        {"decoder_start_token_id", "num_decoder_layers", "scale_decoder_outputs", "tie_word_embeddings"}
+        | {"initializer_factor", "eos_token_id", "hidden_size"},
+    ),
     # of classification heads
     "deberta-v2": {"legacy", "pooler_dropout", "pooler_hidden_act", "pooler_hidden_size"},
 }
@@ -227,6 +235,9 @@ def small(config: Any) -> Any:
         ("ernie", {"use_task_id": "yes"}, ("use_task_id", "yes")),
         ("megatron-bert", {"num_attention_heads": 7}, ("num_attention_heads", "7")),
         ("bert-generation", {"vocab_size": -1}, ("vocab_size", "-1")),
+        ("t5", {"dense_act_fn": "quick_gelu"}, ("dense_act_fn", "quick_gelu")),
+        ("t5", {"relative_attention_num_buckets": 2}, ("relative_attention_num_buckets", "2", "from 4 on")),
+        ("umt5", {"relative_attention_max_distance": 8}, ("relative_attention_num_buckets", "32", "8")),
         ("deberta-v2", {"conv_kernel_size": 2}, ("conv_kernel_size", "2", "odd")),
         ("deberta-v2", {"conv_kernel_size": 3, "conv_groups": 2}, ("conv_groups", "2")),
         ("deberta-v2", {"attention_head_size": 32}, ("attention_head_size", "32", "64")),
@@ -244,11 +255,14 @@ def test_what_a_family_does_not_compute_is_refused_by_name(
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("model_type", ["mpnet", "albert", "xlm-roberta-xl", "distilbert", "electra", "deberta-v2"])
+@pytest.mark.parametrize(
+    "model_type", ["mpnet", "albert", "xlm-roberta-xl", "distilbert", "electra", "deberta-v2", "umt5"]
+)
 def test_every_tensor_is_consumed_or_the_export_refused(tmp_path: Path, model_type: str) -> None:
     checkpoint = open_checkpoint(save_family(tmp_path, model_type))
     encoder = read_spec(checkpoint).encoder
-    for name in [name for name in encoder.tensors if not name.startswith("pooler.")]:
+    # T5's table of words has two names
+    for name in [name for name in encoder.tensors if not name.startswith(("pooler.", "shared."))]:
         missing = {key: value for key, value in encoder.tensors.items() if key != name}
         with pytest.raises(SourceError, match=re.escape(name)):
             replaced(encoder, missing).parameters()

@@ -16,6 +16,7 @@ from toolkit.encoder.families.ernie import ErnieSpec
 from toolkit.encoder.families.megatron_bert import MegatronBertSpec
 from toolkit.encoder.families.mpnet import MPNetSpec
 from toolkit.encoder.families.roberta import RobertaSpec
+from toolkit.encoder.families.t5 import T5Spec
 from toolkit.encoder.families.xlm_roberta_xl import XlmRobertaXlSpec
 from toolkit.source.stored import require_model_type
 
@@ -37,6 +38,7 @@ FAMILIES: tuple[type[EncoderSpec], ...] = (
     XlmRobertaXlSpec,
     BertGenerationSpec,
     DebertaV2Spec,
+    T5Spec,
 )
 
 MODEL_TYPES: Mapping[str, type[EncoderSpec]] = {

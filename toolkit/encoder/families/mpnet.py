@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.encoder.buckets import distance_buckets
 from toolkit.encoder.families.bert import bert_fields
 from toolkit.encoder.families.roberta import CountedPositions
 from toolkit.encoder.fields import Fields
@@ -58,26 +58,8 @@ class MPNetSpec(CountedPositions):
 
     def outside(self, weights: Weights) -> dict[str, Array]:
         biases = weights.take("encoder.relative_attention_bias.weight", (BUCKETS, self.num_heads))
-        by_distance = np.ascontiguousarray(biases[_buckets(self.max_length)].T)
+        by_distance = np.ascontiguousarray(biases[distance_buckets(self.max_length, BUCKETS, MAX_DISTANCE)].T)
         return {**super().outside(weights), "attention/bias": by_distance}
 
     def bias(self, blocks: Blocks) -> tf.Tensor:
         return blocks.relative_bias("attention/bias")
-
-
-def _buckets(length: int) -> npt.NDArray[np.int64]:
-    """The bucket of each distance from ``-(length - 1)`` to ``length - 1``: half of them for each side, half of those
-    for the nearest places one by one, the others ever wider (``MPNetEncoder.relative_position_bucket``).
-
-    In torch, and in its order of operations: a logarithm rounded otherwise puts a distance into another bucket.
-    """
-    import torch
-
-    distance = -torch.arange(-(length - 1), length)
-    buckets = BUCKETS // 2
-    side = (distance < 0).to(torch.long) * buckets
-    distance = torch.abs(distance)
-    exact = buckets // 2
-    steps = torch.log(distance.float() / exact) / math.log(MAX_DISTANCE / exact) * (buckets - exact)
-    far = torch.clamp(exact + torch.nan_to_num(steps, neginf=0.0).to(torch.long), max=buckets - 1)
-    return np.asarray((side + torch.where(distance < exact, distance, far)).numpy())

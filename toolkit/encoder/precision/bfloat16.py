@@ -12,10 +12,10 @@ __all__ = ["Bfloat16Product"]
 class Bfloat16Product:
     """``[n, in]`` of any float type to bfloat16 ``[n, out]``, or to float32 where a residual is added.
 
-    ``kernel`` ``[in, out]`` and ``bias`` ``[out]`` are bfloat16.
+    ``kernel`` ``[in, out]`` and ``bias`` ``[out]``, if there is one, are bfloat16.
     """
 
-    def __init__(self, kernel: tf.Tensor, bias: tf.Tensor, activation: str) -> None:
+    def __init__(self, kernel: tf.Tensor, bias: tf.Tensor | None, activation: str) -> None:
         self._kernel = kernel
         self._bias = bias
         self._activation = activation

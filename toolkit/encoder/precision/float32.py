@@ -42,7 +42,7 @@ class Float32Products:
     def linear(
         self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
     ) -> tf.Tensor:
-        y = dense(x, self._params[f"{name}/kernel"], self._params[f"{name}/bias"])
+        y = dense(x, self._params[f"{name}/kernel"], self._params.get(f"{name}/bias"))
         if activation:
             y = ACTIVATION_FUNCTIONS[self._spec.activation](y)
         return y if residual is None else self.dropout(y, self._spec.hidden_dropout) + residual

@@ -24,10 +24,11 @@ _FUSED_ACTIVATIONS = {"gelu": "GeluExact", "gelu_tanh": "GeluApproximate", "relu
 class Int8Product:
     """``[n, in]`` of any float type times int8 ``kernel`` ``[in, out]``, as ``numbers`` say: float32 ``[n, out]``."""
 
-    def __init__(self, kernel: tf.Tensor, bias: tf.Tensor, numbers: Quantization, activation: str) -> None:
+    def __init__(self, kernel: tf.Tensor, bias: tf.Tensor | None, numbers: Quantization, activation: str) -> None:
         self._kernel = kernel
         self._numbers = numbers
-        self._bias = bias
+        # the kernel adds one always
+        self._bias = tf.zeros([numbers.kernel.shape[1]]) if bias is None else bias
         self._activation = activation
         self._graphs: dict[tuple[Any, ...], Any] = {}
 

@@ -51,7 +51,8 @@ class Plan:
         found: dict[str, npt.NDArray[Any]] = dict(parameters)
         found["embeddings/word"] = parameters["embeddings/word"].astype(bfloat16)
         for name in self.bfloat16:
-            found |= {key: parameters[key].astype(bfloat16) for key in (f"{name}/kernel", f"{name}/bias")}
+            both = (f"{name}/kernel", f"{name}/bias")
+            found |= {key: parameters[key].astype(bfloat16) for key in both if key in parameters}
         return found | {f"{name}/kernel": numbers.kernel for name, numbers in self.int8.items()}
 
 
@@ -66,9 +67,11 @@ class MixedProducts(Float32Products):
         super().__init__(params, spec)
         self._products: dict[str, _Product] = {}
         for name in plan.bfloat16:
-            self._products[name] = Bfloat16Product(params[f"{name}/kernel"], params[f"{name}/bias"], spec.activation)
+            self._products[name] = Bfloat16Product(
+                params[f"{name}/kernel"], params.get(f"{name}/bias"), spec.activation
+            )
         for name, numbers in plan.int8.items():
-            kernel, bias = params[f"{name}/kernel"], params[f"{name}/bias"]
+            kernel, bias = params[f"{name}/kernel"], params.get(f"{name}/bias")
             self._products[name] = Int8Product(kernel, bias, numbers, spec.activation)
 
     def linear(

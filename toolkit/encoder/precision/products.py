@@ -20,7 +20,9 @@ class Products(Protocol):
         """Rows ``ids``, int32 ``[n]``, of a table: float32 ``[n, hidden]``."""
 
     def linear(self, x: Any, name: str, *, activation: bool = False, residual: tf.Tensor | None = None) -> Any:
-        """``x @ kernel + bias``: ``[n, in]`` to ``[n, out]``, with the encoder's activation or ``residual`` added.
+        """``x @ kernel + bias``, ``[n, in]`` to ``[n, out]``, with the encoder's activation or ``residual`` added.
+
+        Where there is no such parameter as ``name``/bias, none is added.
 
         With ``residual``, float32 ``[n, out]``, the result is float32. Without, its form is the products' own affair:
         what attention takes apart and puts together again has the dtype that they chose, and the result of an
