@@ -82,6 +82,28 @@ def test_shapes_of_unknown_rank_and_contents_of_nothing_are_read_as_tensorflow_d
 
 
 @pytest.mark.parametrize(
+    ("dtype", "values", "most"),
+    [
+        ("DT_STRING", "", 8),
+        ("DT_STRING", "string_val: 'text'", 14),
+        ("DT_STRING", "string_val: ''", 10),
+        ("DT_UINT8", "int_val: 1", wire.MAX_FILLED),
+        ("DT_DOUBLE", "", wire.MAX_FILLED // 8),
+        ("DT_COMPLEX128", "", wire.MAX_FILLED // 16),
+    ],
+)
+def test_a_few_bytes_do_not_announce_more_than_a_bound(dtype: str, values: str, most: int) -> None:
+    def decoded(size: int) -> np.ndarray:
+        text = f"dtype: {dtype} tensor_shape {{ dim {{ size: {size} }} }} {values}"
+        return wire.decode("x", text_format.Parse(text, tensor_pb2.TensorProto()))
+
+    assert decoded(most).shape == (most,)
+    for size in (most + 1, 1 << 20 if dtype == "DT_STRING" else 1 << 40):
+        with pytest.raises(ServingError, match="tensor parsing error: x"):
+            decoded(size)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "dtype: DT_FLOAT tensor_shape { dim { size: 2 } } tensor_content: 'abc'",

@@ -1,8 +1,9 @@
 """TensorProto to numpy and back, without a Python loop over elements where numpy can do it.
 
 `decode` follows ``Tensor::FromProto`` of TensorFlow: surplus values are cut, missing ones repeat the last, none at all
-are zeros (or empty strings), and ``unknown_rank`` means nothing beside the dimensions. `predict_response` writes
-protobuf's wire format itself: a float32 array's bytes are the packed ``float_val`` field as they lie in memory.
+are zeros (or empty strings), up to what `MAX_FILLED` says, and ``unknown_rank`` means nothing beside the dimensions.
+`predict_response` writes protobuf's wire format itself: a float32 array's bytes are the packed ``float_val`` field as
+they lie in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ __all__ = ["decode", "dtype_name", "encode", "numpy_dtype", "predict_response"]
 
 Array = npt.NDArray[Any]
 
-MAX_ELEMENTS = 1 << 28  # a few bytes may announce any shape; nothing larger than this is filled up by repetition
+MAX_FILLED = 1 << 26
+"""A few bytes may announce any shape: numbers are filled up by repetition to so many bytes at most, and strings, of
+which each is work for a model, to as many as the message itself has bytes."""
 
 # TensorProto's field for values of a type, where it is not tensor_content
 _VALUES = {
@@ -111,7 +114,7 @@ def _values(proto: tensor_pb2.TensorProto, number: int, field: str, size: int) -
     values = getattr(proto, field)
     each = 2 if field.endswith("complex_val") else 1  # numbers to an element
     count = len(values) // each
-    if count < size and size > MAX_ELEMENTS:
+    if count < size and not _may_fill(proto, size):
         raise ValueError(size)
     array: Array
     if number == types_pb2.DT_STRING:
@@ -125,6 +128,12 @@ def _values(proto: tensor_pb2.TensorProto, number: int, field: str, size: int) -
         return array
     filler = array[-1:] if count else _strings([b""]) if number == types_pb2.DT_STRING else np.zeros(1, array.dtype)
     return np.concatenate([array, np.repeat(filler, size - count)])
+
+
+def _may_fill(proto: tensor_pb2.TensorProto, size: int) -> bool:
+    if proto.dtype == types_pb2.DT_STRING:
+        return size <= proto.ByteSize()
+    return size * numpy_dtype(proto.dtype).itemsize <= MAX_FILLED
 
 
 def _strings(values: list[bytes]) -> Array:

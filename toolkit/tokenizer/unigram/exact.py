@@ -118,23 +118,24 @@ def _matches(words: _Words, trie: Trie) -> _Matches:
     end = tf.size(words.text)
     ahead = tf.range(_BLOCK)[:, None]
 
-    def body(step: tf.Tensor, place: tf.Tensor, node: tf.Tensor, out: tf.TensorArray) -> tuple[tf.Tensor, ...]:
+    def body(place: tf.Tensor, node: tf.Tensor, out: tf.Tensor) -> tuple[tf.Tensor, ...]:
         rows = []
         for byte in tf.unstack(tf.gather(text, place + ahead), _BLOCK):
             row = tf.bitwise.bitwise_xor(node, byte)
             row = tf.where(tf.equal(tf.gather(trie.labels, row), byte), row, nowhere)
             node = tf.gather(trie.targets, row)
             rows.append(row)
-        return step + 1, tf.minimum(place + _BLOCK, end), node, out.write(step, tf.gather(trie.values, tf.stack(rows)))
+        values = tf.gather(trie.values, tf.stack(rows))
+        return tf.minimum(place + _BLOCK, end), node, tf.concat([out, values], axis=0)
 
-    array = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[_BLOCK, None])
     first_node = tf.fill(tf.shape(words.starts), trie.targets[0])
-    *_, array = tf.while_loop(
-        lambda step, place, node, out: tf.reduce_any(node < nowhere),
+    # Few steps, as pieces are short; servers before 2.13 know no array that grows.
+    *_, matches = tf.while_loop(
+        lambda place, node, out: tf.reduce_any(node < nowhere),
         body,
-        (0, words.starts, first_node, array),
+        (words.starts, first_node, tf.zeros([0, tf.size(words.starts)], tf.int32)),
+        shape_invariants=(tf.TensorShape([None]), tf.TensorShape([None]), tf.TensorShape([None, None])),
     )
-    matches = array.concat()
     found = tf.where(matches > 0)
     offset, first = tf.unstack(tf.cast(found, tf.int32), axis=1)
     character = tf.searchsorted(words.starts, tf.gather(words.starts, first) + offset, side="right") - 1
