@@ -132,7 +132,7 @@ def _values(proto: tensor_pb2.TensorProto, number: int, field: str, size: int) -
 
 def _may_fill(proto: tensor_pb2.TensorProto, size: int) -> bool:
     if proto.dtype == types_pb2.DT_STRING:
-        return size <= proto.ByteSize()
+        return size <= int(proto.ByteSize())
     return size * numpy_dtype(proto.dtype).itemsize <= MAX_FILLED
 
 

@@ -22,12 +22,12 @@ import numpy.typing as npt
 from toolkit.errors import UnsupportedError
 from toolkit.tokenizer import characters
 from toolkit.tokenizer.added import Pattern
-from toolkit.tokenizer.bpe.composition import compile_composition
 from toolkit.tokenizer.bpe.marks import END, START, mark_passes
 from toolkit.tokenizer.bpe.sentencepiece import bpe_model
 from toolkit.tokenizer.bpe.spec import BYTES, BytePairModel
 from toolkit.tokenizer.bpe.splitting import split_passes
 from toolkit.tokenizer.bpe.tables import CompiledBytePairs
+from toolkit.tokenizer.composition import compile_composition
 from toolkit.tokenizer.patterns import character_class
 from toolkit.tokenizer.spec import AddedToken, TokenizerSpec, reference_tokenizer
 
@@ -47,7 +47,7 @@ def compile_bytepairs(spec: TokenizerSpec) -> CompiledBytePairs:
     """Compile ``spec``. Raises :class:`~toolkit.errors.UnsupportedError` for what cannot be made exact."""
     model = spec.model
     assert isinstance(model, BytePairModel)
-    composition = compile_composition(spec) if model.compose else None
+    composition = compile_composition(spec.file, "NFC") if model.compose else None
     reachable = _reachable(model)
     forms = _normal_forms(spec)
     added = _marked_tokens(spec, forms)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from toolkit.tokenizer.bpe.composition import ComposeCharacters
 from toolkit.tokenizer.bpe.marks import BREAK
 from toolkit.tokenizer.bpe.spec import BYTES
+from toolkit.tokenizer.composition import ComposeCharacters
 from toolkit.tokenizer.steps import Step
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.bpe.compiled import compiled_bytepairs
 from toolkit.tokenizer.bpe.compiler import NUL
-from toolkit.tokenizer.bpe.composition import ComposeCharacters
 from toolkit.tokenizer.bpe.marks import BREAK
 from toolkit.tokenizer.bpe.spec import SPLITS, BytePairModel
 from toolkit.tokenizer.characters import CODE_POINTS
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
+from toolkit.tokenizer.composition import ComposeCharacters
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, RegexStep, Step, Tokens, listed
 
@@ -131,7 +131,7 @@ def bytepair_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
         "find in the text", [t.content for t in spec.added_tokens if not t.normalized], compiled.raw_passes
     )
     if compiled.composition is not None:
-        steps.append(ComposeCharacters(compiled.composition, marked=bool(compiled.raw_passes)))
+        steps.append(ComposeCharacters("NFC", compiled.composition, marked=bool(compiled.raw_passes)))
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps += _finding("find in the normalized text", late, compiled.late_passes)
     (kind,) = (name for name, pattern in SPLITS.items() if pattern == model.split)

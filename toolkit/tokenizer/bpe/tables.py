@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.tokenizer.added import Passes
-from toolkit.tokenizer.bpe.composition import Composition
 from toolkit.tokenizer.cache import Arrays
+from toolkit.tokenizer.composition import Composition
 
 __all__ = ["CompiledBytePairs"]
 

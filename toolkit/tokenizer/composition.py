@@ -1,8 +1,10 @@
-"""Normalization to NFC, by tables asked of the tokenizer itself, so that no Unicode version of the server matters.
+"""Normalization to NFC, NFD, NFKC and NFKD, by tables asked of the tokenizer itself, so that no Unicode version of the
+server matters.
 
-Hardly any text changes under NFC, so texts with nothing to compose, decompose or reorder are passed on. The others are
+Hardly any text changes, so texts with nothing to compose, decompose or reorder are passed on. The others are
 decomposed by a character map, and their code points are sorted and composed with array ops: first the marks of each
-starter by their combining class, then the first pair of each run that composes, until there is none.
+starter by their combining class, then the first pair of each run that composes, until there is none. NFD and NFKD end
+before composition.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +23,22 @@ from toolkit.tokenizer.cache import Arrays
 from toolkit.tokenizer.characters import CODE_POINTS
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.patterns import character_class
-from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import Buffer, Step
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["ComposeCharacters", "Composition", "compile_composition"]
+__all__ = ["ComposeCharacters", "Composition", "Form", "compile_composition"]
+
+Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
+"""Unicode's normalization forms; those with a K replace characters for compatibility (``ﬁ``) as well."""
 
 _BLOCK = 256
 _SECOND = 0x80  # added to the class of characters that can be composed with one before them
 _HANGUL = range(0xAC00, 0xD7A4)
 # In texts that are changed, marks are this character and a digit. It is inert, and so are the digits.
 _ESCAPE = "\U000f0000"
+_BETWEEN = "\x01"  # no normal form contains it
 
 
 @dataclass(frozen=True)
@@ -61,48 +66,51 @@ class Composition:
         return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
 
 
-def compile_composition(spec: TokenizerSpec) -> Composition:
-    """Ask the tokenizers package's normalizers for everything that NFC does."""
+def compile_composition(file: str, form: Form) -> Composition:
+    """Ask the tokenizers package's normalizers for everything that ``form`` does. ``file`` is named in a refusal."""
     from tokenizers import normalizers
 
     compose, decompose = normalizers.NFC().normalize_str, normalizers.NFD().normalize_str
+    whole = getattr(normalizers, form)().normalize_str
+    composes = form in ("NFC", "NFKC")
     points = [*range(0x80, _HANGUL.start), *range(_HANGUL.stop, 0xD800), *range(0xE000, CODE_POINTS)]
     canonical = dict(_changed(decompose, points))
     firsts_to_composed: dict[tuple[int, int], int] = {}
-    for point, form in canonical.items():
+    for point, parts in canonical.items():
         if compose(chr(point)) == chr(point):  # else excluded from composition
-            first, second = compose(form[:-1]), form[-1]
+            first, second = compose(parts[:-1]), parts[-1]
             if len(first) != 1 or compose(first + second) != chr(point):
-                raise UnsupportedError(spec.file, "normalizer", f"NFC of U+{point:04X}", "composition by pairs")
+                raise UnsupportedError(file, "normalizer", f"{form} of U+{point:04X}", "composition by pairs")
             firsts_to_composed[ord(first), ord(second)] = point
     for point in _HANGUL:
-        form = decompose(chr(point))
-        firsts_to_composed[ord(compose(form[:-1])), ord(form[-1])] = point
+        parts = decompose(chr(point))
+        firsts_to_composed[ord(compose(parts[:-1])), ord(parts[-1])] = point
     order = _classes(decompose, points)
     seconds = {second for _, second in firsts_to_composed}
     for head, last in firsts_to_composed:
         inner = canonical.get(head, "")
         if last in order and any(order.get(ord(mark), 0) > order[last] for mark in inner):
-            raise UnsupportedError(spec.file, "normalizer", f"NFC of U+{head:04X}", "composition in canonical order")
+            raise UnsupportedError(file, "normalizer", f"{form} of U+{head:04X}", "composition in canonical order")
     chained = sorted({first for first, _ in firsts_to_composed} & {c for c in seconds if c not in order})
     runs = [
-        [ord(c) for c in form] + [0] * (4 - len(form)) + [point]
-        for point, form in sorted(canonical.items(), key=lambda item: -len(item[1]))
-        if compose(chr(point)) == chr(point) and ord(form[-1]) in chained
+        [ord(c) for c in parts] + [0] * (4 - len(parts)) + [point]
+        for point, parts in sorted(canonical.items(), key=lambda item: -len(item[1]))
+        if composes and compose(chr(point)) == chr(point) and ord(parts[-1]) in chained
     ]
     table = np.zeros(CODE_POINTS, np.int32)
     table[list(order)] = list(order.values())
     table[list(seconds)] += _SECOND
     different: dict[bytes, int] = {}
     blocks = [different.setdefault(block.tobytes(), len(different)) for block in table.reshape(-1, _BLOCK)]
+    decomposed = canonical if form == "NFC" else _decomposed(form, points)
     index = np.full(CODE_POINTS, UNCHANGED, np.int32)
-    index[list(canonical)] = range(len(canonical))
-    strings = [form.encode() for form in canonical.values()]
+    index[list(decomposed)] = range(len(decomposed))
+    strings = [parts.encode() for parts in decomposed.values()]
     model = charmap_model([*strings, "\ufffd".encode()], index, len(strings))
-    changed = {c for c, form in canonical.items() if compose(chr(c)) != chr(c)}
-    ends = {*order, *(c for c, form in canonical.items() if ord(form[-1]) in order)}
-    due = _due(changed, firsts_to_composed, order, ends)
-    pairs = sorted(firsts_to_composed)
+    changed = {c for c in decomposed if whole(chr(c)) != chr(c)}
+    ends = {*order, *(c for c, parts in decomposed.items() if ord(parts[-1]) in order)}
+    pairs = sorted(firsts_to_composed) if composes else []
+    due = _due(changed, pairs, order, ends)
     return Composition(
         decompose=np.frombuffer(model, np.uint8),
         blocks=np.array(blocks, np.int32),
@@ -112,6 +120,15 @@ def compile_composition(spec: TokenizerSpec) -> Composition:
         due=np.frombuffer(due.encode(), np.uint8),
         runs=np.array(runs, np.int32).reshape(-1, 5),
     )
+
+
+def _decomposed(form: Form, points: list[int]) -> dict[int, str]:
+    """The characters that ``form`` decomposes. Syllables of Hangul are composed of pairs as they are."""
+    from tokenizers import normalizers
+
+    if form in ("NFC", "NFKC"):
+        return dict(_changed(normalizers.NFKD().normalize_str, points))
+    return dict(_changed(getattr(normalizers, form)().normalize_str, sorted([*points, *_HANGUL])))
 
 
 def _due(changed: set[int], composed: Iterable[tuple[int, int]], order: Iterable[int], ends: Iterable[int]) -> str:
@@ -136,11 +153,11 @@ def _changed(normalize: Any, points: list[int], *, before: str = "", after: str 
     """The characters among ``points`` that change, beside these others, with the normal form of all."""
     for at in range(0, len(points), 4096):
         characters = "".join(map(chr, points[at : at + 4096]))
-        text = f"{before}{f'{after}0{before}'.join(characters)}{after}"
+        text = f"{before}{f'{after}{_BETWEEN}{before}'.join(characters)}{after}"
         forms = normalize(text)
         if forms == text:
             continue
-        for character, form in zip(characters, forms.split("0"), strict=True):
+        for character, form in zip(characters, forms.split(_BETWEEN), strict=True):
             if form != f"{before}{character}{after}":
                 yield ord(character), form
 
@@ -174,10 +191,11 @@ def _classes(decompose: Any, points: list[int]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class ComposeCharacters(Step):
-    """Normalize to NFC. ``marked``: there may be marked tokens in the text."""
+    """Normalize to ``form``. ``marked``: there may be marked tokens in the text."""
 
+    form: Form
     tables: Composition = field(repr=False)
-    marked: bool
+    marked: bool = False
 
     def buffers(self) -> tuple[Buffer, ...]:
         tables = self.tables
@@ -219,13 +237,13 @@ class ComposeCharacters(Step):
         return text
 
     def __str__(self) -> str:
-        return f"normalize to NFC: {len(self.tables.pairs):,} pairs compose"
+        return f"normalize to {self.form}: {len(self.tables.pairs):,} pairs compose"
 
 
 def _composed(
     points: tf.Tensor, rows: tf.Tensor, blocks: tf.Tensor, classes: tf.Tensor, pairs: tf.Tensor, composed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decomposed code points (int32 [n]) sorted and composed, and the row that each belongs to."""
+    """Decomposed code points (int32 [n]) sorted and, if there are ``pairs``, composed, and the row of each."""
     import tensorflow as tf
 
     kind = tf.gather(classes, tf.gather(blocks, points // _BLOCK) * _BLOCK + points % _BLOCK)
@@ -238,6 +256,8 @@ def _composed(
     key = (starter * _SECOND + tf.cast(order, tf.int64)) * tf.size(points, tf.int64) + place
     by_class = tf.argsort(key)
     points, order = tf.gather(points, by_class), tf.gather(order, by_class)
+    if pairs.shape[0] == 0:
+        return points, rows
 
     def step(points: tf.Tensor, order: tf.Tensor, rows: tf.Tensor, run: tf.Tensor, _: tf.Tensor) -> Any:
         at = tf.range(tf.size(points))
