@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import platform
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,14 @@ from toolkit.artifact.compatibility import (
     runs_on,
     serving_releases,
 )
-from toolkit.artifact.savedmodel import require_space, stage_version, write_model, write_provenance, write_warmup
+from toolkit.artifact.savedmodel import (
+    require_space,
+    stage_version,
+    write_model,
+    write_provenance,
+    write_ranges,
+    write_warmup,
+)
 from toolkit.corpus.calibration import Calibration, built_in_texts, read_texts
 from toolkit.corpus.check import SHORT, check_texts
 from toolkit.encoder.batching_options import Batching
@@ -31,7 +38,8 @@ from toolkit.heads.head import stage_names
 from toolkit.proof.check import check
 from toolkit.proof.comparison import Bounds, CheckReport
 from toolkit.proof.precision import Precision
-from toolkit.signatures import SIGNATURES
+from toolkit.proof.ranges import calibrated_ranges
+from toolkit.signatures import DEFAULT_SIGNATURE, Views
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
 from toolkit.source.settings import SourceSettings
 from toolkit.tokenizer import COMPILED, Engine, self_check
@@ -93,6 +101,9 @@ def export(
     max_seq_length: int | None = None,
     prompt_name: str | None = None,
     pooling: str | None = None,
+    prompts: Sequence[str] | None = None,
+    dims: Sequence[int] = (),
+    quantize: Sequence[str] = (),
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -119,6 +130,13 @@ def export(
     too. ``progress`` is called with (what is done at present, steps done, steps in all). What the user of a source
     should know is said as a ``SourceNotice`` warning.
 
+    Each of ``prompts`` (``None``: all of the model's, unless all are empty) gets a signature ``embed_<name>``, which
+    puts that prompt before each text; ``query`` and ``document`` are those of ``encode_query`` and ``encode_document``.
+    Each of ``dims`` cuts vectors to so many numbers, normalized again where the model normalizes, and each of
+    ``quantize`` (``"int8"``, ``"uint8"``, ``"binary"``, ``"ubinary"``) gives them as ``quantize_embeddings`` does; that
+    makes signatures ``embedding_<dim>``, ``embed_<name>_<dim>_<kind>`` and so on, for all these together. The ranges of
+    int8 and uint8 are calibrated on the file ``calibration`` too, and kept beside the model.
+
     Raises ``InputError`` for options that are not usable or do not go together (a model or precision whose ops the
     oldest server does not have among them), ``SourceError`` or ``UnsupportedError``
     for the source, ``ArtifactError`` for the target, ``CheckError`` if the artifact differs from the original: then
@@ -127,7 +145,9 @@ def export(
     if tokenizer_engine != COMPILED and not verify:
         raise InputError(f"tokenizer engine {tokenizer_engine!r} is only taken where it is proved equal: not unchecked")
     say = progress or (lambda stage, done, total: None)
-    wanted = Precision(precision, min_cosine, calibration)
+    views = Views(None if prompts is None else tuple(prompts), tuple(dims), tuple(quantize))
+    ranged = not {"int8", "uint8"}.isdisjoint(views.quantized)
+    wanted = Precision(precision, min_cosine, None if ranged and precision != "int8" else calibration)
     settings = SourceSettings(truncate_dim, max_seq_length, prompt_name, pooling)
     fused_norm = runs_on("FusedBatchNormV3", oldest_server)
     if wanted.name == "int8":
@@ -143,13 +163,18 @@ def export(
             settings=settings,
             model_types=MODEL_TYPES,
         )
-        spec = read_spec(checkpoint)
+        spec = read_spec(checkpoint, views)
         bare = compare_bare(checkpoint.tokenizer_file, checkpoint.tokenizer) if checkpoint.tokenizer_file else None
         if bare is not None and bare.differences:
             warnings.warn(str(bare), SourceNotice, stacklevel=2)
         require_space(staged.folder, _size_estimate(checkpoint))
+        ranges: dict[str, Any] = {}
+        if ranged:
+            say("calibrating ranges", 0, 0)
+            texts = texts or built_in_texts(spec.max_length)
+            ranges = calibrated_ranges(checkpoint, spec.texts, texts.texts)
         say("building the graph", 0, 0)
-        model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, fused_norm, say)
+        model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, fused_norm, ranges, say)
         tokenizer_report = None
         if verify:
             tokenizer_report = self_check(
@@ -162,7 +187,8 @@ def export(
         write_model(model, staged.folder)
         releases = serving_releases(graph_ops(staged.folder))
         require_release(releases, oldest_server)
-        write_warmup(staged.folder, name, _warmup_texts(spec, batching))
+        write_ranges(staged.folder, ranges)
+        write_warmup(staged.folder, name, _warmup_requests(spec, batching))
         report = None
         if verify:
             say("checking", 0, 0)
@@ -170,10 +196,12 @@ def export(
                 staged.folder,
                 checkpoint,
                 bounds=bounds or wanted.bounds,
+                signatures=spec.texts,
                 progress=lambda done, total: say("checking", done, total),
             )
             report.require_passed()
         provenance = _provenance(checkpoint, spec, model, stamp, releases, report, tokenizer_report, bare)
+        provenance["ranges"] = texts.to_json() if ranged and texts is not None else None
         write_provenance(staged.folder, provenance)
     notices = (*checkpoint.notices, *([str(bare)] if bare is not None and bare.differences else []))
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report, notices)
@@ -186,6 +214,7 @@ def _build(
     wanted: Precision,
     texts: Calibration | None,
     fused_norm: bool,
+    ranges: Mapping[str, Any],
     say: Progress,
 ) -> tuple[ServingModel, dict[str, Any]]:
     """The model in the precision that is wanted, and what the provenance says of it."""
@@ -196,24 +225,25 @@ def _build(
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
     stamp: dict[str, Any] = {"name": wanted.name, "min_cosine": wanted.required_cosine}
     if wanted.name == "float32":
-        return ServingModel(spec, batching, engine, fused_norm=fused_norm), stamp
+        return ServingModel(spec, batching, engine, fused_norm=fused_norm, ranges=ranges), stamp
     if wanted.name == "bfloat16":
         plan = all_bfloat16(spec.encoder)
     else:
         calibration = texts or built_in_texts(spec.max_length)
         assert wanted.required_cosine is not None
         choice = choose_int8(
-            ServingModel(spec), spec, calibration, check_texts(spec.max_length), wanted.required_cosine, say
+            ServingModel(spec, ranges=ranges),
+            spec,
+            calibration,
+            check_texts(spec.max_length),
+            wanted.required_cosine,
+            say,
         )
         plan = choice.plan
-        stamp["calibration"] = {
-            "source": calibration.source,
-            "texts": len(calibration.texts),
-            "sha256": calibration.digest,
-        }
+        stamp["calibration"] = calibration.to_json()
         stamp["losses"] = choice.losses
     stamp["products"] = plan.by_precision(spec.encoder.product_names())
-    return ServingModel(spec, batching, engine, plan, fused_norm), stamp
+    return ServingModel(spec, batching, engine, plan, fused_norm, ranges), stamp
 
 
 def _size_estimate(checkpoint: Checkpoint) -> int:
@@ -225,14 +255,16 @@ _WARMUP_ROWS = 8
 """Texts in a warm-up request at most: a server that batches by rows may take no more than so many."""
 
 
-def _warmup_texts(spec: ModelSpec, batching: Batching | None) -> list[list[str]]:
-    """From a short text alone to the longest the model takes, mixed batches, and a request too large to be batched."""
+def _warmup_requests(spec: ModelSpec, batching: Batching | None) -> list[tuple[str, list[str]]]:
+    """From a short text alone to the longest the model takes, mixed batches, and a request too large to be batched;
+    and a short one for each further signature from text to embedding."""
     texts = check_texts(spec.max_length)
     longest = max(texts, key=len)
     requests = [[SHORT[0]], [SHORT[4]], list(SHORT[:8]), [texts[-7], *SHORT[:7]], [longest]]
     if batching is not None and spec.max_length <= batching.max_tokens:  # else the longest alone is too large
         requests.append([longest] * min(_WARMUP_ROWS, batching.max_tokens // spec.max_length + 1))
-    return requests
+    further = [(item.name, [SHORT[0]]) for item in spec.texts[1:]]
+    return [*((DEFAULT_SIGNATURE, texts) for texts in requests), *further]
 
 
 def _provenance(
@@ -273,7 +305,8 @@ def _provenance(
         "tokenizer_engine": model.tokenizer.engine,
         "precision": stamp,
         "tokenizer": [str(step) for step in model.tokenizer.steps],
-        "signatures": [item.name for item in SIGNATURES],
+        "signatures": [item.name for item in model.signatures],
+        "text_signatures": [asdict(item) for item in spec.texts],
         "tf_serving": {"since": releases.since, "because": list(releases.because)},
         "check": report.to_json() if report is not None else None,
         "tokenizer_check": {"texts": tokenizer_report.texts, "differences": 0}

@@ -2,13 +2,35 @@
 
 A dimension is ``"batch"`` or ``"length"`` (free), ``"dim"`` (the embedding's size), ``"hidden"`` (the encoder's
 hidden size). dtypes are numpy's names; ``"string"`` is TensorFlow's DT_STRING (UTF-8 bytes).
+
+Beside those that every model has there is one for each prompt of the model (`text_signatures`).
 """
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["DEFAULT_SIGNATURE", "GUARD_NODE", "SIGNATURES", "Signature", "Tensor"]
+from toolkit.errors import ArtifactError, InputError
+
+__all__ = [
+    "DEFAULT_SIGNATURE",
+    "FURTHER_SIGNATURES",
+    "GUARD_NODE",
+    "QUANTIZED",
+    "SIGNATURES",
+    "Prompt",
+    "Signature",
+    "Tensor",
+    "TextSignature",
+    "Views",
+    "prompt_texts",
+    "stamped_text_signatures",
+    "text_signatures",
+]
 
 GUARD_NODE = "input_guard"
 """What the names of the ops begin with that check a signature's inputs (see `toolkit.graph.guard`)."""
@@ -66,3 +88,169 @@ SIGNATURES: tuple[Signature, ...] = (
         ),
     ),
 )
+
+FURTHER_SIGNATURES = (
+    ("embed_PROMPT", "raw text to its embedding, with that prompt of the model before it"),
+    ("embed_query, embed_document", "the same as encode_query and encode_document, where the model has any prompt"),
+    ("embedding_DIM, embed_PROMPT_DIM", "the first numbers of it, normalized again where the model normalizes"),
+    ("..._int8, ..._uint8, ..._binary, ..._ubinary", "the same as quantize_embeddings of it"),
+)
+"""Name and meaning, in words, of those that depend on the model and on what an export is asked for."""
+
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Whose text ``SentenceTransformer.encode_document`` takes: the first that is a key of the prompts, be it empty."""
+
+_SHOWN = 60
+"""Characters of a prompt that are shown."""
+
+_CHOOSE = "choose the prompts that become signatures (--prompts)"
+
+_SIGNATURE_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+"""What the name of a signature may be made of: TensorFlow names ops after it."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is put before each text: ``name`` in the model's prompts (``None``: the default one), its ``text``, and how
+    many of its tokens pooling leaves out (``skipped``, 0 where ``include_prompt`` is true)."""
+
+    name: str | None
+    text: str
+    skipped: int = 0
+
+
+QUANTIZED = {"int8": "int8", "uint8": "uint8", "binary": "int8", "ubinary": "uint8"}
+"""Kinds of quantized embeddings, as ``quantize_embeddings`` of sentence-transformers (6.2) names them, and dtypes."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which signatures from text to embedding there are beside the default one: each of ``prompts`` (names, ``None``:
+    all that the model has), cut to each of ``dims``, in each of ``quantized``, and all that these make together.
+
+    Raises ``InputError`` for values that go with no model.
+    """
+
+    prompts: tuple[str, ...] | None = None
+    dims: tuple[int, ...] = ()
+    quantized: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for dim in self.dims:
+            if dim < 1:
+                raise InputError(f"dims: {dim} is not a positive number")
+        for kind in self.quantized:
+            if kind not in QUANTIZED:
+                raise InputError(f"quantize: {kind!r} is not supported; supported: {', '.join(QUANTIZED)}")
+
+
+@dataclass(frozen=True)
+class TextSignature:
+    """A signature from raw text to its embedding, with the prompt that is put before each text.
+
+    ``dim`` are the numbers of the embedding. ``cut``: they are the first of the model's, ``normalized`` anew where so
+    it is said. ``quantized`` is the kind, or ``None`` for float32.
+    """
+
+    name: str
+    prompt: Prompt
+    dim: int
+    cut: bool = False
+    normalized: bool = False
+    quantized: str | None = None
+
+    def __str__(self) -> str:
+        text = self.prompt.text
+        words = [f"prompt {text[:_SHOWN]!r}{'...' if len(text) > _SHOWN else ''}" if text else "no prompt"]
+        if self.prompt.skipped:
+            words.append(f"pooled without its first {self.prompt.skipped} tokens")
+        if self.cut:
+            words.append(f"the first {self.dim} numbers{', normalized' if self.normalized else ''}")
+        if self.quantized:
+            words.append(f"quantized to {self.quantized}")
+        return ", ".join(words)
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of what the embedding is made of."""
+        return QUANTIZED[self.quantized] if self.quantized else "float32"
+
+    @property
+    def size(self) -> int:
+        """How many of them: of bits, eight stand in one, and the last is filled up with zeros."""
+        return -(-self.dim // 8) if self.quantized in ("binary", "ubinary") else self.dim
+
+    @property
+    def ranges(self) -> str | None:
+        """Which calibrated ranges it is quantized by; ``None``: it needs none."""
+        if self.quantized not in ("int8", "uint8"):
+            return None
+        return f"ranges_{self.dim}" if self.cut else "ranges"
+
+    @property
+    def floats(self) -> str:
+        """The name of the same signature before it is quantized."""
+        return _name(self.prompt, self.dim if self.cut else None, None)
+
+    @property
+    def signature(self) -> Signature:
+        """Its inputs and outputs."""
+        return Signature(self.name, str(self), (_TEXT,), (Tensor("embedding", self.dtype, ("batch", "dim")),))
+
+
+def _name(prompt: Prompt, dim: int | None, kind: str | None) -> str:
+    if prompt.name is None and dim is None and kind is None:
+        return DEFAULT_SIGNATURE
+    base = "embedding" if prompt.name is None else f"embed_{prompt.name}"
+    return "_".join(str(part) for part in (base, dim, kind) if part is not None)
+
+
+def prompt_texts(prompts: Mapping[str, str], default: str) -> dict[str, str]:
+    """Name and text of each prompt that gets a signature ``embed_<name>``; ``default`` is the default prompt's text.
+
+    ``query`` and ``document`` are what ``encode_query`` and ``encode_document`` of sentence-transformers (6.2) put
+    before a text. A model whose prompts are all empty has none.
+    """
+    if not any(prompts.values()):
+        return {}
+    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), default)
+    return {"query": prompts.get("query", default), "document": document} | dict(prompts)
+
+
+def text_signatures(
+    prompts: Sequence[Prompt], dim: int, views: Views = Views(), *, normalized: bool = False
+) -> tuple[TextSignature, ...]:
+    """The table of signatures from text to embedding, the default one first.
+
+    ``prompts`` begin with the default one, whose signature is ``serving_default``; every other's is ``embed_<name>``.
+    Each is cut and quantized as ``views`` say, under names that end in ``_<dim>``, ``_<kind>`` or both (for the default
+    prompt ``embedding_...``). ``dim`` is the size of the model's embeddings; ``normalized``: they end in Normalize.
+
+    Raises ``InputError`` for a cut that is none, and for a name that no signature can have, or that is another's.
+    """
+    if beyond := [cut for cut in views.dims if cut > dim]:
+        raise InputError(f"dims: {beyond[0]} is above the {dim} numbers that the model's vectors have")
+    taken = {item.name for item in SIGNATURES} - {DEFAULT_SIGNATURE}
+    found: list[TextSignature] = []
+    for prompt, cut, kind in itertools.product(
+        prompts, (None, *dict.fromkeys(views.dims)), (None, *dict.fromkeys(views.quantized))
+    ):
+        name = _name(prompt, cut, kind)
+        if not _SIGNATURE_NAME.fullmatch(name):
+            raise InputError(
+                f"prompt {prompt.name!r}: a signature's name is made of letters, digits, '_', '.' and '-'; {_CHOOSE}"
+            )
+        if name in taken:
+            raise InputError(f"prompt {prompt.name!r}: there is another signature {name!r}; {_CHOOSE}")
+        taken.add(name)
+        found.append(TextSignature(name, prompt, cut or dim, cut is not None, cut is not None and normalized, kind))
+    return tuple(found)
+
+
+def stamped_text_signatures(provenance: Mapping[str, Any] | None) -> tuple[TextSignature, ...]:
+    """Those of an artifact, from its provenance. Raises ``ArtifactError`` where they cannot be read."""
+    stamp = (provenance or {}).get("text_signatures") or []
+    try:
+        return tuple(TextSignature(**{**item, "prompt": Prompt(**item["prompt"])}) for item in stamp)
+    except (TypeError, KeyError) as error:
+        raise ArtifactError(f"provenance.json: text_signatures is {stamp!r}: {error}") from error

@@ -21,11 +21,11 @@ from toolkit.encoder.packing import Tokens
 DIM = 3
 
 
-def packed(rows: list[list[int]]) -> Tokens:
+def packed(rows: list[list[int]]) -> list[tf.Tensor]:
     flat = [token for row in rows for token in row]
     splits = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     columns = (flat, [2 * token for token in flat], [3 * token for token in flat], splits)
-    return Tokens(*(tf.constant(np.array(column, np.int32)) for column in columns))
+    return Tokens(*(tf.constant(np.array(column, np.int32)) for column in columns)).tensors()
 
 
 class Encoder:
@@ -67,6 +67,17 @@ def test_one_request_comes_back_as_it_went_in(rows: list[list[int]]) -> None:
     np.testing.assert_array_equal(result.numpy(), expected(rows))
     assert together.calls == [[len(row) for row in rows]]
     assert not alone.calls
+
+
+def test_how_many_tokens_pooling_leaves_out_rides_along() -> None:
+    def encode(ids: tf.Tensor, types: tf.Tensor, positions: tf.Tensor, splits: tf.Tensor, skipped: Any) -> tf.Tensor:
+        first = tf.cast(splits[:-1], tf.float32)
+        return tf.stack([tf.cast(skipped, tf.float32), first, first], 1)
+
+    run = batched(encode, encode, DIM, Batching(max_tokens=64), skipping=True)
+    run = tf.function(run, input_signature=[tf.TensorSpec([None], tf.int32)] * 5, autograph=False)
+    answer = run(*packed([[5, 6, 7], [1], [2, 3]]), tf.constant([2, 0, 1]))
+    np.testing.assert_array_equal(answer.numpy(), [[2, 0, 0], [0, 3, 3], [1, 4, 4]])
 
 
 def test_a_request_larger_than_a_batch_and_an_empty_one_are_encoded_by_themselves() -> None:

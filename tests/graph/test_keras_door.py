@@ -51,6 +51,18 @@ def test_prompt_and_truncation_are_kept(tiny_source: Path) -> None:
     assert largest_difference(to_keras(original)(tf.constant(TEXTS)), original.encode(list(TEXTS))) < 1e-5
 
 
+def test_a_pooling_leaves_the_prompt_out_where_the_original_does(tiny_bert: Path, tmp_path: Path) -> None:
+    original = sentence_transformer(tiny_bert, pooling=("mean", "cls"))
+    original[1].include_prompt = False
+    original.prompts["q"] = "a prompt of some words: "
+    original.default_prompt_name = "q"
+    to_keras(original).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert largest_difference(loaded(tf.constant(TEXTS)), original.encode(list(TEXTS))) < 2e-5
+    answer = to_keras(original, inputs="tokens").predict(tokens(original), verbose=0)
+    assert largest_difference(answer, original.encode(list(TEXTS), prompt="")) < 2e-5
+
+
 @pytest.mark.parametrize("inputs", ["text", "tokens"])
 def test_keras_saves_and_loads_it(
     tiny_source: Path, original: SentenceTransformer, tmp_path: Path, inputs: str

@@ -88,6 +88,22 @@ def test_pooling_counts_only_tokens_of_the_row(mode: str) -> None:
     assert largest_difference(pool(PoolingSpec((mode,), 3), tf.constant(packed), chunk), expected) < 1e-6
 
 
+@pytest.mark.parametrize("skipped", [1, 3, 4, 9])
+def test_a_prompts_tokens_do_not_count_however_many_of_a_row_they_are(skipped: int) -> None:
+    lengths = [5, 3, 1, 4]
+    mask = np.array([[1] * length + [0] * (5 - length) for length in lengths], np.int32)
+    hidden = RANDOM.normal(size=[4, 5, 3]).astype(np.float32)
+    chunk = make_chunk(pack(*(tf.constant(mask),) * 3).with_skipped(skipped))
+    packed = np.zeros([chunk.slot.shape[0], 3], np.float32)
+    packed[: mask.sum()] = hidden[mask.astype(bool)]
+    with torch.no_grad():
+        features = {"token_embeddings": torch.tensor(hidden), "attention_mask": torch.tensor(mask)}
+        module = Pooling(3, POOLING_MODES, include_prompt=False)
+        expected = module(features | {"prompt_length": skipped})["sentence_embedding"].numpy()
+    spec = PoolingSpec(POOLING_MODES, 18, include_prompt=False)
+    assert largest_difference(np.nan_to_num(pool(spec, tf.constant(packed), chunk)), np.nan_to_num(expected)) < 1e-6
+
+
 @pytest.mark.parametrize("mode", ["cls", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])
 def test_a_row_without_tokens_is_pooled_to_zeros(mode: str) -> None:
     none = tf.zeros([2, 3], tf.int32)

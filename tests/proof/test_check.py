@@ -7,6 +7,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +52,8 @@ def altered(source: Path, folder: Path, tensor: str, by: float) -> Path:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run artifacts in this process: starting one for each of many cases takes minutes."""
 
-    def run(folder: Path, batches: list[list[str]], hidden: int, progress: object) -> dict[str, np.ndarray]:
-        return run_batches(folder, batches, hidden)
+    def run(folder: Path, request: dict[str, Any], progress: object) -> dict[str, np.ndarray]:
+        return run_batches(folder, **request)
 
     monkeypatch.setattr(sys.modules["toolkit.proof.check"], "_run_artifact", run)
 
@@ -126,16 +127,16 @@ def test_an_artifact_with_settings_is_checked_against_the_original_with_the_same
 ) -> None:
     source = tmp_path / "source"
     SentenceTransformer(str(tiny_source), device="cpu", prompts={"q": "find this: "}).save(str(source))
-    result = export(
-        source, tmp_path, "m", verify=False, truncate_dim=7, max_seq_length=12, prompt_name="q", batching=None
-    )
+    options: dict[str, Any] = {"truncate_dim": 7, "max_seq_length": 12, "prompt_name": "q"}
+    further: dict[str, Any] = {"prompts": ["q"], "quantize": ["binary"]}
+    result = export(source, tmp_path, "m", verify=False, batching=None, **options, **further)
     assert (result.spec.dim, result.spec.max_length, result.spec.prompt) == (7, 12, "find this: ")
     provenance = read_provenance(result.path)
     assert provenance is not None
-    settings = {"truncate_dim": 7, "max_seq_length": 12, "prompt_name": "q"}
-    assert provenance["source"]["settings"] == settings
+    assert provenance["source"]["settings"] == options
     report = check(result.path, source, texts=TEXTS)
     assert report.passed, report.divergence
+    assert {figure.signature for figure in report.quantized} == {"embedding_binary", "embed_q_binary"}
     # encode with these settings is what serving_default answers
     import tensorflow as tf
 

@@ -243,10 +243,12 @@ def test_a_piece_without_an_embedding_is_refused(tmp_path: Path) -> None:
     refused(model, "'zebra'", str(size), "embeddings")
 
 
-def test_prompt_exclusion_with_a_default_prompt_is_refused(tiny_source: Path) -> None:
-    model = SentenceTransformer(str(tiny_source), device="cpu", prompts={"q": "q: "}, default_prompt_name="q")
-    model[1].include_prompt = False
-    refused(model, "include_prompt")
+def test_prompts_are_part_of_the_digest_where_there_are_any(tiny_source: Path) -> None:
+    def digest(prompts: dict[str, str]) -> str:
+        return open_checkpoint(SentenceTransformer(str(tiny_source), device="cpu", prompts=prompts)).digest
+
+    none, one, other = digest({}), digest({"q": "q: "}), digest({"q": "other: "})
+    assert none == digest({"empty": ""}) != one != other != none
 
 
 def test_a_hub_id_is_found_in_the_hubs_cache(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from support import TEXTS, largest_difference, save_bert, sentence_transformer
 
 from toolkit.errors import ArtifactError, InputError, SourceError, SourceNotice, UnsupportedError
 from toolkit.graph.spec import read_spec
+from toolkit.signatures import Views
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.source.settings import POOLING_MODES, SourceSettings, stamped_settings
 
@@ -68,18 +68,6 @@ def test_an_empty_prompt_is_said(model: SentenceTransformer) -> None:
         assert open_checkpoint(model, settings=SourceSettings(prompt_name="none")).prompt == ""
 
 
-def test_a_pooling_without_the_prompt_is_said_where_no_prompt_is_set(model: SentenceTransformer) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        open_checkpoint(model)
-    model[1].include_prompt = False
-    with pytest.warns(SourceNotice, match=r"1_Pooling/config.json: include_prompt is false.*cannot be had"):
-        checkpoint = open_checkpoint(model)
-    read_spec(checkpoint)
-    with pytest.raises(UnsupportedError, match="include_prompt"):
-        read_spec(open_checkpoint(model, settings=SourceSettings(prompt_name="q")))
-
-
 @pytest.mark.parametrize("pooling", ["mean", "lasttoken"])
 def test_left_padding_with_absolute_positions_is_refused_by_name(tiny_bert: Path, pooling: str) -> None:
     model = sentence_transformer(tiny_bert, pooling=pooling)
@@ -125,7 +113,10 @@ def test_a_prompt_gives_an_empty_text_tokens(tmp_path: Path) -> None:
     model = sentence_transformer(save_bert(tmp_path), pooling="cls")
     model.tokenizer.backend_tokenizer.post_processor = None
     model.prompts["q"] = "find: "
-    read_spec(open_checkpoint(model, settings=SourceSettings(prompt_name="q")))
+    checkpoint = open_checkpoint(model, settings=SourceSettings(prompt_name="q"))
+    read_spec(checkpoint, Views(prompts=("q",)))
+    with pytest.raises(UnsupportedError, match="an empty text has no token"):
+        read_spec(checkpoint)  # embed_query and embed_document have no prompt
 
 
 def test_more_than_plain_text_is_refused(model: SentenceTransformer) -> None:

@@ -1,7 +1,8 @@
 """The artifact on disk: ``<models>/<name>/<version>/``, written to a temporary folder and renamed when complete.
 
 Layout, as TF Serving reads it: ``saved_model.pb``, ``variables/``, ``assets.extra/provenance.json`` (ours) and
-``assets.extra/tf_serving_warmup_requests`` (a TFRecord file of ``PredictionLog``, replayed by the server at load).
+``assets.extra/tf_serving_warmup_requests`` (a TFRecord file of ``PredictionLog``, replayed by the server at load), and
+``assets.extra/ranges*.npy`` where embeddings are quantized by calibrated ranges.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from toolkit.artifact.compatibility import drop_new_attributes
 from toolkit.errors import ArtifactError, InputError, MissingExtraError, VersionExistsError
-from toolkit.signatures import DEFAULT_SIGNATURE
 
 if TYPE_CHECKING:
     from toolkit.graph.model import ServingModel
@@ -30,10 +33,12 @@ __all__ = [
     "WARMUP",
     "StagedVersion",
     "read_provenance",
+    "read_ranges",
     "require_space",
     "stage_version",
     "write_model",
     "write_provenance",
+    "write_ranges",
     "write_warmup",
 ]
 
@@ -145,8 +150,8 @@ def write_model(model: ServingModel, folder: Path) -> None:
         absl_logging.set_verbosity(verbosity)
 
 
-def write_warmup(folder: Path, name: str, batches: Sequence[Sequence[str]]) -> None:
-    """Write one warm-up record for each batch of texts: a ``Predict`` request on ``serving_default``.
+def write_warmup(folder: Path, name: str, requests: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Write a warm-up record for each of ``requests``: a signature and the texts of a ``Predict`` request to it.
 
     The server replays them before it calls the version available, so that no caller pays for the first run. Batches
     stay small: where the server batches by rows, a record may not exceed its ``max_batch_size``.
@@ -160,13 +165,34 @@ def write_warmup(folder: Path, name: str, batches: Sequence[Sequence[str]]) -> N
     path = folder / WARMUP
     path.parent.mkdir(exist_ok=True)
     with _file_errors(folder.parent), tf.io.TFRecordWriter(str(path)) as writer:
-        for batch in batches:
+        for signature, texts in requests:
             request = predict_pb2.PredictRequest()
             request.model_spec.name = name
-            request.model_spec.signature_name = DEFAULT_SIGNATURE
-            request.inputs["text"].CopyFrom(tf.make_tensor_proto([text.encode() for text in batch], tf.string))
+            request.model_spec.signature_name = signature
+            request.inputs["text"].CopyFrom(tf.make_tensor_proto([text.encode() for text in texts], tf.string))
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString())
+
+
+def write_ranges(folder: Path, ranges: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Write ``assets.extra/<name>.npy`` for each of the calibrated ranges, float32 ``[2, dim]``, which quantized
+    signatures use: what an index that is quantized elsewhere has to be quantized by too."""
+    for name, values in ranges.items():
+        path = folder / PROVENANCE.with_name(f"{name}.npy")
+        with _file_errors(folder.parent):
+            path.parent.mkdir(exist_ok=True)
+            np.save(path, values)
+
+
+def read_ranges(version_folder: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """What ``write_ranges`` wrote. Raises ``ArtifactError`` if a file is damaged."""
+    found = {}
+    for path in version_folder.glob(f"{PROVENANCE.parent}/ranges*.npy"):
+        try:
+            found[path.stem] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{path}: cannot be read: {error}") from error
+    return found
 
 
 def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:

@@ -142,6 +142,8 @@ def check_table(report: CheckReport) -> None:
     table.add_row("token ids", "identical" if report.token_ids_equal else "[red]different[/red]", "")
     for figure in report.stages:
         table.add_row(figure.stage, f"{figure.max_abs:.2e}", f"{figure.magnitude:.3g}")
+    for quantized in report.quantized:
+        table.add_row(quantized.signature, str(quantized), "")
     console = Console()
     console.print(table)
     bounds = report.bounds

@@ -9,8 +9,10 @@ import click
 
 from toolkit.artifact.compatibility import DEFAULT_OLDEST
 from toolkit.cli.display import check_table, notices_shown, quiet_tensorflow, stage_progress
+from toolkit.cli.listed import Listed
 from toolkit.cli.tune_artifact import batching_changes, batching_options
 from toolkit.proof.precision import PRECISIONS
+from toolkit.signatures import QUANTIZED
 from toolkit.source.settings import POOLING_MODES
 from toolkit.tokenizer import COMPILED, ENGINES, Engine
 
@@ -35,6 +37,24 @@ __all__ = ["command"]
     "--pooling",
     type=click.Choice(POOLING_MODES),
     help="For an encoder's folder without modules.json.  [default: mean, as sentence-transformers takes it]",
+)
+@click.option(
+    "--prompts",
+    type=Listed(click.STRING),
+    help="Prompts that become signatures embed_<name>, by name, with commas between.  [default: all of the model's]",
+)
+@click.option(
+    "--dims",
+    type=Listed(click.INT),
+    default=(),
+    help="Sizes that vectors are cut to, as signatures embedding_<dim>; normalized again where the model normalizes.",
+)
+@click.option(
+    "--quantize",
+    type=Listed(click.Choice(tuple(QUANTIZED))),
+    default=(),
+    help="Kinds of quantized vectors, as signatures embedding_<kind>: int8, uint8 (by ranges calibrated on "
+    "--calibration), binary, ubinary.",
 )
 @click.option(
     "--no-check", is_flag=True, help="Skip the proof; the artifact is then marked as unproved in its provenance."
@@ -71,7 +91,8 @@ __all__ = ["command"]
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="Texts to calibrate int8 on, one a line, UTF-8: like those that will be embedded.  [default: a built-in set]",
+    help="Texts to calibrate int8 (and the ranges of --quantize) on, one a line, UTF-8: like those that will be "
+    "embedded.  [default: a built-in set]",
 )
 @click.option(
     "--oldest-server",
@@ -94,6 +115,9 @@ def command(
     max_seq_length: int | None,
     prompt_name: str | None,
     pooling: str | None,
+    prompts: tuple[str, ...] | None,
+    dims: tuple[int, ...],
+    quantize: tuple[str, ...],
     no_check: bool,
     tokenizer_sample: float,
     tokenizer_engine: Engine,
@@ -144,6 +168,9 @@ def command(
             max_seq_length=max_seq_length,
             prompt_name=prompt_name,
             pooling=pooling,
+            prompts=prompts,
+            dims=dims,
+            quantize=quantize,
             revision=revision,
             trust_remote_code=trust_remote_code,
             progress=progress,

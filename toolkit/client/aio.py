@@ -65,8 +65,10 @@ class AsyncClient:
         signature: str = DEFAULT_SIGNATURE,
         progress: Progress | None = None,
         deadline: float | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> Array:
         """Embeddings of ``texts``, float32 [n, dim], row i for text i. No texts give [0, dim].
+
+        Those of a quantized ``signature`` are int8 or uint8, for bits [n, dim / 8].
 
         ``progress(done, total)`` is called as rows arrive; ``deadline`` bounds the whole call, in seconds.
         """
@@ -74,19 +76,17 @@ class AsyncClient:
 
     async def embed_query(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
-    ) -> NDArray[np.float32]:
+    ) -> Array:
         """Like `embed`, by the signature ``embed_query`` (for models that treat queries in their own way)."""
         return await self.run(self.session.embed(texts, "embed_query", progress), deadline)
 
     async def embed_document(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
-    ) -> NDArray[np.float32]:
+    ) -> Array:
         """Like `embed`, by the signature ``embed_document``."""
         return await self.run(self.session.embed(texts, "embed_document", progress), deadline)
 
-    async def embed_stream(
-        self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE
-    ) -> AsyncIterator[NDArray[np.float32]]:
+    async def embed_stream(self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE) -> AsyncIterator[Array]:
         """Embeddings of any number of texts, read as they are needed: arrays [k, dim], in order, as they arrive."""
         async with aclosing(self.pieces(await self.run(self.session.stream(texts, signature)))) as pieces:
             async for piece in pieces:

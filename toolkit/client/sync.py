@@ -77,8 +77,10 @@ class Client:
         signature: str = DEFAULT_SIGNATURE,
         progress: Progress | None = None,
         deadline: float | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> Array:
         """Embeddings of ``texts``, float32 [n, dim], row i for text i. No texts give [0, dim].
+
+        Those of a quantized ``signature`` are int8 or uint8, for bits [n, dim / 8].
 
         ``progress(done, total)`` is called as rows arrive; ``deadline`` bounds the whole call, in seconds.
         """
@@ -86,19 +88,17 @@ class Client:
 
     def embed_query(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
-    ) -> NDArray[np.float32]:
+    ) -> Array:
         """Like `embed`, by the signature ``embed_query`` (for models that treat queries in their own way)."""
         return self.run(self.session.embed(texts, "embed_query", progress), deadline)
 
     def embed_document(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
-    ) -> NDArray[np.float32]:
+    ) -> Array:
         """Like `embed`, by the signature ``embed_document``."""
         return self.run(self.session.embed(texts, "embed_document", progress), deadline)
 
-    def embed_stream(
-        self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE
-    ) -> Iterator[NDArray[np.float32]]:
+    def embed_stream(self, texts: Iterable[str], *, signature: str = DEFAULT_SIGNATURE) -> Iterator[Array]:
         """Embeddings of any number of texts, read as they are needed: arrays [k, dim], in order, as they arrive."""
         for piece in self.pieces(self.run(self.session.stream(texts, signature))):
             yield piece.value["embedding"]

@@ -6,6 +6,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolkit.corpus.check import check_texts
 from toolkit.errors import InputError
@@ -27,6 +28,10 @@ class Calibration:
     @property
     def digest(self) -> str:
         return hashlib.sha256("\n".join(self.texts).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """What a provenance says of them."""
+        return {"source": self.source, "texts": len(self.texts), "sha256": self.digest}
 
 
 def read_texts(path: str | Path) -> Calibration:

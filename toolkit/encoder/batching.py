@@ -22,10 +22,11 @@ _HEADER = -1  # in the place of a position, which no caller chooses
 Encode = Callable[..., tf.Tensor]
 
 
-def batched(alone: Encode, together: Encode, dim: int, options: Batching) -> Encode:
+def batched(alone: Encode, together: Encode, dim: int, options: Batching, *, skipping: bool = False) -> Encode:
     """A function of packed tokens that encodes small requests ``together`` and large ones ``alone``.
 
-    All three take ids, type ids, positions and row splits, int32, and return float32 ``[batch, dim]``. TensorFlow does
+    All three take ids, type ids, positions and row splits, int32, and where rows are pooled without some of their
+    tokens (``skipping``) how many, which rides in their headers; they return float32 ``[batch, dim]``. TensorFlow does
     not optimize the body of a batch function, only functions that it calls and that are not inlined: ``together`` has
     to be one.
     """
@@ -36,7 +37,8 @@ def batched(alone: Encode, together: Encode, dim: int, options: Batching) -> Enc
         rows, size = tf.size(place), tf.shape(units)[0]
         tokens = tf.boolean_mask(units, tf.logical_not(header))
         splits = tf.concat([place - tf.range(rows), [size - rows]], 0)
-        vectors = together(*tf.unstack(tokens, num=3, axis=1), splits)
+        skipped = [tf.gather(units[:, 0], place)] if skipping else []
+        vectors = together(*tf.unstack(tokens, num=3, axis=1), splits, *skipped)
         return tf.scatter_nd(place[:, None], vectors, tf.stack([size, dim]))
 
     body = tf.function(
@@ -66,7 +68,10 @@ def batched(alone: Encode, together: Encode, dim: int, options: Batching) -> Enc
         def in_batch() -> tf.Tensor:
             headers = splits[:-1] + tf.range(rows)
             place = tf.concat([headers, tf.range(total) + row_of_token(splits) + 1], 0)
-            header = tf.tile([[0, 0, _HEADER]], tf.stack([rows, 1]))
+            if tokens.skipped is None:
+                header = tf.tile([[0, 0, _HEADER]], tf.stack([rows, 1]))
+            else:
+                header = tf.stack([tokens.skipped, tf.zeros_like(headers), tf.fill([rows], _HEADER)], axis=1)
             values = tf.concat([header, tf.stack(tokens[:3], axis=1)], 0)
             units = tf.scatter_nd(place[:, None], values, tf.stack([total + rows, 3]))
             return tf.gather(batch_function(units), headers)

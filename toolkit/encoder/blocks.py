@@ -50,7 +50,7 @@ class Blocks:
 
     def embeddings(self, *tables: str) -> tf.Tensor:
         """The sum of the tables ``word``, ``type`` and ``position`` at each token: float32 ``[padded_total, size]``."""
-        ids, type_ids, positions, _ = self._chunk.tokens
+        ids, type_ids, positions = self._chunk.tokens[:3]
         index = {"word": ids, "type": type_ids, "position": positions}
         x = self._products.embedding(f"embeddings/{tables[0]}", index[tables[0]])
         for table in tables[1:]:

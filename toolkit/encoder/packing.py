@@ -45,13 +45,30 @@ class Tokens(NamedTuple):
     """Rows of tokens laid end to end.
 
     ``ids``, ``type_ids`` and ``positions`` are int32 ``[total]``; ``row_splits`` is int32 ``[batch + 1]``, row ``i``
-    being ``[row_splits[i]:row_splits[i + 1]]``. ``positions`` are the model's position ids.
+    being ``[row_splits[i]:row_splits[i + 1]]``. ``positions`` are the model's position ids. ``skipped``, int32
+    ``[batch]``, is how many tokens pooling leaves out at the start of each row; ``None`` where it takes them all.
     """
 
     ids: tf.Tensor
     type_ids: tf.Tensor
     positions: tf.Tensor
     row_splits: tf.Tensor
+    skipped: tf.Tensor | None = None
+
+    def tensors(self) -> list[tf.Tensor]:
+        """Those that there are, in order."""
+        return [tensor for tensor in self if tensor is not None]
+
+    def with_skipped(self, count: int) -> Tokens:
+        """The same for every row."""
+        return self._replace(skipped=tf.fill(tf.shape(self.row_splits) - 1, count))
+
+    def rows(self, order: tf.Tensor, splits: tf.Tensor, index: tf.Tensor) -> Tokens:
+        """The rows with the numbers ``order``, whose tokens are those at ``index`` and whose splits are ``splits``."""
+        ids, type_ids, positions = (tf.gather(values, index) for values in self[:3])
+        return Tokens(
+            ids, type_ids, positions, splits, None if self.skipped is None else tf.gather(self.skipped, order)
+        )
 
 
 class Heads(NamedTuple):
@@ -181,7 +198,7 @@ def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     slot = tf.cast(tf.where(tf.reshape(mask, [-1]))[:, 0], tf.int32)
     size = _round_up_coarsely(total) if coarse else _round_up(total)
     ids, types, positions, slot = _filled(tf.maximum(size, ROUND_TO), *tokens[:3], slot)
-    filled = Tokens(ids, types, positions, tokens.row_splits)
+    filled = Tokens(ids, types, positions, *tokens[3:])
     return Chunk(filled, total, rows, length, mask, slot, token)
 
 
@@ -191,7 +208,7 @@ def make_single_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     size = tf.maximum(_round_up_coarsely(total) if coarse else _round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
     length = _round_up_coarsely(size)
     ids, types, positions, slot = _filled(size, *tokens[:3], tf.range(total))
-    filled = Tokens(ids, types, positions, tokens.row_splits)
+    filled = Tokens(ids, types, positions, *tokens[3:])
     place = tf.range(length)
     mask = place < total
     return Chunk(filled, total, tf.constant(1), length, mask[None, :], slot, tf.where(mask, place, 0)[None, :])
@@ -214,8 +231,7 @@ def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
     for group in groups:
         index = tf.concat([tf.range(splits[row], splits[row + 1]) for row in group], 0)
         row_splits = tf.cumsum(tf.constant([0, *(int(lengths[row]) for row in group)]))
-        ids, type_ids, positions = (tf.gather(values, index) for values in tokens[:3])
-        chunks.append(make_chunk(Tokens(ids, type_ids, positions, row_splits), coarse=True))
+        chunks.append(make_chunk(tokens.rows(tf.constant(group), row_splits, index), coarse=True))
     return chunks, order
 
 
@@ -257,15 +273,7 @@ def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_
         length = window[:count]
         splits = tf.concat([[0], tf.cumsum(length)], 0)
         index = tf.repeat(sorted_starts[row : row + count] - splits[:-1], length) + tf.range(splits[-1])
-        chunk = make_chunk(
-            Tokens(
-                tf.gather(tokens.ids, index),
-                tf.gather(tokens.type_ids, index),
-                tf.gather(tokens.positions, index),
-                splits,
-            ),
-            coarse=coarse,
-        )
+        chunk = make_chunk(tokens.rows(order[row : row + count], splits, index), coarse=coarse)
         result = encode(chunk)
         result = result[: chunk.total] if per_token else result
         return row + count, tf.raw_ops.TensorListPushBack(input_handle=results, tensor=result)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from toolkit.encoder.families import FAMILIES, MODEL_TYPES
 from toolkit.heads import HEADS
 from toolkit.heads.pooling import POOLING_MODES
-from toolkit.signatures import SIGNATURES
+from toolkit.signatures import FURTHER_SIGNATURES, SIGNATURES
 from toolkit.tokenizer import TOKENIZER_KINDS
 
 __all__ = ["PUBLIC_MODELS", "Catalogue", "PublicModel", "catalogue"]
@@ -80,7 +80,7 @@ def catalogue() -> Catalogue:
             ("Dropout", "which does nothing at inference"),
         ),
         tokenizers=tuple(TOKENIZER_KINDS.items()),
-        signatures=tuple((item.name, item.doc) for item in SIGNATURES),
+        signatures=(*((item.name, item.doc) for item in SIGNATURES), *FURTHER_SIGNATURES),
         models=PUBLIC_MODELS,
     )
 

@@ -24,6 +24,7 @@ from toolkit.graph.spec import read_spec
 from toolkit.heads import HEADS
 from toolkit.heads.head import HeadSpec, head_parameters, own_parameters, stage_names
 from toolkit.heads.pooling import PoolingSpec, pool
+from toolkit.signatures import Views
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
 
@@ -123,14 +124,17 @@ class Encoder(_Parameters):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Pooling(keras.layers.Layer):  # type: ignore[misc]
-    """Token embeddings ``[batch, length, hidden]`` and attention_mask to ``[batch, dim]``; only tokens count."""
+    """Token embeddings ``[batch, length, hidden]`` and attention_mask to ``[batch, dim]``; only tokens count, and not
+    the first ``skipped`` of a row, which are its prompt's."""
 
-    def __init__(self, modes: list[str], dim: int, **kwargs: Any) -> None:
+    def __init__(self, modes: list[str], dim: int, skipped: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.spec = PoolingSpec(tuple(modes), dim)
+        self.spec = PoolingSpec(tuple(modes), dim, include_prompt=not skipped)
+        self.skipped = skipped
 
     def call(self, token_embeddings: tf.Tensor, attention_mask: tf.Tensor) -> tf.Tensor:
-        chunk = make_chunk(pack(attention_mask, attention_mask, attention_mask))
+        tokens = pack(attention_mask, attention_mask, attention_mask)
+        chunk = make_chunk(tokens.with_skipped(self.skipped) if self.skipped else tokens)
         hidden = tf.boolean_mask(token_embeddings, tf.not_equal(attention_mask, 0))
         fill = tf.size(chunk.slot) - chunk.total
         return tf.ensure_shape(pool(self.spec, tf.pad(hidden, [[0, fill], [0, 0]]), chunk), [None, self.spec.dim])
@@ -139,7 +143,7 @@ class Pooling(keras.layers.Layer):  # type: ignore[misc]
         return keras.KerasTensor((token_embeddings.shape[0], self.spec.dim), "float32")
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "modes": list(self.spec.modes), "dim": self.spec.dim}
+        return {**super().get_config(), "modes": list(self.spec.modes), "dim": self.spec.dim, "skipped": self.skipped}
 
 
 _HEADS: dict[str, type[HeadSpec]] = {head.__name__: head for head in HEADS.values()}
@@ -228,7 +232,7 @@ def to_keras(
     checkpoint = open_checkpoint(
         source, revision=revision, trust_remote_code=trust_remote_code, model_types=MODEL_TYPES
     )
-    spec = read_spec(checkpoint)
+    spec = read_spec(checkpoint, Views(prompts=()))
     if inputs == "text":
         entry = keras.Input(shape=(), dtype="string", name="text")
         raw = replace(checkpoint.tokenizer, max_length=spec.max_length)
@@ -241,7 +245,8 @@ def to_keras(
     hidden = encoder(*(tokens[name] for name in TOKENS))
     encoder.load(values)
     params = head_parameters(spec.modules)
-    x = Pooling(list(spec.pooling.modes), spec.pooling.dim, name="pooling")(hidden, tokens["attention_mask"])
+    skipped = spec.texts[0].prompt.skipped if inputs == "text" else 0  # tokens that a caller chose have no prompt
+    x = Pooling(list(spec.pooling.modes), spec.pooling.dim, skipped, name="pooling")(hidden, tokens["attention_mask"])
     for name, head in zip(stage_names(spec.modules)[1:], spec.heads, strict=True):
         x = _add_head(head, name, params, x)
     if spec.truncate_dim is not None:

@@ -6,17 +6,20 @@ Nothing after this stage opens a configuration file. What a family or a module r
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from toolkit.encoder.families import read_encoder
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.fields import Fields
-from toolkit.errors import SourceError, UnsupportedError
+from toolkit.errors import InputError, SourceError, UnsupportedError
 from toolkit.heads import HEADS
 from toolkit.heads.head import HeadSpec
+from toolkit.heads.normalize import NormalizeSpec
 from toolkit.heads.pooling import PoolingSpec, read_pooling
+from toolkit.signatures import Prompt, TextSignature, Views, prompt_texts, text_signatures
 from toolkit.source.checkpoint import Checkpoint, RawModule
-from toolkit.source.loaded import require_independent_rows
+from toolkit.source.loaded import prompt_tokens, require_independent_rows
 from toolkit.tokenizer import TokenizerSource, TokenizerSpec, read_tokenizer, reference_tokenizer
 
 __all__ = ["ModelSpec", "read_spec"]
@@ -26,9 +29,10 @@ _ONE_TOKEN = ("cls", "max", "lasttoken")  # pooling modes that have no answer fo
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole model: what is put before each text, tokenizer, encoder, the modules after it, the embedding's size."""
+    """A whole model: its signatures from text to embedding (the default one first), tokenizer, encoder, the modules
+    after it, the embedding's size."""
 
-    prompt: str
+    texts: tuple[TextSignature, ...]
     tokenizer: TokenizerSpec
     encoder: EncoderSpec
     pooling: PoolingSpec
@@ -36,6 +40,11 @@ class ModelSpec:
     truncate_dim: int | None
     dim: int
     max_length: int
+
+    @property
+    def prompt(self) -> str:
+        """What is put before each text by default."""
+        return self.texts[0].prompt.text
 
     @property
     def modules(self) -> tuple[PoolingSpec | HeadSpec, ...]:
@@ -52,14 +61,15 @@ class ModelSpec:
         ]
         if self.prompt:
             lines.insert(0, f"prompt      {self.prompt!r}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"signature   {item.name}: {item}" for item in self.texts[1:])])
 
 
-def read_spec(checkpoint: Checkpoint) -> ModelSpec:
-    """Turn a checkpoint into a ``ModelSpec``.
+def read_spec(checkpoint: Checkpoint, views: Views = Views()) -> ModelSpec:
+    """Turn a checkpoint into a ``ModelSpec``, with the signatures from text to embedding that ``views`` ask for.
 
     Raises ``UnsupportedError`` naming file, field, value and what is supported; ``SourceError`` for tensors that are
-    missing, left over or of another shape than the configuration says.
+    missing, left over or of another shape than the configuration says; ``InputError`` for ``views`` that do not go with
+    the model.
     """
     first, *rest = checkpoint.modules
     if first.type != "Transformer":
@@ -79,8 +89,6 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
             raise UnsupportedError(module.file, "module after Pooling", module.type, HEADS)
         heads.append(HEADS[module.type].read(module, dim))
         dim = heads[-1].width(dim)
-    if checkpoint.prompt and any(m.type == "Pooling" and not m.config.get("include_prompt", True) for m in rest):
-        raise UnsupportedError(first.file, "include_prompt", False, "true, where a default prompt is set")
     limit = _max_length(checkpoint, encoder)
     source = replace(checkpoint.tokenizer, max_length=limit)
     _require_room(source, encoder.vocab_size)
@@ -88,16 +96,20 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
     if cut is not None and cut < 1:
         raise UnsupportedError(first.file, "truncate_dim", cut, "positive numbers")
     tokenizer = read_tokenizer(source)
-    _require_a_token(source, tokenizer, checkpoint.prompt, pooling)
+    dim = min(dim, cut) if cut else dim
+    normalized = bool(heads) and isinstance(heads[-1], NormalizeSpec)
+    texts = text_signatures(_prompts(checkpoint, pooling, views.prompts), dim, views, normalized=normalized)
+    for prompt in {item.prompt.text for item in texts}:
+        _require_a_token(source, tokenizer, prompt, pooling)
     require_independent_rows(checkpoint.reference, first.file.removesuffix("/config.json"))
     return ModelSpec(
-        prompt=checkpoint.prompt,
+        texts=texts,
         tokenizer=tokenizer,
         encoder=encoder,
         pooling=pooling,
         heads=tuple(heads),
         truncate_dim=cut,
-        dim=min(dim, cut) if cut else dim,
+        dim=dim,
         max_length=limit,
     )
 
@@ -113,6 +125,20 @@ def _max_length(checkpoint: Checkpoint, encoder: EncoderSpec) -> int:
     if own is not None and limit > own:
         raise UnsupportedError(file, "max_seq_length", limit, f"at most {own}, which the encoder has positions for")
     return limit
+
+
+def _prompts(checkpoint: Checkpoint, pooling: PoolingSpec, chosen: Sequence[str] | None) -> list[Prompt]:
+    """The default prompt, and those of them that get a signature of their own."""
+    there = prompt_texts(checkpoint.prompts, checkpoint.prompt)
+    if unknown := [name for name in chosen or () if name not in there]:
+        known = ", ".join(there) or "none, or only empty ones"
+        raise InputError(f"prompts: {unknown[0]!r} is none of the model's; it has: {known}")
+    named = [(name, there[name]) for name in (there if chosen is None else dict.fromkeys(chosen))]
+
+    def skipped(text: str) -> int:
+        return prompt_tokens(checkpoint.reference, text) if text and not pooling.include_prompt else 0
+
+    return [Prompt(name, text, skipped(text)) for name, text in ((None, checkpoint.prompt), *named)]
 
 
 def _require_room(source: TokenizerSource, vocab_size: int) -> None:

@@ -22,13 +22,15 @@ __all__ = ["POOLING_MODES", "PoolingSpec", "pool", "read_pooling"]
 
 @dataclass(frozen=True)
 class PoolingSpec:
-    """Token embeddings to one vector; several modes are concatenated in this order."""
+    """Token embeddings to one vector; several modes are concatenated in this order. Without ``include_prompt`` the
+    tokens of a prompt do not count."""
 
     modes: tuple[str, ...]
     dim: int
+    include_prompt: bool = True
 
     def __str__(self) -> str:
-        return f"pooling     {' and '.join(self.modes)}"
+        return f"pooling     {' and '.join(self.modes)}{'' if self.include_prompt else ', without the prompt'}"
 
 
 def read_pooling(module: RawModule, hidden_size: int) -> PoolingSpec:
@@ -41,15 +43,16 @@ def read_pooling(module: RawModule, hidden_size: int) -> PoolingSpec:
         raise SourceError(
             f"{module.file}: embedding_dimension is {size}, but the encoder's hidden size is {hidden_size}"
         )
-    return PoolingSpec(modes, hidden_size * len(modes))
+    return PoolingSpec(modes, hidden_size * len(modes), bool(module.config.get("include_prompt", True)))
 
 
 def pool(spec: PoolingSpec, hidden: tf.Tensor, chunk: Chunk, *, columns: bool = True) -> tf.Tensor:
     """Token embeddings ``[padded_total, hidden]`` of a chunk to ``[rows, dim]``, one row for each text.
 
-    Only tokens count: nothing of a row's padding or neighbours enters. A row without tokens yields zeros, except for
-    ``max``, where torch yields -inf and so do we. ``columns`` says that position ids are the tokens' columns; else each
-    token is taken to stand right behind the one before it.
+    Only tokens count: nothing of a row's padding or neighbours enters, nor of the tokens that the chunk says are
+    skipped. A row without tokens yields zeros, except for ``max``, where torch yields -inf and so do we; so does one
+    whose tokens are all skipped, but for ``cls``, where torch takes the first one all the same. ``columns`` says that
+    position ids are the tokens' columns; else each token is taken to stand right behind the one before it.
     """
     import tensorflow as tf
 
@@ -57,27 +60,37 @@ def pool(spec: PoolingSpec, hidden: tf.Tensor, chunk: Chunk, *, columns: bool = 
 
     tokens, rows = hidden[: chunk.total], chunk.rows
     splits = chunk.tokens.row_splits
-    row = row_of_token(splits)
-    lengths = tf.cast(splits[1:] - splits[:-1], hidden.dtype)[:, None]
+    row = segment = row_of_token(splits)
+    first = start = splits[:-1]
+    if (skipped := chunk.tokens.skipped) is not None:
+        start = tf.minimum(first + skipped, splits[1:])
+        # what is in no row is dropped
+        segment = tf.where(tf.range(chunk.total) >= tf.gather(start, row), row, -1)
+    lengths = tf.cast(splits[1:] - start, hidden.dtype)[:, None]
 
     def total(values: tf.Tensor) -> tf.Tensor:
-        return tf.math.unsorted_segment_sum(values, row, rows)
+        return tf.math.unsorted_segment_sum(values, segment, rows)
 
-    def at(index: tf.Tensor) -> tf.Tensor:
+    def at(index: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
         # hidden has at least one row, if only of fill, so index 0 exists even when no text has a token
-        return tf.where(lengths > 0, tf.gather(hidden, tf.maximum(index, 0)), 0.0)
+        return tf.where(exists, tf.gather(hidden, tf.maximum(index, 0)), 0.0)
+
+    def first_token() -> tf.Tensor:
+        if skipped is None:
+            return at(first, lengths > 0)
+        return at(tf.where(start < splits[1:], start, first), (splits[1:] > first)[:, None])
 
     def weighted_mean() -> tf.Tensor:
         # torch counts positions from a row's first token on
         position = chunk.tokens.positions[: chunk.total] if columns else tf.range(chunk.total)
-        first = tf.gather(chunk.tokens.positions, splits[:-1]) if columns else splits[:-1]
-        weight = tf.cast(position - tf.gather(first, row) + 1, hidden.dtype)[:, None]
+        lowest = tf.gather(chunk.tokens.positions, first) if columns else first
+        weight = tf.cast(position - tf.gather(lowest, row) + 1, hidden.dtype)[:, None]
         return total(tokens * weight) / tf.maximum(total(weight), 1e-9)
 
     pooled = {
-        "cls": lambda: at(splits[:-1]),
-        "lasttoken": lambda: at(splits[1:] - 1),
-        "max": lambda: tf.where(lengths > 0, tf.math.unsorted_segment_max(tokens, row, rows), -np.inf),
+        "cls": first_token,
+        "lasttoken": lambda: at(splits[1:] - 1, lengths > 0),
+        "max": lambda: tf.where(lengths > 0, tf.math.unsorted_segment_max(tokens, segment, rows), -np.inf),
         "mean": lambda: total(tokens) / tf.maximum(lengths, 1e-9),
         "mean_sqrt_len_tokens": lambda: total(tokens) / tf.sqrt(tf.maximum(lengths, 1e-9)),
         "weightedmean": weighted_mean,

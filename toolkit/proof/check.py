@@ -16,16 +16,17 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.artifact.savedmodel import read_provenance
+from toolkit.artifact.savedmodel import read_provenance, read_ranges
 from toolkit.corpus.check import check_texts
 from toolkit.errors import ArtifactError, InputError
 from toolkit.proof.comparison import Arrays, Bounds, CheckReport, compare
 from toolkit.proof.precision import stamped_bounds
 from toolkit.proof.reference import reference_answers
+from toolkit.signatures import DEFAULT_SIGNATURE, TextSignature, stamped_text_signatures
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
 from toolkit.source.settings import stamped_settings
 
@@ -44,14 +45,15 @@ def check(
     *,
     texts: Sequence[str] | None = None,
     bounds: Bounds | None = None,
+    signatures: Sequence[TextSignature] | None = None,
     progress: Progress | None = None,
     trust_remote_code: bool = False,
 ) -> CheckReport:
     """Compare a SavedModel (a version directory) with its original; the result says whether they are equal.
 
     ``texts`` replaces the built-in corpus; ``bounds`` those of the precision that the artifact was exported in, which
-    its provenance names, as it does the settings (prompt, cuts, pooling) that the original gets too. ``progress`` is
-    called with (batches done, batches in all).
+    its provenance names, as it does the settings (prompt, cuts, pooling) that the original gets too, and the
+    ``signatures`` from text to embedding. ``progress`` is called with (batches done, batches in all).
     Raises ``ArtifactError`` if the SavedModel cannot be loaded or run, ``SourceError`` for the original.
     """
     folder = Path(saved_model)
@@ -67,14 +69,20 @@ def check(
     else:
         settings = stamped_settings(provenance)
         checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code, settings=settings)
+    further = [item for item in signatures or stamped_text_signatures(provenance) if item.name != DEFAULT_SIGNATURE]
     chosen = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
     batches = _batches(len(chosen))
     # The intermediate stages are large: looked at in the first pass over the texts only.
     hidden = -(-len(chosen) // BATCH_SIZES[0])
     with ThreadPoolExecutor(1) as pool:  # the original runs while the other process starts and loads
-        references = pool.submit(reference_answers, checkpoint, chosen)
-        arrays = _run_artifact(folder, [[chosen[i] for i in batch] for batch in batches], hidden, progress)
-        return compare(chosen, references.result(), batches, arrays, bounds)
+        references = pool.submit(reference_answers, checkpoint, chosen, further)
+        request = {
+            "batches": [[chosen[i] for i in batch] for batch in batches],
+            "hidden": hidden,
+            "further": [item.name for item in further],
+        }
+        arrays = _run_artifact(folder, request, progress)
+        return compare(chosen, references.result(), batches, arrays, bounds, further, read_ranges(folder))
 
 
 def _batches(count: int) -> list[list[int]]:
@@ -88,10 +96,10 @@ def _batches(count: int) -> list[list[int]]:
     return batches + [[index] for index in range(count)]
 
 
-def _run_artifact(folder: Path, batches: list[list[str]], hidden: int, progress: Progress | None) -> Arrays:
+def _run_artifact(folder: Path, request: dict[str, Any], progress: Progress | None) -> Arrays:
     # A file without a name, which nothing can leave behind: batches go to the process in it, and arrays come back.
     with tempfile.TemporaryFile() as exchange:
-        exchange.write(json.dumps({"batches": batches, "hidden": hidden}).encode())
+        exchange.write(json.dumps(request).encode())
         exchange.seek(0)
         # -I would hide the caller's path; the working directory must not decide which toolkit runs, so -P.
         command = [sys.executable, "-P", "-m", "toolkit.proof.artifact_runner", str(folder.resolve())]
@@ -111,7 +119,7 @@ def _run_artifact(folder: Path, batches: list[list[str]], hidden: int, progress:
         try:
             for line in process.stdout:
                 if progress is not None and line.strip().isdigit():
-                    progress(int(line), len(batches))
+                    progress(int(line), len(request["batches"]))
             process.wait()
         finally:
             if process.poll() is None:  # interrupted

@@ -5,7 +5,7 @@ Pure: arrays of an artifact (as ``toolkit.proof.artifact_runner`` names them) ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import CheckError
+from toolkit.proof.quantized import QuantizedFigure, compare_quantized
 from toolkit.proof.reference import ReferenceAnswer
+from toolkit.signatures import DEFAULT_SIGNATURE, TextSignature
 
 __all__ = ["Arrays", "Bounds", "CheckReport", "Divergence", "StageFigure", "compare"]
 
@@ -24,7 +26,9 @@ Arrays = dict[str, Array]
 # states have gone through the most operations and are averaged away by pooling: they are given ten times as much.
 HIDDEN_TOLERANCE = 10.0
 NEIGHBOURS = 10
-VECTORS = ("serving_default", "embedding", "embed_tokens")
+AGAIN = 1e-6
+"""How far a float may be from what the same graph gives for it another time."""
+VECTORS = ("serving_default", "embedding")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class CheckReport:
     """Figures of a check. ``comparisons`` counts vectors: each text alone and in batches of several sizes.
 
     ``neighbours`` is the share of the ``NEIGHBOURS`` texts nearest to each text by the original's vectors that are
-    still among its nearest by the artifact's; ``None`` where there are too few texts to tell.
+    still among its nearest by the artifact's; ``None`` where there are too few texts to tell. ``quantized`` are figures
+    of the signatures whose embeddings are.
     """
 
     texts: int
@@ -74,6 +79,7 @@ class CheckReport:
     bounds: Bounds
     stages: tuple[StageFigure, ...]
     divergence: Divergence | None
+    quantized: tuple[QuantizedFigure, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -105,6 +111,7 @@ class _Comparison:
         self.ids_equal = True
         self.failed = False
         self.figures: dict[str, StageFigure] = {}
+        self.quantized_figures: dict[str, QuantizedFigure] = {}
         self._ranks = {"token ids": 0, "number of tokens": 1}
         self._divergences: list[tuple[int, int, Divergence]] = []
 
@@ -140,23 +147,39 @@ class _Comparison:
         if bound is not None and not difference <= factor * bound * max(1.0, magnitude):
             self.note(stage, text, f"max abs difference {difference:.3g}")
 
-    def vector(self, text: int, ours: Array, theirs: Array) -> None:
-        """Compare a final embedding, which decides."""
-        self._ranks.setdefault("embedding", len(self._ranks))
+    def vector(self, text: int, ours: Array, theirs: Array, signature: str | None = None) -> None:
+        """Compare a final embedding, which decides; that of another ``signature`` than those of the default one."""
+        stage = signature or "embedding"
+        self._ranks.setdefault(stage, len(self._ranks))
         if ours.shape != theirs.shape:
             self.failed = True
-            self.note("embedding", text, f"shape {ours.shape} instead of {theirs.shape}")
+            self.note(stage, text, f"shape {ours.shape} instead of {theirs.shape}")
             return
-        difference, _ = self._figure("embedding", ours, theirs)
+        difference, _ = self._figure(stage, ours, theirs)
         cosine = _cosine_distance(ours, theirs)
         self.comparisons += 1
         self.sum_cosine += cosine
-        self.vectors.setdefault(text, ours)
+        if signature is None:
+            self.vectors.setdefault(text, ours)
         self.max_abs, self.max_cosine = max(self.max_abs, difference), max(self.max_cosine, cosine)
         exact = self.bounds.max_abs is None or difference <= self.bounds.max_abs
         if not (exact and cosine <= self.bounds.max_cosine_distance):
             self.failed = True
-            self.note("embedding", text, f"max abs difference {difference:.3g}, cosine distance {cosine:.3g}")
+            self.note(stage, text, f"max abs difference {difference:.3g}, cosine distance {cosine:.3g}")
+
+    def quantized(
+        self, signature: TextSignature, text: int, ours: Array, floats: Array, bound: float, ranges: Array | None
+    ) -> None:
+        """Compare a quantized embedding with the floats that it stands for."""
+        self._ranks.setdefault(signature.name, len(self._ranks))
+        off, wrong = compare_quantized(signature, ours, floats, bound, ranges)
+        before = self.quantized_figures.get(signature.name, QuantizedFigure(signature.name, 0, 0))
+        self.quantized_figures[signature.name] = QuantizedFigure(
+            signature.name, before.values + signature.dim, before.off + off
+        )
+        if wrong is not None:
+            self.failed = True
+            self.note(signature.name, text, wrong)
 
     def _figure(self, stage: str, ours: Array, theirs: Array) -> tuple[float, float]:
         difference, magnitude = _largest_difference(ours, theirs), float(np.max(np.abs(theirs), initial=0.0))
@@ -171,8 +194,13 @@ def compare(
     batches: Sequence[Sequence[int]],
     arrays: Arrays,
     bounds: Bounds,
+    further: Sequence[TextSignature] = (),
+    ranges: Mapping[str, Array] | None = None,
 ) -> CheckReport:
-    """Compare an artifact's answers for ``batches`` (text numbers) with the references of all texts."""
+    """Compare an artifact's answers for ``batches`` (text numbers) with the references of all texts.
+
+    The ``further`` signatures' answers are looked at too; those in 256 steps are quantized by ``ranges``.
+    """
     comparison = _Comparison(texts, bounds)
     for number, batch in enumerate(batches):
         outputs = {key.split("/", 1)[1]: value for key, value in arrays.items() if key.startswith(f"{number}/")}
@@ -190,8 +218,20 @@ def compare(
             for key, theirs in zip(stages, reference.stages, strict=True) if stages else ():
                 comparison.stage(key.removeprefix("stage/"), text, outputs[key][row], theirs)
             for key in VECTORS:
-                if key in outputs:
-                    comparison.vector(text, outputs[key][row], reference.embedding)
+                comparison.vector(text, outputs[key][row], reference.embedding)
+            if "embed_tokens" in outputs:
+                comparison.vector(text, outputs["embed_tokens"][row], reference.of_tokens)
+                floats = {DEFAULT_SIGNATURE: outputs[DEFAULT_SIGNATURE][row]}
+                for item in further:
+                    ours = outputs[f"text/{item.name}"][row]
+                    if item.quantized is None:
+                        comparison.vector(text, ours, reference.further[item.name], item.name)
+                        floats[item.name] = ours
+                    else:  # where floats need not be the original's, bits are those of the artifact's own
+                        exact = bounds.max_abs is not None
+                        theirs = reference.further[item.floats] if exact else floats[item.floats]
+                        bound = bounds.max_abs if bounds.max_abs is not None else AGAIN
+                        comparison.quantized(item, text, ours, theirs, bound, (ranges or {}).get(item.ranges or ""))
     return CheckReport(
         texts=len(texts),
         comparisons=comparison.comparisons,
@@ -203,6 +243,7 @@ def compare(
         bounds=bounds,
         stages=tuple(comparison.figures.values()),
         divergence=comparison.first(),
+        quantized=tuple(comparison.quantized_figures.values()),
     )
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import SourceError
+from toolkit.signatures import TextSignature
 from toolkit.source.checkpoint import Checkpoint
 
-__all__ = ["ReferenceAnswer", "reference_answers"]
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["ReferenceAnswer", "encoded", "reference_answers", "viewed"]
 
 Array = npt.NDArray[np.float32]
 
@@ -22,7 +27,9 @@ class ReferenceAnswer:
     """One text through the original model.
 
     ``input_ids`` after truncation, ``num_tokens`` before it; ``hidden`` float32 ``[tokens, hidden]``; ``stages`` the
-    embedding after each module behind the encoder; ``embedding`` what ``SentenceTransformer.encode`` returns.
+    embedding after each module behind the encoder; ``embedding`` what ``SentenceTransformer.encode`` returns, and
+    ``of_tokens`` what the model makes of the same tokens where nothing says that some of them are a prompt's.
+    ``further`` are the embeddings of other signatures, by name, before any is quantized.
     """
 
     input_ids: tuple[int, ...]
@@ -30,20 +37,55 @@ class ReferenceAnswer:
     hidden: Array
     stages: tuple[Array, ...]
     embedding: Array
+    of_tokens: Array
+    further: Mapping[str, Array]
 
 
-def reference_answers(checkpoint: Checkpoint, texts: Sequence[str], batch_size: int = 16) -> list[ReferenceAnswer]:
-    """Run the original model on ``texts``; the vectors are those of ``encode``.
+def reference_answers(
+    checkpoint: Checkpoint, texts: Sequence[str], further: Sequence[TextSignature] = (), batch_size: int = 16
+) -> list[ReferenceAnswer]:
+    """Run the original model on ``texts``; the vectors are those of ``encode``, and for ``further`` signatures of
+    ``encode_query``, ``encode_document`` or ``encode`` with the prompt's name.
 
     Raises ``SourceError`` if the original itself cannot embed them.
     """
+    with _told_of(checkpoint):
+        return _answers(checkpoint, texts, further, batch_size)
+
+
+def encoded(checkpoint: Checkpoint, prompt_name: str | None, texts: Sequence[str], batch_size: int = 16) -> Array:
+    """What users of sentence-transformers get for a prompt, float32 ``[texts, dim]``: by ``encode_query`` and
+    ``encode_document`` for those two, else by ``encode``.
+
+    Raises ``SourceError`` if the original cannot embed the texts.
+    """
+    with _told_of(checkpoint):
+        return _encoded(checkpoint.reference, prompt_name, texts, batch_size)
+
+
+def viewed(signature: TextSignature, embeddings: Array) -> Array:
+    """What ``encode`` would give of these embeddings, for ``signature``'s ``truncate_dim`` and
+    ``normalize_embeddings``."""
+    import torch
+    from sentence_transformers.util import truncate_embeddings
+
+    if not signature.cut:
+        return embeddings
+    cut = truncate_embeddings(torch.from_numpy(embeddings), signature.dim)
+    return np.asarray(torch.nn.functional.normalize(cut, p=2, dim=1) if signature.normalized else cut)
+
+
+@contextmanager
+def _told_of(checkpoint: Checkpoint) -> Iterator[None]:
     try:
-        return _answers(checkpoint, texts, batch_size)
+        yield
     except (IndexError, RuntimeError, ValueError) as error:  # what torch raises for models that do not fit together
         raise SourceError(f"{checkpoint.source}: the original model cannot embed the texts: {error}") from error
 
 
-def _answers(checkpoint: Checkpoint, texts: Sequence[str], batch_size: int) -> list[ReferenceAnswer]:
+def _answers(
+    checkpoint: Checkpoint, texts: Sequence[str], further: Sequence[TextSignature], batch_size: int
+) -> list[ReferenceAnswer]:
     import torch
     from tokenizers import Tokenizer
 
@@ -52,16 +94,24 @@ def _answers(checkpoint: Checkpoint, texts: Sequence[str], batch_size: int) -> l
     tokenizer.no_truncation()
     counts = [len(item.ids) for item in tokenizer.encode_batch_fast([checkpoint.prompt + text for text in texts])]
     embeddings = np.asarray(model.encode(list(texts), batch_size=batch_size, show_progress_bar=False))
+    names = {item.prompt.name for item in further}
+    by_prompt = {name: _encoded(model, name, texts, batch_size) for name in names}
+    views = {item.floats: viewed(item, by_prompt[item.prompt.name]) for item in further}
+    leaves_prompt_out = checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in model)
     answers: list[ReferenceAnswer] = []
     for start in range(0, len(texts), batch_size):
         batch = list(texts[start : start + batch_size])
         features: dict[str, Any] = model.preprocess(batch, prompt=checkpoint.prompt or None)
+        tokens = {name: value for name, value in features.items() if name != "prompt_length"}
+        of_tokens = embeddings[start : start + batch_size]
         stages: list[Array] = []
         with torch.no_grad():
             for module, raw in zip(model, checkpoint.modules, strict=True):
                 features = module(features)
                 if raw.type not in ("Transformer", "Dropout"):
                     stages.append(features["sentence_embedding"].cpu().numpy())
+            if leaves_prompt_out:
+                of_tokens = model(tokens)["sentence_embedding"].cpu().numpy()[:, : checkpoint.truncate_dim]
         mask = features["attention_mask"].bool().cpu().numpy()
         ids, hidden = features["input_ids"].cpu().numpy(), features["token_embeddings"].cpu().numpy()
         answers += [
@@ -71,7 +121,19 @@ def _answers(checkpoint: Checkpoint, texts: Sequence[str], batch_size: int) -> l
                 hidden[row][mask[row]],
                 tuple(stage[row] for stage in stages),
                 embeddings[start + row],
+                of_tokens[row],
+                {name: view[start + row] for name, view in views.items()},
             )
             for row in range(len(batch))
         ]
     return answers
+
+
+def _encoded(model: SentenceTransformer, prompt_name: str | None, texts: Sequence[str], batch_size: int) -> Array:
+    """What users of sentence-transformers call for a prompt."""
+    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
+    if prompt_name == "query":
+        return np.asarray(model.encode_query(list(texts), **options))
+    if prompt_name == "document":
+        return np.asarray(model.encode_document(list(texts), **options))
+    return np.asarray(model.encode(list(texts), prompt_name=prompt_name, **options))

@@ -58,7 +58,8 @@ class Checkpoint:
     """All that an export reads from its source.
 
     ``tokenizer`` is the tokenizer as the tokenizers package serialises it, with the padding and truncation that
-    sentence-transformers sets. ``prompt`` is what ``encode`` puts before each text by default (empty: nothing).
+    sentence-transformers sets. ``prompt`` is what ``encode`` puts before each text by default (empty: nothing), and
+    ``prompts`` are those that it puts there by name.
     ``truncate_dim`` cuts the embedding (``None``: not cut). ``reference`` is the live model, in evaluation mode and
     float32 on the CPU: what an export must equal. ``settings`` were put on it before it was read. ``notices`` are what
     its user should know. ``tokenizer_file`` is the folder's ``tokenizer.json``, for those that take it as it is.
@@ -68,6 +69,7 @@ class Checkpoint:
     modules: tuple[RawModule, ...]
     tokenizer: TokenizerSource
     prompt: str
+    prompts: Mapping[str, str]
     truncate_dim: int | None
     digest: str
     reference: SentenceTransformer = field(repr=False, compare=False)
@@ -211,6 +213,8 @@ def _from_model(
     prompt = ""
     if model.default_prompt_name is not None:
         prompt = str(model.prompts.get(model.default_prompt_name) or "")
+    prompts = {str(name): str(text or "") for name, text in model.prompts.items()}
+    named = [prompts] if any(prompts.values()) else []  # one without has the digest that it had before they counted
     # transformers marks "no limit" by a huge number
     max_length = int(limit) if limit is not None and limit < 1_000_000 else None
     raw = json.loads(backend.to_str())
@@ -228,8 +232,9 @@ def _from_model(
         modules=modules,
         tokenizer=source_of_ids,
         prompt=prompt,
+        prompts=prompts,
         truncate_dim=model.truncate_dim,
-        digest=_digest(modules, source_of_ids, prompt, model.truncate_dim),
+        digest=_digest(modules, source_of_ids, prompt, model.truncate_dim, *named),
         reference=model,
         settings=settings,
         notices=tuple(notices(model, settings, folder, plain=plain)),

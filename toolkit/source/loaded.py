@@ -14,7 +14,14 @@ from toolkit.source.settings import SourceSettings
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["half_precision_notice", "notices", "require_independent_rows", "require_text_encoder", "with_settings"]
+__all__ = [
+    "half_precision_notice",
+    "notices",
+    "prompt_tokens",
+    "require_independent_rows",
+    "require_text_encoder",
+    "with_settings",
+]
 
 _TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 
@@ -110,15 +117,14 @@ def notices(model: SentenceTransformer, settings: SourceSettings, folder: str, *
             f"{settings.pooling} pooling" if settings.pooling else "mean pooling, as sentence-transformers takes it"
         )
         found.append(f"{folder}: has no modules.json; served with {chosen} (--pooling sets it)")
-    for index, module in enumerate(model):
-        if getattr(module, "include_prompt", True) is False and not model.default_prompt_name:
-            found.append(
-                f"{folder}/{index}_{type(module).__name__}/config.json: include_prompt is false, which is not served: "
-                "texts are embedded without a prompt, and vectors with one cannot be had"
-            )
     if settings.prompt_name is not None and not model.prompts[settings.prompt_name]:
         found.append(f"prompt {settings.prompt_name!r} is empty in this model: texts are embedded as they are")
     return found
+
+
+def prompt_tokens(model: SentenceTransformer, prompt: str) -> int:
+    """How many tokens at the start of a text belong to ``prompt``, as a pooling without the prompt counts them."""
+    return int(model.preprocess([""], prompt=prompt).get("prompt_length") or 0)
 
 
 def half_precision_notice(folder: str, dtype: str) -> str:
