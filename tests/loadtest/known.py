@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import trustme
 
+from toolkit.client import TLS
 from toolkit.loadtest import Rates, Report, Settings, Target
 from toolkit.loadtest.measure import Recorder
 from toolkit.loadtest.records import make_records
@@ -93,15 +95,46 @@ class KnownServer:
         return found
 
 
+def certificates(folder: Path) -> TLS:
+    """A private authority's certificates in a new ``folder``, for `known_server`'s ``--tls``; what a client needs."""
+    folder.mkdir()
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    for name, host in (("server", "known.test"), ("client", "generator.test")):
+        issued = authority.issue_cert(host)
+        issued.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
+        issued.private_key_pem.write_to_path(str(folder / f"{name}.key"))
+    return TLS(folder / "ca.pem", folder / "client.pem", folder / "client.key", "known.test")
+
+
+@dataclass(frozen=True)
+class Front:
+    """A protocol of the known server: the server's options, a client's TLS, and the name of a planted error."""
+
+    options: tuple[str, ...]
+    tls: TLS | None
+    planted: str
+
+
+def front_of(name: str, folder: Path) -> Front:
+    """``grpc``, ``rest``, ``grpc tls`` or ``rest tls``; certificates are put into ``folder``."""
+    tls = certificates(folder / "tls") if "tls" in name else None
+    secure = () if tls is None else ("--tls", str(folder / "tls"))
+    if "rest" in name:
+        return Front(("--rest", *secure), tls, "500 ResponseError")
+    return Front(secure, tls, "INTERNAL ResponseError")
+
+
 @contextmanager
 def known_server(folder: Path, seconds: float, *options: str) -> Iterator[KnownServer]:
     log = folder / "log.npy"
+    scheme = ("http" if "--rest" in options else "grpc") + ("s" if "--tls" in options else "")
     command = [sys.executable, str(Path(__file__).with_name("known_server.py")), str(seconds), str(log), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
-        yield KnownServer(f"grpc://127.0.0.1:{port}", process, log)
+        yield KnownServer(f"{scheme}://127.0.0.1:{port}", process, log)
     finally:
         process.kill()
         process.wait()

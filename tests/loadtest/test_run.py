@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from known import known_server, settings
+from known import Front, known_server, settings
 
 from toolkit.cli.loadtest import exit_code
 from toolkit.client.options import Retry
+from toolkit.client.transport.interface import Connection
 from toolkit.errors import InputError
 from toolkit.loadtest import Closed, Replay, Report, Target, constant, load, parse_slo, run
 from toolkit.loadtest.measure import QUANTILES
@@ -52,20 +54,31 @@ def test_every_planned_request_is_sent_and_no_latency_is_less_than_the_servers_o
         assert intended * 1.001 >= found
 
 
-def test_planted_errors_are_counted_exactly(tmp_path: Path) -> None:
-    with known_server(tmp_path, 0.0, "--fail-every", "7") as server:
-        report = run(settings(constant(100, 2), server.url))
+@pytest.mark.parametrize("front", ["grpc", "rest", "grpc tls", "rest tls"], indirect=True)
+def test_planted_errors_are_counted_exactly(tmp_path: Path, front: Front) -> None:
+    with known_server(tmp_path, 0.0, *front.options, "--fail-every", "7") as server:
+        report = run(settings(constant(100, 2), server.url, connection=Connection(tls=front.tls)))
         log = server.log()
     in_order(report)
     assert report.measured.sent == len(log)
-    assert (
-        report.measured.errors
-        == {"INTERNAL ResponseError": int(log[:, 3].sum())}
-        == {"INTERNAL ResponseError": len(log) // 7}
-    )
-    assert "planted" in report.measured.examples["INTERNAL ResponseError"]
+    assert report.measured.errors == {front.planted: int(log[:, 3].sum())} == {front.planted: len(log) // 7}
+    assert "planted" in report.measured.examples[front.planted]
     assert report.measured.retries == 0
     assert exit_code(report) in (5, 7)  # failed requests without an objective for them, or a machine too busy
+
+
+@pytest.mark.parametrize("front", ["grpc tls", "rest tls"], indirect=True)
+def test_a_client_without_the_certificate_that_is_asked_for_is_reported_as_not_let_in(
+    tmp_path: Path, front: Front
+) -> None:
+    assert front.tls is not None
+    stranger = Connection(tls=replace(front.tls, cert=None, key=None))
+    with known_server(tmp_path, 0.0, *front.options) as server:
+        report = run(settings(constant(10, 1), server.url, connection=stranger))
+        log = server.log()
+    assert len(log) == 0
+    assert report.measured.errors == {"UnreachableError": 1}
+    assert exit_code(report) == 5
 
 
 def test_an_open_loop_goes_on_in_a_stall_and_counts_the_wait_from_the_intended_time(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ be measured with it. This one does what a generator needs: HTTP/1.1, kept-alive 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import ssl
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,8 +37,8 @@ def open_transport(address: Address, connection: Connection) -> AsyncTransport:
 class _LostError(Exception):
     """The connection ended before an answer did; ``untouched``: before one began."""
 
-    def __init__(self, untouched: bool) -> None:
-        super().__init__()
+    def __init__(self, reason: str, untouched: bool) -> None:
+        super().__init__(reason)
         self.untouched = untouched
 
 
@@ -58,6 +57,7 @@ class _Exchange(asyncio.Protocol):
         self._body: list[bytes] = []
         self._headers: dict[str, str] = {}
         self._touched = False
+        self._until_close = False
 
     async def ask(self, head: bytes, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         self._answer = asyncio.get_running_loop().create_future()
@@ -73,22 +73,31 @@ class _Exchange(asyncio.Protocol):
         self._touched = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._fail()
+        except httptools.HttpParserError as error:
+            self._fail(f"no HTTP answer: {error}")
             self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
-        self._fail()
+        if self._until_close and error is None:
+            self.on_message_complete()
+        else:
+            self._fail("the connection ended before the answer did" + (f": {error}" if error is not None else ""))
 
-    def _fail(self) -> None:
+    def _fail(self, reason: str) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(_LostError(not self._touched))
+            self._answer.set_exception(_LostError(reason, not self._touched))
 
     # ---- the parser's side
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        # An answer that does not say where it ends, ends with the connection (RFC 9112, section 6.3), which the parser
+        # is not told.
+        chunked = self._headers.get("transfer-encoding", "").lower().endswith("chunked")
+        self._until_close = not chunked and "content-length" not in self._headers
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -138,7 +147,7 @@ class LeanRestTransport:
                     except _LostError as error:
                         # a kept-alive connection that the server had just closed is nobody's failure
                         if not (reused and error.untouched):
-                            return connection_failure("the connection ended before the answer did")
+                            return connection_failure(str(error))
         except TimeoutError:
             if exchange is not None:
                 exchange.transport.abort()
@@ -166,18 +175,13 @@ class LeanRestTransport:
         return exchange
 
     def _message(self, request: Request) -> tuple[bytes, bytes]:
-        more = "".join(f"{name}: {value}\r\n" for name, value in self._connection.headers())
-        body = request.body
-        if body is None:
-            return f"GET {self._prefix}{request.path} HTTP/1.1\r\n{self._fixed}{more}\r\n".encode(), b""
-        if self._connection.compression == "gzip":
-            body = gzip.compress(body, compresslevel=1)
-            more += "content-encoding: gzip\r\n"
-        head = (
-            f"POST {self._prefix}{request.path} HTTP/1.1\r\n{self._fixed}content-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n{more}\r\n"
-        )
-        return head.encode(), body
+        method, body, headers = "GET", b"", self._connection.headers()
+        if request.body is not None:
+            method = "POST"
+            body, more = self._connection.encoded(request.body)
+            headers += [*more, ("content-length", str(len(body)))]
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        return f"{method} {self._prefix}{request.path} HTTP/1.1\r\n{self._fixed}{lines}\r\n".encode(), body
 
     async def close(self) -> None:
         for exchange in self._idle:

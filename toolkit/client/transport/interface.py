@@ -5,6 +5,7 @@ Any object with these methods can be given to `Client` and `AsyncClient` as ``tr
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,8 @@ from toolkit.errors import InputError
 __all__ = ["AsyncTransport", "Connection", "Outcome", "Transport"]
 
 Outcome = bytes | Failure
+
+_COMPRESSIBLE = 1024  # bytes; below it gzip costs more than it saves
 
 
 class Transport(Protocol):
@@ -65,3 +68,10 @@ class Connection:
             token = self.token if isinstance(self.token, str) else self.token()
             pairs.append(("authorization", f"Bearer {token}"))
         return pairs
+
+    def encoded(self, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+        """A REST request's body as it is sent, and the headers that say what it is. (gRPC compresses by itself.)"""
+        headers = [("content-type", "application/json")]
+        if self.compression is None or len(body) < _COMPRESSIBLE:
+            return body, headers
+        return gzip.compress(body, compresslevel=1), [*headers, ("content-encoding", "gzip")]

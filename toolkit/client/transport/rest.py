@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import itertools
 import socket
 import ssl
@@ -23,7 +22,6 @@ from toolkit.client.types import Request
 
 __all__ = ["RestTransport"]
 
-_COMPRESSIBLE = 1024  # bytes; below it gzip costs more than it saves
 _RESOLVE_SECONDS = 5.0  # how long the addresses of a name are used before it is looked up again
 
 
@@ -86,10 +84,8 @@ class RestTransport:
         headers = dict(self._connection.headers())
         body = request.body
         if body is not None:
-            headers["content-type"] = "application/json"
-            if self._connection.compression == "gzip" and len(body) >= _COMPRESSIBLE:
-                body = gzip.compress(body, compresslevel=1)
-                headers["content-encoding"] = "gzip"
+            body, more = self._connection.encoded(body)
+            headers |= dict(more)
         outcome = await self._exchange(request.path, body, headers, timeout)
         if self._proxy is not None and not isinstance(outcome, bytes):
             outcome = self._proxy.told(outcome)
