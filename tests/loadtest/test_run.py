@@ -240,6 +240,21 @@ def test_ctrl_c_writes_the_report_and_exits_with_130(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r" / "report.json").read_text())["schema"] == 1
 
 
+def test_a_run_leaves_the_environments_proxy_alone_where_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # where nobody listens
+    with known_server(tmp_path, 0.0, "--rest") as server:
+        url = server.url.replace("127.0.0.1", "127.1")  # not in the form of a loopback address, which has no proxy
+        report = run(settings(constant(20, 1), url, connection=Connection(proxies=False)))
+        assert "proxy" in str(run(settings(constant(20, 1), url)).stopped)
+        log = server.log()
+    in_order(report)
+    assert report.measured.answered == len(log) > 0
+
+
 def test_a_replay_sends_all_of_its_arrivals_the_last_one_too(tmp_path: Path) -> None:
     with known_server(tmp_path, 0.0) as server:
         report = run(settings(Replay((0.0, 0.2, 0.2, 0.5, 1.0)), server.url))

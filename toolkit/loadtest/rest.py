@@ -7,15 +7,19 @@ be measured with it. This one does what a generator needs: HTTP/1.1, kept-alive 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
+from collections import defaultdict
 from typing import Any
 from urllib.parse import urlsplit
 
 from toolkit._version import __version__
 from toolkit.client.transport.address import Address
-from toolkit.client.transport.failures import connection_failure, http_failure
+from toolkit.client.transport.failures import Failure, connection_failure, http_failure
 from toolkit.client.transport.interface import AsyncTransport, Connection, Outcome
 from toolkit.client.transport.opening import open_async
+from toolkit.client.transport.proxies import find_proxy
+from toolkit.client.transport.rotation import Rotation
 from toolkit.client.types import Request
 from toolkit.errors import MissingExtraError
 
@@ -28,8 +32,8 @@ __all__ = ["LeanRestTransport", "open_transport"]
 
 
 def open_transport(address: Address, connection: Connection) -> AsyncTransport:
-    """The transport of a worker: the client's own, but for REST to one address."""
-    if address.rest and not connection.round_robin:
+    """The transport of a worker: the client's own, but for REST without a proxy."""
+    if address.rest and (not connection.proxies or find_proxy(address) is None):
         return LeanRestTransport(address, connection)
     return open_async(address, connection)
 
@@ -43,9 +47,10 @@ class _LostError(Exception):
 
 
 class _Exchange(asyncio.Protocol):
-    """A connection: one request at a time."""
+    """A connection to ``host``: one request at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
+        self.host = host
         self.transport: Any = None
         self.closed = False
         self.used = False
@@ -132,9 +137,16 @@ class LeanRestTransport:
             if tls is not None and tls.cert is not None and tls.key is not None:
                 self._ssl.load_cert_chain(str(tls.cert), str(tls.key))
             self._name = self._host if tls is None or tls.server_name is None else tls.server_name
-        self._idle: list[_Exchange] = []
+        self._rotation = Rotation(self._host, self._port) if connection.round_robin else None
+        self._idle: dict[str, list[_Exchange]] = defaultdict(list)  # by the host or its address
 
     async def send(self, request: Request, timeout: float) -> Outcome:
+        outcome = await self._sent(request, timeout)
+        if self._rotation is not None and isinstance(outcome, Failure):
+            self._rotation.stale()
+        return outcome
+
+    async def _sent(self, request: Request, timeout: float) -> Outcome:
         exchange = None
         try:
             async with asyncio.timeout(timeout):
@@ -161,16 +173,18 @@ class LeanRestTransport:
                 exchange.transport.abort()
             raise
         if not exchange.closed:
-            self._idle.append(exchange)
+            self._idle[exchange.host].append(exchange)
         return body if status == 200 else http_failure(status, body, headers)
 
     async def _exchange(self) -> _Exchange:
-        while self._idle:
-            exchange = self._idle.pop()
+        host = self._host if self._rotation is None else await self._rotation.next()
+        idle = self._idle[host]
+        while idle:
+            exchange = idle.pop()
             if not exchange.closed:
                 return exchange
         _, exchange = await asyncio.get_running_loop().create_connection(
-            _Exchange, self._host, self._port, ssl=self._ssl, server_hostname=self._name
+            lambda: _Exchange(host), host, self._port, ssl=self._ssl, server_hostname=self._name
         )
         return exchange
 
@@ -184,6 +198,6 @@ class LeanRestTransport:
         return f"{method} {self._prefix}{request.path} HTTP/1.1\r\n{self._fixed}{lines}\r\n".encode(), body
 
     async def close(self) -> None:
-        for exchange in self._idle:
+        for exchange in itertools.chain.from_iterable(self._idle.values()):
             exchange.transport.close()
         self._idle.clear()

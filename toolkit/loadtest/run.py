@@ -139,6 +139,7 @@ def traffic_of(settings: Settings) -> Traffic:
         metadata=connection.metadata,
         compression=connection.compression,
         round_robin=connection.round_robin,
+        proxies=connection.proxies,
     ) as client:
         return prepare(client, settings.targets, settings.texts, settings.rows, settings.requests, settings.seed)
 

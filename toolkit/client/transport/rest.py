@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import socket
 import ssl
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -18,11 +14,10 @@ from toolkit.client.transport.address import Address
 from toolkit.client.transport.failures import connection_failure, http_failure
 from toolkit.client.transport.interface import Connection, Outcome
 from toolkit.client.transport.proxies import find_proxy
+from toolkit.client.transport.rotation import Rotation
 from toolkit.client.types import Request
 
 __all__ = ["RestTransport"]
-
-_RESOLVE_SECONDS = 5.0  # how long the addresses of a name are used before it is looked up again
 
 
 def _verify(tls: TLS | None) -> ssl.SSLContext | bool:
@@ -34,34 +29,13 @@ def _verify(tls: TLS | None) -> ssl.SSLContext | bool:
     return context
 
 
-class _Rotation:
-    """The addresses behind a host's name, in turn; looked up again every few seconds and after a failure."""
-
-    def __init__(self, base: httpx.URL) -> None:
-        self._base = base
-        self._addresses: Iterator[str] = iter(())
-        self._until = 0.0
-
-    async def next(self) -> httpx.URL:
-        if time.monotonic() >= self._until:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                self._base.host, self._base.port, type=socket.SOCK_STREAM
-            )
-            self._addresses = itertools.cycle(dict.fromkeys(str(item[4][0]) for item in found))
-            self._until = time.monotonic() + _RESOLVE_SECONDS
-        return self._base.copy_with(host=next(self._addresses))
-
-    def stale(self) -> None:
-        self._until = 0.0
-
-
 class RestTransport:
     """HTTP/1.1 with kept-alive connections, as many as there are requests at a time."""
 
     def __init__(self, address: Address, connection: Connection) -> None:
         self._connection = connection
         self._base = httpx.URL(address.target)
-        self._rotation = _Rotation(self._base) if connection.round_robin else None
+        self._rotation = Rotation(self._base.host, self._base.port) if connection.round_robin else None
         tls = connection.tls
         name = tls.server_name if tls is not None and tls.server_name is not None else self._base.host
         self._extensions: dict[str, Any] = {"sni_hostname": name} if address.secure else {}
@@ -97,7 +71,9 @@ class RestTransport:
         begun = False  # the answer; a server that answers is not ended by the request
         try:
             async with asyncio.timeout(timeout):  # httpx's own limits are per read, not for the whole
-                base = self._base if self._rotation is None else await self._rotation.next()
+                base = self._base
+                if self._rotation is not None:
+                    base = base.copy_with(host=await self._rotation.next())
                 async with self._client.stream(
                     "GET" if body is None else "POST",
                     str(base).rstrip("/") + path,
