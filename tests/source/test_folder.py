@@ -116,6 +116,12 @@ def test_what_is_left_of_a_sentence_transformer_is_not_taken_for_an_encoder_alon
         inspect_folder(bert, False)
 
 
+def test_a_router_is_refused_by_name(source: Path) -> None:
+    module = "sentence_transformers.base.modules.router.Router"
+    edit(source / "modules.json", lambda items: items.__setitem__(0, {**items[0], "type": module}))
+    refused(source, "modules.json", "type", module)
+
+
 def test_a_cross_encoders_folder_is_refused_by_name(tiny_bert: Path, tmp_path: Path) -> None:
     CrossEncoder(str(tiny_bert), num_labels=1, device="cpu").save_pretrained(str(tmp_path))
     error = refused(tmp_path, "config_sentence_transformers.json", "model_type", "CrossEncoder")

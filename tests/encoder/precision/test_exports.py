@@ -49,6 +49,7 @@ def exported(tiny_source: Path, calibration: Path, tmp_path_factory: pytest.Temp
     def get(precision: str) -> Path:
         if precision not in done:
             options: dict[str, Any] = {"precision": precision, "tokenizer_sample": 0.01}
+            options["quantize"] = ["binary"] if precision == "bfloat16" else []
             options["min_cosine"] = {"bfloat16": BFLOAT16_COSINE, "int8": INT8_COSINE}[precision]
             if precision == "int8":
                 options["calibration"] = calibration
@@ -61,6 +62,15 @@ def exported(tiny_source: Path, calibration: Path, tmp_path_factory: pytest.Temp
 def serving(folder: Path) -> Callable[[list[str]], Any]:
     loaded = tf.saved_model.load(str(folder))
     return lambda texts: (loaded, loaded.signatures["serving_default"](text=tf.constant(texts))["embedding"].numpy())[1]
+
+
+def test_quantized_vectors_are_held_to_the_artifacts_own_floats(exported: Callable[[str], Path]) -> None:
+    provenance = read_provenance(exported("bfloat16"))
+    assert provenance is not None
+    (figure,) = provenance["check"]["quantized"]
+    assert figure["signature"] == "embedding_binary"
+    assert figure["off"] <= figure["values"] / 1000
+    assert provenance["check"]["max_abs"] > 1e-4, "the floats are not the original's"
 
 
 def spec_of(source: Path) -> ModelSpec:
