@@ -73,8 +73,12 @@ class Weights:
 
     def layer(self, names: LayerNames, out: str, hidden: int, inner: int) -> dict[str, Array]:
         """A transformer layer: attention and feed-forward, each with a residual and a LayerNorm."""
+        qkv = self.linear((names.query, names.key, names.value), f"{out}/qkv", hidden, hidden)
+        return {**qkv, **self.behind_attention(names, out, hidden, inner)}
+
+    def behind_attention(self, names: LayerNames, out: str, hidden: int, inner: int) -> dict[str, Array]:
+        """Of a transformer layer all but queries, keys and values."""
         return {
-            **self.linear((names.query, names.key, names.value), f"{out}/qkv", hidden, hidden),
             **self.linear((names.attention_output,), f"{out}/attention_output", hidden, hidden),
             **self.norm(names.attention_norm, f"{out}/attention_norm", hidden),
             **self.linear((names.intermediate,), f"{out}/intermediate", hidden, inner),

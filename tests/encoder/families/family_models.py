@@ -55,6 +55,12 @@ CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
         "initializer_range": 0.3,
     },
     "electra": {"embedding_size": 16},
+    "deberta": {
+        "relative_attention": True,
+        "max_relative_positions": 24,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_biased_input": False,
+    },
     # as DeBERTa-v3 has it; texts are longer than the distances that are told apart
     "deberta-v2": {
         "relative_attention": True,

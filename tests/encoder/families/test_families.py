@@ -89,6 +89,7 @@ DEBERTA = {"share_att_key": False, "norm_rel_ebd": "none"}
         ("deberta-v2", {**DEBERTA, "pos_att_type": ["p2c"], "embedding_size": 16, "conv_kernel_size": 5}),
         ("deberta-v2", {**DEBERTA, "pos_att_type": "c2p", "position_buckets": -1, "max_relative_positions": 10}),
         ("deberta-v2", {"relative_attention": False}),
+        ("deberta", {"pos_att_type": ["p2c"], "type_vocab_size": 2, "position_biased_input": True}),
         ("t5", {"feed_forward_proj": "gated-silu"}),
         ("umt5", {"feed_forward_proj": "relu", "relative_attention_num_buckets": 7}),
         ("deberta-v2", {"pos_att_type": [], "max_relative_positions": -1, "type_vocab_size": 3}),
@@ -183,6 +184,7 @@ class Recording(Mapping[str, Any]):
         return len(self.values_)
 
 
+POOLED = {"legacy", "pooler_dropout", "pooler_hidden_act", "pooler_hidden_size"}  # of classification heads
 # beside NO_MATTER, fields of one family that no hidden state depends on
 WITHOUT_EFFECT = {
     "distilbert": {"hidden_size", "sinusoidal_pos_embds"},  # another name of dim; the sines are stored as weights
@@ -192,8 +194,8 @@ WITHOUT_EFFECT = {
         {"decoder_start_token_id", "num_decoder_layers", "scale_decoder_outputs", "tie_word_embeddings"}
         | {"initializer_factor", "eos_token_id", "hidden_size"},
     ),
-    # of classification heads
-    "deberta-v2": {"legacy", "pooler_dropout", "pooler_hidden_act", "pooler_hidden_size"},
+    "deberta": POOLED,
+    "deberta-v2": POOLED,
 }
 # the padding token is a row of the embeddings like any other, but where positions are counted
 PADDING_IS_A_ROW = set(MODEL_TYPES) - {"roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl"}
@@ -238,6 +240,7 @@ def small(config: Any) -> Any:
         ("t5", {"dense_act_fn": "quick_gelu"}, ("dense_act_fn", "quick_gelu")),
         ("t5", {"relative_attention_num_buckets": 2}, ("relative_attention_num_buckets", "2", "from 4 on")),
         ("umt5", {"relative_attention_max_distance": 8}, ("relative_attention_num_buckets", "32", "8")),
+        ("deberta", {"talking_head": True}, ("talking_head", "True")),
         ("deberta-v2", {"conv_kernel_size": 2}, ("conv_kernel_size", "2", "odd")),
         ("deberta-v2", {"conv_kernel_size": 3, "conv_groups": 2}, ("conv_groups", "2")),
         ("deberta-v2", {"attention_head_size": 32}, ("attention_head_size", "32", "64")),
@@ -256,7 +259,7 @@ def test_what_a_family_does_not_compute_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "model_type", ["mpnet", "albert", "xlm-roberta-xl", "distilbert", "electra", "deberta-v2", "umt5"]
+    "model_type", ["mpnet", "albert", "xlm-roberta-xl", "distilbert", "electra", "deberta", "deberta-v2", "umt5"]
 )
 def test_every_tensor_is_consumed_or_the_export_refused(tmp_path: Path, model_type: str) -> None:
     checkpoint = open_checkpoint(save_family(tmp_path, model_type))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from toolkit.encoder.families.albert import AlbertSpec
 from toolkit.encoder.families.bert import BertSpec
 from toolkit.encoder.families.bert_generation import BertGenerationSpec
+from toolkit.encoder.families.deberta import DebertaSpec
 from toolkit.encoder.families.deberta_v2 import DebertaV2Spec
 from toolkit.encoder.families.distilbert import DistilBertSpec
 from toolkit.encoder.families.electra import ElectraSpec
@@ -37,6 +38,7 @@ FAMILIES: tuple[type[EncoderSpec], ...] = (
     MegatronBertSpec,
     XlmRobertaXlSpec,
     BertGenerationSpec,
+    DebertaSpec,
     DebertaV2Spec,
     T5Spec,
 )

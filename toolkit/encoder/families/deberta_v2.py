@@ -36,6 +36,7 @@ Array = npt.NDArray[np.float32]
 
 PROJECTION, CONVOLUTION = "embeddings/projection", "convolution"
 
+PARTS = ("query", "key")
 TABLES = {"word": "word_embeddings", "type": "token_type_embeddings", "position": "position_embeddings"}
 
 LAYER = replace(
@@ -117,12 +118,10 @@ class DebertaV2Spec(EncoderSpec):
         }
         p |= weights.norm("embeddings.LayerNorm", "embeddings/norm", hidden)
         if size != hidden:
-            kernel = np.ascontiguousarray(weights.take("embeddings.embed_proj.weight", (hidden, size)).T)
-            p |= {f"{PROJECTION}/kernel": kernel, f"{PROJECTION}/bias": np.zeros(hidden, np.float32)}
+            p |= weights.linear(["embeddings.embed_proj"], PROJECTION, size, hidden, bias=False)
         distances = self._stored_distances(weights)
         for layer in range(self.num_layers):
-            names = LAYER.at(f"encoder.layer.{layer}")
-            p |= weights.layer(names, f"layer_{layer}", hidden, self.intermediate_size)
+            p |= self.layer(weights, layer)
             if distances is not None:
                 p |= self._projected(weights, p, layer, distances)
         if self.convolution:
@@ -132,6 +131,11 @@ class DebertaV2Spec(EncoderSpec):
             p |= weights.norm("encoder.conv.LayerNorm", f"{CONVOLUTION}/norm", hidden)
         weights.finish()
         return p
+
+    def layer(self, weights: Weights, layer: int) -> dict[str, Array]:
+        """The parameters of a layer, but for distances."""
+        names = LAYER.at(f"encoder.layer.{layer}")
+        return weights.layer(names, f"layer_{layer}", self.hidden_size, self.intermediate_size)
 
     def _stored_distances(self, weights: Weights) -> npt.NDArray[np.float64] | None:
         """The embeddings of distances, ``[2 * span, hidden]``, from far before to far behind."""
@@ -153,19 +157,23 @@ class DebertaV2Spec(EncoderSpec):
         hidden, heads = self.hidden_size, self.num_heads
         found = {}
         for part, wanted in enumerate((self.p2c, self.c2p)):
-            name = ("query", "key")[part]
             if not wanted:
                 continue
-            if self.shared_projections:
-                place = slice(part * hidden, (part + 1) * hidden)
-                kernel, bias = p[f"layer_{layer}/qkv/kernel"][:, place], p[f"layer_{layer}/qkv/bias"][place]
-            else:
-                stored = f"encoder.layer.{layer}.attention.self.pos_{name}_proj"
-                kernel, bias = weights.linear([stored], "", hidden, hidden).values()
+            kernel, bias = self.projection(weights, p, layer, part)
             rows = (distances @ kernel.astype(np.float64) + bias) * self.attention_scale
             by_head = rows.reshape(2 * self.span, heads, hidden // heads).transpose(1, 0, 2)
-            found[f"layer_{layer}/distance_{name}"] = np.ascontiguousarray(by_head, np.float32)
+            found[f"layer_{layer}/distance_{PARTS[part]}"] = np.ascontiguousarray(by_head, np.float32)
         return found
+
+    def projection(self, weights: Weights, p: dict[str, Array], layer: int, part: int) -> tuple[Array, Array]:
+        """What distances are projected by, as ``PARTS`` counts: ``[hidden, hidden]`` and ``[hidden]``."""
+        hidden = self.hidden_size
+        if self.shared_projections:
+            place = slice(part * hidden, (part + 1) * hidden)
+            return p[f"layer_{layer}/qkv/kernel"][:, place], p[f"layer_{layer}/qkv/bias"][place]
+        name = f"encoder.layer.{layer}.attention.self.pos_{PARTS[part]}_proj"
+        kernel, bias = weights.linear([name], "", hidden, hidden).values()
+        return kernel, bias
 
     @property
     def span(self) -> int:
