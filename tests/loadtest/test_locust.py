@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgpack
 import numpy as np
-from known import known_server
+import pytest
+from known import Front, KnownServer, known_server
 
-from toolkit.loadtest import load
+from toolkit.loadtest import Report, load
 from toolkit.loadtest.measure import Recorder
 from toolkit.loadtest.records import make_records
 
@@ -56,11 +57,46 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))}
 
 
-def test_a_master_and_two_workers_report_every_request_that_the_server_saw(tmp_path: Path) -> None:
+def asking(server: KnownServer, front: Front, report: Path) -> list[str]:
+    """Locust's arguments for a test of the known server."""
+    secrets = {} if front.tls is None else {name.replace("_", "-"): value for name, value in vars(front.tls).items()}
+    return ["--headless", f"--host={server.url}", "--model=m", "--warmup=0", "--max-lag=1", "--slo=errors=50%",
+            f"--report={report}", *(f"--{name}={value}" for name, value in secrets.items())]  # fmt: skip
+
+
+def held_against(log: np.ndarray, front: Front, folder: Path) -> Report:
+    """The report, of which the server's log must say the same."""
+    report = load(folder / "report.json")
+    assert report.stopped is None
+    assert report.measured.unfinished == 0
+    assert report.measured.sent == len(log) > 0
+    assert report.measured.errors == {front.planted: int(log[:, 3].sum())}
+    assert report.measured.failed == int(log[:, 3].sum()) > 0
+    assert report.generator.lost == 0
+    assert (folder / "report.html").stat().st_size > 10_000
+    return report
+
+
+@pytest.mark.parametrize("front", ["grpc tls", "rest tls"], indirect=True)
+def test_one_process_reports_every_request_that_the_server_saw(tmp_path: Path, front: Front) -> None:
+    with known_server(tmp_path, 0.002, *front.options, "--fail-every", "5") as server:
+        done = subprocess.run(
+            [*COMMAND, "-u4", "-r100", "-t3s", "--rate-per-user=10", *asking(server, front, tmp_path / "report")],
+            capture_output=True, text=True, timeout=120, env=environment(), check=False,
+        )  # fmt: skip
+        log = server.log()
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = held_against(log, front, tmp_path / "report")
+    assert report.generator.processes == 1
+    assert report.load["segments"][0][1] == 40.0
+
+
+@pytest.mark.parametrize("front", ["rest"], indirect=True)
+def test_a_master_and_two_workers_report_every_request_that_the_server_saw(tmp_path: Path, front: Front) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    with known_server(tmp_path, 0.002, "--fail-every", "5") as server:
+    with known_server(tmp_path, 0.002, *front.options, "--fail-every", "5") as server:
         workers = [
             subprocess.Popen([*COMMAND, "--worker", "--master-port", port], env=environment(),
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -68,10 +104,9 @@ def test_a_master_and_two_workers_report_every_request_that_the_server_saw(tmp_p
         ]  # fmt: skip
         try:
             master = subprocess.run(
-                [*COMMAND, "--master", "--headless", "--expect-workers=2", "--expect-workers-max-wait=60", "-u6",
-                 "-r100", "-t6s", f"--master-bind-port={port}", "--master-bind-host=127.0.0.1", f"--host={server.url}",
-                 "--model=m", "--rate-per-user=4", "--warmup=0", "--max-lag=1", "--slo=errors=50%",
-                 f"--report={tmp_path / 'report'}"],
+                [*COMMAND, "--master", "--expect-workers=2", "--expect-workers-max-wait=60", "-u6", "-r100", "-t6s",
+                 f"--master-bind-port={port}", "--master-bind-host=127.0.0.1", "--rate-per-user=4",
+                 *asking(server, front, tmp_path / "report")],
                 capture_output=True, text=True, timeout=120, env=environment(), check=False,
             )  # fmt: skip
         finally:
@@ -86,16 +121,11 @@ def test_a_master_and_two_workers_report_every_request_that_the_server_saw(tmp_p
                     worker.wait()
         log = server.log()
     assert master.returncode == 0, master.stderr[-3000:]
-    report = load(tmp_path / "report/report.json")
-    assert report.measured.unfinished == 0
-    assert report.measured.sent == len(log) > 0
-    assert report.measured.failed == sum(report.measured.errors.values()) == int(log[:, 3].sum())
+    report = held_against(log, front, tmp_path / "report")
     assert report.generator.processes == 2
-    assert report.generator.lost == 0
     assert report.load["kind"] == "poisson"
     assert report.load["segments"][0][1] == 24.0
     assert "errors=50% held" in master.stdout
-    assert (tmp_path / "report/report.html").stat().st_size > 10_000
 
 
 def test_a_wrong_option_ends_locust_with_one_line_and_2(tmp_path: Path) -> None:
@@ -108,9 +138,10 @@ def test_a_wrong_option_ends_locust_with_one_line_and_2(tmp_path: Path) -> None:
     assert "--model" in done.stderr
 
 
-def test_a_server_that_is_not_there_is_a_report_and_exit_1(tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["grpc://127.0.0.1:1", "http://127.0.0.1:1"])
+def test_a_server_that_is_not_there_is_a_report_and_exit_1(tmp_path: Path, url: str) -> None:
     done = subprocess.run(
-        [*COMMAND, "--headless", "-t1s", "--host=grpc://127.0.0.1:1", "--model=m", "--warmup=0", "--request-timeout=1"],
+        [*COMMAND, "--headless", "-t1s", f"--host={url}", "--model=m", "--warmup=0", "--request-timeout=1"],
         env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr

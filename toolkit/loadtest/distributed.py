@@ -19,15 +19,16 @@ import numpy as np
 
 from toolkit.client import TLS
 from toolkit.client.options import Retry
-from toolkit.client.transport.address import parse_address
+from toolkit.client.transport.address import Address, parse_address
 from toolkit.client.transport.failures import Failure
 from toolkit.client.transport.interface import Connection, Outcome, Transport
-from toolkit.client.transport.opening import open_sync
+from toolkit.client.transport.opening import LoopTransport, open_sync
 from toolkit.errors import ClientError, InputError
 from toolkit.loadtest.measure import Recorder
 from toolkit.loadtest.metrics import Scraper
 from toolkit.loadtest.records import RECORD
 from toolkit.loadtest.report import Generator, Report
+from toolkit.loadtest.rest import open_transport
 from toolkit.loadtest.run import Settings, make_report, traffic_of
 from toolkit.loadtest.schedule import Closed, Load, constant
 from toolkit.loadtest.slo import parse_slo
@@ -80,6 +81,13 @@ def _token(path: str) -> Callable[[], str]:
     return lambda: Path(path).read_text().strip()
 
 
+def _transport(address: Address, connection: Connection) -> Transport:
+    # The client's REST costs gevent so much CPU that a process would hold about a hundred requests a second.
+    if address.rest:
+        return LoopTransport(lambda: open_transport(address, connection))
+    return open_sync(address, connection)
+
+
 class Sender:
     """What one process sends, and what became of it. ``number``: of the process; others draw other requests. Raises
     `ClientError` if the server does not answer as it should."""
@@ -87,7 +95,7 @@ class Sender:
     def __init__(self, settings: Settings, number: int) -> None:
         self.settings, self.number = settings, number
         self.traffic = traffic_of(settings)
-        self.transport: Transport = open_sync(parse_address(settings.url), settings.connection)
+        self.transport: Transport = _transport(parse_address(settings.url), settings.connection)
         self.begin = time.monotonic()
         self.stopped_at: float | None = None
         self.under_way = 0
