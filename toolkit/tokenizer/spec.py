@@ -112,7 +112,9 @@ class _Kind:
 
 _MODELS: Mapping[str, _Kind] = {
     "WordPiece": _Kind("WordPiece", "BERT, MPNet, DistilBERT, ELECTRA", read_wordpiece),
-    "Unigram": _Kind("Unigram", "XLM-RoBERTa, multilingual E5, BGE-M3, ALBERT, T5", read_unigram),
+    "Unigram": _Kind(
+        "Unigram", "XLM-RoBERTa, CamemBERT, multilingual E5, BGE-M3, ALBERT, T5, DeBERTa", read_unigram
+    ),
     "BPE": _Kind("byte-level BPE", "RoBERTa, GPT-2, ModernBERT, Llama 3, Qwen", read_bytepair),
 }
 TOKENIZER_KINDS: Mapping[str, str] = {kind.title: kind.known_from for kind in _MODELS.values()}

@@ -209,10 +209,6 @@ def test_each_step_prints_one_line(xlmr):
     assert all("\n" not in line and len(line) < 200 for line in lines)
 
 
-QUOTES = {"type": "Replace", "pattern": {"String": "``"}, "content": '"'}
-LATE = [{"type": "Lowercase"}]
-
-
 def _set(*path):
     *keys, last, value = path
 
@@ -233,10 +229,6 @@ def _set(*path):
         (_set("pre_tokenizer", {"type": "Whitespace"}), "pre_tokenizer.type is 'Whitespace'"),
         (_set("pre_tokenizer", "pretokenizers", 1, "prepend_scheme", "first"), "prepend_scheme is 'first'"),
         (_set("pre_tokenizer", "pretokenizers", 1, "replacement", "_"), "replacement is '_'"),
-        (_set("normalizer", {"type": "NFKC"}), "normalizer.type is 'NFKC'"),
-        (_set("normalizer", {"type": "Sequence", "normalizers": [*LATE, QUOTES]}), "normalizer.pattern"),
-        (_set("normalizer", {**QUOTES, "pattern": {"String": "<m"}}), "normalizer.pattern is '<m'"),
-        (_set("normalizer", {"type": "NFKD"}), "normalizer.type is 'NFKD'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -25,13 +25,14 @@ import numpy.typing as npt
 from toolkit.errors import UnsupportedError
 from toolkit.tokenizer import characters
 from toolkit.tokenizer.added import MARKS, Codes, Passes, Pattern, match_passes
-from toolkit.tokenizer.characters import CODE_POINTS, DELETED, LONGER, SPACE, Characters
+from toolkit.tokenizer.characters import CODE_POINTS, DELETED, SPACE, Characters
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.parts import parts
 from toolkit.tokenizer.patterns import character_class, literal
 from toolkit.tokenizer.spec import AddedToken, TokenizerSpec, reference_tokenizer
 from toolkit.tokenizer.unigram.charsmap import read_charsmap
 from toolkit.tokenizer.unigram.clusters import Clusters, Signs
+from toolkit.tokenizer.unigram.early import EarlyStage, Surroundings, compile_early, regex_stage, splitting_tokenizer
 from toolkit.tokenizer.unigram.pieces import UNKNOWN, UNKNOWN_SPACE, WORD, compile_pieces
 from toolkit.tokenizer.unigram.spec import META, UnigramModel
 from toolkit.tokenizer.unigram.tables import CompiledUnigram
@@ -56,11 +57,15 @@ class _Compiler:
     def __init__(self, spec: TokenizerSpec) -> None:
         assert isinstance(spec.model, UnigramModel)
         self.spec, self.model = spec, spec.model
-        self.early = self._normalizer(self.model.before)
-        self.late_normalizer = self._normalizer(self.model.after)
+        self.normalization = self.model.normalization
+        # What becomes of a character that stands for a token: nothing is put before it, and it is no white space.
+        self.early = self._normalizer(
+            [part for part in self.normalization.early if part["type"] not in ("Prepend", "Strip")]
+        )
+        self.late_normalizer = self._normalizer(self.normalization.after)
         charsmap = self._precompiled()
         self.clusters = self._clusters(charsmap)
-        self.characters = characters.probe(self._tokenizer([*charsmap, *self.model.after]))
+        self.characters = characters.probe(splitting_tokenizer([*charsmap, *self.normalization.after]))
         self.raw_tokens = [token for token in spec.added_tokens if not token.normalized]
         self.late_tokens = [token for token in spec.added_tokens if token.normalized]
         whole = reference_tokenizer(spec, max_length=None).normalizer
@@ -74,20 +79,26 @@ class _Compiler:
         self.remap = {character: next(self.private) for character in self.alphabet if ord(character) < 0x20}
         self.codes: list[str] = []
         self.strings: dict[str, int] = {}
+        self.taken: list[int] = []
         self.symbols = self._symbols()
 
     def compile(self) -> CompiledUnigram:
         index = self._character_index(self.characters)
         reserved = self._reserved(index)
         signs = [chr(next(reserved)) for _ in range(3)] if self.clusters else []
+        prepends = any(part["type"] == "Prepend" for part in self.normalization.early)
+        sign = chr(next(reserved)) if prepends else ""
         rare = ""
         raw_passes, raw_words, raw_starts, apart = self._raw_passes(index, reserved)
-        if self.clusters or self.raw_tokens:
-            used = [*map(ord, signs), *self.taken]
-            line_ends = self._line_end_pass()
-            raw_passes = ((character_class(used), chr(_ORDINARY)), *raw_passes, *line_ends)
+        early = self._early_stages(apart, sign)
+        line_ends = self._line_end_pass()
+        if early and line_ends:
+            early = (*early, regex_stage("carriage returns before line feeds", *line_ends))
+            line_ends = ()
+        if self.taken:
+            raw_passes = ((character_class(self.taken), chr(_ORDINARY)), *raw_passes, *line_ends)
             contents = [literal(token.content) for token in self.raw_tokens]
-            rare = rf"\C*(?:{'|'.join([character_class(used), *contents, *(one for one, _ in line_ends)])})\C*"
+            rare = rf"\C*(?:{'|'.join([character_class(self.taken), *contents, *(one for one, _ in line_ends)])})\C*"
         mark_passes: Passes = ()
         cluster_passes: Passes = ()
         if self.clusters:
@@ -107,7 +118,7 @@ class _Compiler:
         return CompiledUnigram(
             raw_passes=raw_passes,
             rare=rare,
-            early_charmap=self._early_charmap(),
+            early=early,
             plain=self.clusters.plain() if self.clusters and mark_passes else (),
             mark_passes=mark_passes,
             cluster_passes=cluster_passes,
@@ -126,28 +137,18 @@ class _Compiler:
 
     # Normalizers
 
-    def _tokenizer(self, chain: Sequence[Mapping[str, Any]]) -> Any:
-        """A tokenizer with these normalizers that splits at white space."""
-        from tokenizers import Tokenizer
-
-        normalizer = {"type": "Sequence", "normalizers": list(chain)} if chain else None
-        model = {"type": "WordLevel", "vocab": {"": 0}, "unk_token": ""}
-        return Tokenizer.from_str(
-            json.dumps({"normalizer": normalizer, "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": model})
-        )
-
     def _normalizer(self, chain: Sequence[Mapping[str, Any]]) -> Callable[[str], str]:
-        return self._tokenizer(chain).normalizer.normalize_str if chain else str
+        return splitting_tokenizer(chain).normalizer.normalize_str if chain else str
 
     def _precompiled(self) -> list[dict[str, Any]]:
         found = parts(json.loads(self.spec.json)["normalizer"], "normalizers")
         return [part for part in found if part["type"] == "Precompiled"]
 
     def _clusters(self, charsmap: Sequence[Mapping[str, Any]]) -> Clusters | None:
-        if not charsmap or self.model.charsmap is None:
+        if not charsmap or self.normalization.charsmap is None:
             return None
         try:
-            clusters = Clusters(self._normalizer(charsmap), read_charsmap(self.model.charsmap))
+            clusters = Clusters(self._normalizer(charsmap), read_charsmap(self.normalization.charsmap))
         except ValueError as error:
             raise self._refuse("normalizer.precompiled_charsmap", str(error), "one of SentencePiece") from error
         if (key := clusters.unsupported()) is not None:
@@ -177,7 +178,8 @@ class _Compiler:
                 )
             if token.single_word:
                 raise self._refuse("added_tokens.single_word", True, "[False], for normalized tokens")
-            if self.model.gaps != "white space" and (token.rstrip or self.model.gaps == "each space"):
+            stripped = token.rstrip or (token.lstrip and self.model.gaps == "each space")
+            if self.model.gaps != "white space" and stripped:
                 raise self._refuse(
                     "added_tokens.normalized", token.content, "tokens of the text itself, with this pre-tokenizer"
                 )
@@ -239,8 +241,9 @@ class _Compiler:
 
     @property
     def _strips(self) -> bool:
-        """Whether white space of any kind is stripped beside tokens or at the end."""
-        return self.model.strip_right or any(token.lstrip for token in self.late_tokens)
+        """Whether white space of any kind is stripped beside tokens or at an end."""
+        strips = self.normalization.strip_left or self.normalization.strip_right
+        return strips or any(token.lstrip for token in self.late_tokens)
 
     def _symbol(self, text: str) -> str:
         strings = list(self.strings)
@@ -263,28 +266,15 @@ class _Compiler:
 
     def _charmap(self, index: npt.NDArray[np.int32]) -> bytes:
         invalid = self._string("\ufffd") if index[0xFFFD] == UNCHANGED else int(index[0xFFFD])
-        return self._charmap_model(list(self.strings), index, invalid)
-
-    def _early_charmap(self) -> bytes:
-        """The map of the normalizers before the precompiled one; empty if there are none."""
-        if not self.model.before:
-            return b""
-        table = characters.probe(self._tokenizer(self.model.before))
-        strings: dict[str, int] = {"": 0, "\ufffd": 1}
-        index = np.full(CODE_POINTS, UNCHANGED, np.int32)
-        index[table.single == DELETED] = 0
-        index[0xD800:0xE000] = UNCHANGED
-        for code_point in np.flatnonzero((table.single >= 0) & (table.single != np.arange(CODE_POINTS))).tolist():
-            index[code_point] = strings.setdefault(chr(table.single[code_point]), len(strings))
-        for code_point in np.flatnonzero(table.single == LONGER).tolist():
-            index[code_point] = strings.setdefault(table.longer[code_point], len(strings))
-        return self._charmap_model(list(strings), index, 1)
-
-    def _charmap_model(self, strings: Sequence[str], index: npt.NDArray[np.int32], invalid: int) -> bytes:
         try:
-            return charmap_model([string.encode() for string in strings], index, invalid)
+            return charmap_model([string.encode() for string in self.strings], index, invalid)
         except ValueError as error:
             raise self._refuse("normalizer", str(error), "normal forms of 63 bytes a character") from error
+
+    def _early_stages(self, codes: str, sign: str) -> tuple[EarlyStage, ...]:
+        """``codes``: what replacements of tokens begin with, and last what they end with."""
+        around = Surroundings(codes[-1:] or None, character_class(map(ord, codes[:-1])) if codes else None, sign)
+        return compile_early(self.spec.file, self.normalization.early, around)
 
     # Added tokens and gaps
 
@@ -292,7 +282,6 @@ class _Compiler:
         """Private-use characters that are to the tokenizer like any other such character; ``taken`` collects them."""
         contents = set().union(*(token.content for token in self.raw_tokens), self.alphabet)
         like = index[_ORDINARY]
-        self.taken: list[int] = []
         for code_point in range(0xF0000, _ORDINARY):
             if (
                 index[code_point] == like
@@ -340,6 +329,7 @@ class _Compiler:
             return "".join(c if number == UNCHANGED else strings[number] for c, number in numbers)
 
         found = {"".join(map(form, replacements[token.content])): token.id for token in self.raw_tokens}
+        self.raw_end = forms[end]
         index[ord(filler)], index[ord(end)] = self._string(forms[filler]), self._string(forms[end] + SOFT)
         for start, code in starts.items():
             index[ord(start)] = self._string(SOFT + code)
@@ -347,6 +337,8 @@ class _Compiler:
 
     def _anchor(self, token: AddedToken) -> int | None:
         """The token's first character, if it becomes a part of a word, by whose place tokens can be told apart."""
+        if token.content[0].isspace():
+            return None
         form = self.early(token.content[0])
         form = self.late_normalizer(self.clusters.normalize(form) if self.clusters else form)
         symbol = self._symbol(form)
@@ -373,11 +365,14 @@ class _Compiler:
         if self.model.gaps == "white space":
             return ()
         before_raw = f"{SOFT}[{''.join(raw_starts)}]" if raw_starts else "$"
+        after_raw = f"{self.raw_end}{SOFT}" if raw_starts else "^"
         passes: list[tuple[str, str]] = []
+        if self.normalization.strip_left:
+            passes.append((f"(^|{after_raw})[ {UNKNOWN_SPACE}]+", r"\1"))
         lone = [HARD]
         if hard_starts:
             lone.append(f"{SOFT}[{''.join(hard_starts)}]")
-        if self.model.strip_right:
+        if self.normalization.strip_right:
             passes.append((f"[ {UNKNOWN_SPACE}]+($|{before_raw})", r"\1"))
         elif self.model.gaps == "spaces":
             lone += ["$", before_raw]
@@ -395,6 +390,6 @@ class _Compiler:
             if any(character.isspace() or character == WORD for character in whole):
                 raise self._refuse("normalizer.precompiled_charsmap", key, "clusters that become no white space")
             if prefixes.setdefault(COMPOSED + self._symbol(self._one_by_one(key)), whole) != whole:
-                kinds = ", ".join(part["type"] for part in self.model.after)
+                kinds = ", ".join(part["type"] for part in self.normalization.after)
                 raise self._refuse("normalizer.type", f"{kinds} after Precompiled", "normalizers that keep marks there")
         return prefixes

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.tokenizer.added import Passes
-from toolkit.tokenizer.patterns import literal
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
 from toolkit.tokenizer.unigram.compiled import compiled_unigram
+from toolkit.tokenizer.unigram.early import RareRegexStep
 from toolkit.tokenizer.unigram.exact import Trie, best_paths
 from toolkit.tokenizer.unigram.lattice import SUM_LIMIT
 from toolkit.tokenizer.unigram.seen import SeenWords, digest
@@ -23,26 +23,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 __all__ = ["FindClusters", "Unigram", "unigram_steps"]
-
-
-@dataclass(frozen=True)
-class RareRegexStep(RegexStep):
-    """A step for few texts: those that ``rare`` matches as a whole. The others stay as they are."""
-
-    rare: str = field(repr=False)
-
-    def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
-        import tensorflow as tf
-
-        found = tf.where(tf.strings.regex_full_match(value, self.rare))
-
-        def replace() -> tf.Tensor:
-            return tf.tensor_scatter_nd_update(value, found, self._replaced(tf.gather_nd(value, found)))
-
-        return tf.cond(tf.size(found) > 0, replace, lambda: value)
-
-    def _replaced(self, some: tf.Tensor) -> tf.Tensor:
-        return super().apply(some)
 
 
 @dataclass(frozen=True)
@@ -276,13 +256,7 @@ def unigram_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     if compiled.raw_passes:
         title = f"find in the text: {listed(raw) or 'nothing'}"
         steps.append(RareRegexStep(title, compiled.raw_passes, compiled.rare))
-    if spec.model.replaced:
-        title = ", ".join(f"{string!r} by {content!r}" for string, content in spec.model.replaced)
-        passes = tuple((literal(string), content.replace("\\", r"\\")) for string, content in spec.model.replaced)
-        rare = rf"\C*(?:{'|'.join(pattern for pattern, _ in passes)})\C*"
-        steps.append(RareRegexStep(f"replace {title}", passes, rare))
-    if compiled.early_charmap:
-        steps.append(NormalizeCharacters(compiled.early_charmap, 0))
+    steps += [stage.step() for stage in compiled.early]
     if compiled.mark_passes:
         steps.append(FindClusters(compiled.plain, compiled.mark_passes, compiled.cluster_passes))
     steps.append(NormalizeCharacters(compiled.charmap, compiled.changed))

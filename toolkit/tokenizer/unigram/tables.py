@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.cache import Arrays
+from toolkit.tokenizer.unigram.early import EarlyStage
 
 __all__ = ["CompiledUnigram", "Pieces"]
 
@@ -39,14 +40,14 @@ class Pieces:
 
 @dataclass(frozen=True)
 class CompiledUnigram:
-    """In the order of their use: passes over the raw texts that the pattern ``rare`` matches, the character map of the
+    """In the order of their use: passes over the raw texts that the pattern ``rare`` matches, the stages of the
     normalizers before the precompiled one, the passes of grapheme clusters over texts that not all ``plain`` patterns
     match, the main character map, passes over the mapped text, the kernel's models, the pieces, and the longest path
     (in pieces) and word (in bytes) that the models prove."""
 
     raw_passes: Passes
     rare: str = field(repr=False)
-    early_charmap: bytes = field(repr=False)
+    early: tuple[EarlyStage, ...]
     plain: tuple[str, ...] = field(repr=False)
     mark_passes: Passes
     cluster_passes: Passes
@@ -62,26 +63,30 @@ class CompiledUnigram:
     def to_arrays(self) -> Arrays:
         """All of it as arrays."""
         passes = (self.raw_passes, self.mark_passes, self.cluster_passes, self.mapped_passes, self.gap_passes)
-        rest = json.dumps(
-            [*passes, self.rare, self.plain, self.changed, self.longest_path, self.longest_word, len(self.models)]
-        )
-        buffers = {"rest": rest.encode(), "early_charmap": self.early_charmap, "charmap": self.charmap}
+        counts = (self.changed, self.longest_path, self.longest_word, len(self.models), len(self.early))
+        rest = json.dumps([*passes, self.rare, self.plain, *counts])
+        buffers = {"rest": rest.encode(), "charmap": self.charmap}
         buffers.update((f"model_{number}", model) for number, model in enumerate(self.models))
         return {
             **{name: np.frombuffer(buffer, np.uint8) for name, buffer in buffers.items()},
             **{f"pieces_{part.name}": getattr(self.pieces, part.name) for part in fields(Pieces)},
+            **{
+                name: array
+                for number, stage in enumerate(self.early)
+                for name, array in stage.to_arrays(f"early_{number}_").items()
+            },
         }
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> CompiledUnigram:
         """The inverse of :meth:`to_arrays`. Raises ``ValueError`` or ``KeyError`` for other arrays."""
-        raw, mark, cluster, mapped, gap, rare, plain, changed, longest, longest_word, models = json.loads(
+        raw, mark, cluster, mapped, gap, rare, plain, changed, longest, longest_word, models, early = json.loads(
             arrays["rest"].tobytes()
         )
         return cls(
             raw_passes=_passes(raw),
             rare=rare,
-            early_charmap=arrays["early_charmap"].tobytes(),
+            early=tuple(EarlyStage.from_arrays(arrays, f"early_{number}_") for number in range(early)),
             plain=tuple(plain),
             mark_passes=_passes(mark),
             cluster_passes=_passes(cluster),
