@@ -42,7 +42,7 @@ class Precision:
         if self.min_cosine is not None and not 0 < self.min_cosine < 1:
             raise InputError(f"min_cosine {self.min_cosine}: expected a number above 0 and below 1")
         if self.calibration is not None and self.name != "int8":
-            raise InputError(f"calibration: is for int8; {self.name} needs none")
+            raise InputError(f"calibration: is for int8, of products or of vectors; {self.name} needs none")
 
     @property
     def required_cosine(self) -> float | None:
