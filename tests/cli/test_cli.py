@@ -288,7 +288,10 @@ def test_export_in_another_precision_is_held_to_a_cosine_and_inspect_says_so(
 def test_export_names_precision_options_that_do_not_go_together(run: Run, tiny_source: Path, tmp_path: Path) -> None:
     target = (tiny_source, tmp_path / "models", "--name", "m")
     code, _, err = run("export", *target, "--calibration", tmp_path / "texts.txt")
-    assert (code, one_line(err)) == (2, "error: calibration: is for int8, of products or of vectors; float32 needs none")
+    assert (code, one_line(err)) == (
+        2,
+        "error: calibration: is for int8, of products or of vectors; float32 needs none",
+    )
     code, _, err = run("export", *target, "--precision", "int8", "--calibration", tmp_path / "texts.txt")
     assert code == 2
     assert f"calibration file {tmp_path / 'texts.txt'}: cannot be read: No such file" in one_line(err)

@@ -51,6 +51,16 @@ def test_prompt_and_truncation_are_kept(tiny_source: Path) -> None:
     assert largest_difference(to_keras(original)(tf.constant(TEXTS)), original.encode(list(TEXTS))) < 1e-5
 
 
+def test_a_prompt_can_be_chosen(tiny_source: Path) -> None:
+    original = SentenceTransformer(str(tiny_source), device="cpu", prompts={"q": "query: "})
+    expected = original.encode(list(TEXTS), prompt_name="q")
+    assert largest_difference(to_keras(original, prompt_name="q")(tf.constant(TEXTS)), expected) < 1e-5
+    with pytest.raises(InputError, match="prompt_name is 'x'; the model has: query, document, q"):
+        to_keras(original, prompt_name="x")
+    with pytest.raises(InputError, match="prompt_name goes with inputs 'text'"):
+        to_keras(original, inputs="tokens", prompt_name="q")
+
+
 def test_a_pooling_leaves_the_prompt_out_where_the_original_does(tiny_bert: Path, tmp_path: Path) -> None:
     original = sentence_transformer(tiny_bert, pooling=("mean", "cls"))
     original[1].include_prompt = False

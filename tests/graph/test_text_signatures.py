@@ -44,8 +44,8 @@ def answers(model: SentenceTransformer, batching: Batching | None = None, views:
     checkpoint = open_checkpoint(model)
     spec = read_spec(checkpoint, views)
     ranges = calibrated_ranges(checkpoint, spec.texts, TEXTS)
-    functions = ServingModel(spec, batching, ranges=ranges).signature_functions()
-    return {item.name: functions[item.name](text=tf.constant(list(TEXTS)))["embedding"] for item in spec.texts}
+    served = ServingModel(spec, batching, ranges=ranges)
+    return {item.name: served._text_signature(item, tf.constant(list(TEXTS)))["embedding"] for item in spec.texts}
 
 
 def originals(model: SentenceTransformer) -> dict[str, Any]:
@@ -94,10 +94,10 @@ def test_every_prompt_answers_like_encode_with_it(
 def test_token_ids_know_of_no_prompt(model: SentenceTransformer) -> None:
     model[1].include_prompt = False
     model.default_prompt_name = "query"
-    functions = ServingModel(read_spec(open_checkpoint(model))).signature_functions()
-    tokens = functions["tokenize"](text=tf.constant(list(TEXTS)))
+    served = ServingModel(read_spec(open_checkpoint(model)))
+    tokens = served._tokenize_signature(tf.constant(list(TEXTS)))
     model[1].include_prompt = True
-    ours = functions["embed_tokens"](**tokens)["embedding"]
+    ours = served._embed_tokens(**tokens)["embedding"]
     assert largest_difference(ours, model.encode(list(TEXTS))) < 2e-5
 
 

@@ -26,6 +26,7 @@ from toolkit.heads.head import HeadSpec, head_parameters, own_parameters, stage_
 from toolkit.heads.pooling import PoolingSpec, pool
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import open_checkpoint
+from toolkit.source.settings import SourceSettings
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ def to_keras(
     source: str | Path | SentenceTransformer,
     *,
     inputs: Literal["text", "tokens"] = "text",
+    prompt_name: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> keras.Model:
@@ -223,14 +225,23 @@ def to_keras(
 
     With ``inputs="text"`` it takes string ``[batch]``; with ``"tokens"`` a dict of int32 ``[batch, length]`` tensors
     input_ids, attention_mask and token_type_ids. The output is float32 ``[batch, dim]``. Layers: ``tokenize``,
-    ``encoder``, ``pooling``, one for each further module.
+    ``encoder``, ``pooling``, one for each further module. Before each text is the prompt of that name, else the default
+    one.
 
     Raises ``SourceError``, ``UnsupportedError`` or ``InputError``.
     """
     if inputs not in ("text", "tokens"):
         raise InputError(f"inputs is {inputs!r}; expected 'text' or 'tokens'")
+    if inputs == "tokens" and prompt_name is not None:
+        raise InputError(
+            "prompt_name goes with inputs 'text': tokens are what the caller makes of a text and its prompt"
+        )
     checkpoint = open_checkpoint(
-        source, revision=revision, trust_remote_code=trust_remote_code, model_types=MODEL_TYPES
+        source,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        settings=SourceSettings(prompt_name=prompt_name),
+        model_types=MODEL_TYPES,
     )
     spec = read_spec(checkpoint, Views(prompts=()))
     if inputs == "text":
