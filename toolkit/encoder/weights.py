@@ -63,10 +63,11 @@ class Weights:
     ) -> dict[str, Array]:
         """Linear layers of the same input, side by side, as ``out/kernel`` ``[in, parts * out]`` and ``out/bias``.
 
-        Layers that have none come with ``bias=False``, and are products without one.
+        Layers that have none come with ``bias=False``, and are products without one. The kernel of one layer is a view
+        of the checkpoint's tensor, which takes no memory: turning it round is left to who takes it.
         """
         kernels = [self.take(f"{name}.weight", (size_out, size_in)).T for name in names]
-        found = {f"{out}/kernel": np.ascontiguousarray(np.concatenate(kernels, 1))}
+        found = {f"{out}/kernel": kernels[0] if len(kernels) == 1 else np.concatenate(kernels, 1)}
         if bias:
             found[f"{out}/bias"] = np.concatenate([self.take(f"{name}.bias", (size_out,)) for name in names])
         return found
