@@ -112,9 +112,7 @@ class _Kind:
 
 _MODELS: Mapping[str, _Kind] = {
     "WordPiece": _Kind("WordPiece", "BERT, MPNet, DistilBERT, ELECTRA", read_wordpiece),
-    "Unigram": _Kind(
-        "Unigram", "XLM-RoBERTa, CamemBERT, multilingual E5, BGE-M3, ALBERT, T5, DeBERTa", read_unigram
-    ),
+    "Unigram": _Kind("Unigram", "XLM-RoBERTa, CamemBERT, multilingual E5, BGE-M3, ALBERT, T5, DeBERTa", read_unigram),
     "BPE": _Kind("byte-level BPE", "RoBERTa, GPT-2, ModernBERT, Llama 3, Qwen", read_bytepair),
 }
 TOKENIZER_KINDS: Mapping[str, str] = {kind.title: kind.known_from for kind in _MODELS.values()}
@@ -189,9 +187,15 @@ def _with_lowercase(normalizer: Any) -> Any:
 
 def _template(file: str, name: str, node: Any) -> Template:
     template = Template()
+    apart = False
     for part in parts(node, "processors"):
         kind = part["type"]
+        if apart and kind != "ByteLevel":
+            # A text is several parts by then, which the package takes for a pair of texts.
+            allowed = "ByteLevel alone behind a TemplateProcessing that adds tokens"
+            raise UnsupportedError(file, f"{name}.type", f"{kind} behind TemplateProcessing", allowed)
         if kind == "TemplateProcessing":
+            apart = len(part["single"]) > 1
             template = _template_processing(file, name, part).around(template)
         elif kind in ("BertProcessing", "RobertaProcessing"):
             template = Template((tuple(part["cls"]),), (tuple(part["sep"]),)).around(template)
