@@ -255,6 +255,23 @@ def test_a_run_leaves_the_environments_proxy_alone_where_it_is_told_to(
     assert report.measured.answered == len(log) > 0
 
 
+def test_twice_what_a_server_holds_is_answered_at_what_it_holds_and_nothing_is_left_out(tmp_path: Path) -> None:
+    load_ = constant(1000, 1.5, poisson=False)
+    planned = np.concatenate(list(load_.arrivals(0)))
+    with known_server(tmp_path, 0.002) as server:  # 500/s at most
+        report = run(settings(load_, server.url, timeout=60.0))
+        log = server.log()
+    in_order(report)
+    measured = report.measured
+    assert measured.sent == measured.answered == len(log) == len(planned)
+    # what the server did in the measured time, which the first request began, late by its way
+    held = (log[:, 2] < log[:, 0].min() + load_.seconds).sum() / load_.seconds
+    assert held < 500
+    assert measured.throughput.requests == pytest.approx(held, rel=0.15)
+    # the last one waits for all before it
+    assert measured.latency.max == pytest.approx(log[:, 2].max() - log[:, 0].min() - planned[-1], rel=0.15)
+
+
 def test_a_replay_sends_all_of_its_arrivals_the_last_one_too(tmp_path: Path) -> None:
     with known_server(tmp_path, 0.0) as server:
         report = run(settings(Replay((0.0, 0.2, 0.2, 0.5, 1.0)), server.url))

@@ -143,7 +143,9 @@ class Worker:
         def ring() -> None:
             nonlocal upcoming, armed
             now = time.monotonic() - self.begin
-            while upcoming is not None and upcoming <= now and not self.stopped:
+            # One a turn of the loop, for answers are taken between turns. If a turn sent all that has come due in the
+            # last one, each would be longer than the last under a load beyond what this process can send.
+            if upcoming is not None and upcoming <= now and not self.stopped:
                 task = asyncio.create_task(self._one(transport, upcoming, self._next()))
                 self.live.add(task)
                 task.add_done_callback(self.live.discard)
@@ -153,7 +155,7 @@ class Worker:
                 return
             # A CPU that sleeps wakes late. The last part of a wait, a tenth at most, is therefore spent awake, turning
             # the loop over so that answers are taken meanwhile.
-            if armed == upcoming:
+            if upcoming <= now or armed == upcoming:
                 loop.call_soon(ring)
             else:
                 armed = upcoming
