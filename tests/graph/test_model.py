@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import torch
+from family_models import save_family
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Dropout, LayerNorm, Normalize
 from support import HIDDEN, MAX_LENGTH, TEXTS, largest_difference, save_bert, sentence_transformer
@@ -226,6 +227,14 @@ def test_truncation_on_the_left_keeps_the_end(tiny_source: Path) -> None:
     ours = embed(model, texts)
     assert largest_difference(ours, model.encode(texts)) < 1e-5
     assert largest_difference(ours, SentenceTransformer(str(tiny_source), device="cpu").encode(texts)) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "t5"])
+def test_padding_on_the_left_makes_no_difference_where_positions_do_not_count_it(tmp_path: Path, family: str) -> None:
+    save_family(tmp_path, family)
+    model = sentence_transformer(tmp_path / "encoder", pooling=list(POOLING_MODES))
+    model.tokenizer.padding_side = "left"
+    assert largest_difference(embed(model), model.encode(list(TEXTS))) < 5e-5
 
 
 def test_truncate_dim_cuts_the_embedding(tiny_source: Path) -> None:
