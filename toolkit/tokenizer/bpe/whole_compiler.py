@@ -9,6 +9,7 @@ What is left whole, the kernel merges with a queue, in n log n.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -36,13 +37,13 @@ def compile_character_pairs(spec: TokenizerSpec) -> CompiledBytePairs:
     made = reachable(model.tokens, model.merges, filter(None, model.tokens))
     raw, late = ([token for token in spec.added_tokens if token.normalized == late] for late in (False, True))
     found = {token.content: _normal(model, token) for token in late}
-    forms = {token.content: _spaced(model.metaspace, _normal(model, token)) for token in spec.added_tokens}
-    added = marked_tokens(spec.file, spec.added_tokens, forms)
     unknown = _unused(model.tokens)
+    forms = {token.content: _form(model, token, unknown) for token in spec.added_tokens}
+    added = marked_tokens(spec.file, spec.added_tokens, forms)
     pieces, piece_ids = _pieces(model, made, unknown)
     words, word_ids = lookup_model({**_words(spec, model, made), **added})
     word = word_pattern(spec.added_tokens)
-    split = [*_metaspace_passes(model.metaspace), *_unknown_passes(model, unknown)]
+    split = [*_metaspace_passes(model.metaspace), *filter(None, [_unknown(model, unknown)])]
     split.append((f"(?:{_MARKED}|{_part(model, made)})", rf"\0{BREAK}"))
     return CompiledBytePairs(
         mark_passes([pattern(token, token.content) for token in raw], word, late=False),
@@ -68,10 +69,6 @@ def _normal(model: CharacterPairModel, token: AddedToken) -> str:
     return content
 
 
-def _spaced(metaspace: Metaspace | None, text: str) -> str:
-    return text if metaspace is None else text.replace(" ", metaspace.mark)
-
-
 def _change_passes(change: Prepend | Replace) -> Passes:
     if isinstance(change, Replace):
         return ((literal(change.old), _rewrite(change.new)),)
@@ -92,13 +89,24 @@ def _metaspace_passes(metaspace: Metaspace | None) -> Passes:
     return tuple(passes)
 
 
-def _unknown_passes(model: CharacterPairModel, unknown: str) -> Passes:
-    """Passes that replace characters without a token, but for those of tokens found in the text."""
+def _unknown(model: CharacterPairModel, unknown: str) -> tuple[str, str] | None:
+    """A pattern for what has no token, and what it becomes."""
     if model.byte_fallback:
-        return ()
-    known = character_class(ord(token) for token in model.tokens if len(token) == 1)
-    other = f"[^{known[1:-1]}{ANY}]{'+' if model.fuse_unk else ''}"
-    return ((rf"((?:{_MARKED}|{known})*){other}", rf"\1{unknown if model.unk_id is not None else ''}"),)
+        return None
+    known = character_class(ord(token) for token in model.tokens if len(token) == 1)[1:-1]
+    return f"[^{known}{ANY}]{'+' if model.fuse_unk else ''}", unknown if model.unk_id is not None else ""
+
+
+def _form(model: CharacterPairModel, token: AddedToken, unknown: str) -> str:
+    """A token's content when the text is split."""
+    content = _normal(model, token)
+    if model.metaspace is not None:
+        content = content.replace(" ", model.metaspace.mark)
+    if model.byte_fallback:
+        return content
+    runs = itertools.groupby(content, model.tokens.__contains__)
+    new = unknown if model.unk_id is not None else ""
+    return "".join("".join(run) if known else new * (1 if model.fuse_unk else len([*run])) for known, run in runs)
 
 
 def _part(model: CharacterPairModel, made: set[str]) -> str:
