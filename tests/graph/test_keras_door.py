@@ -114,7 +114,7 @@ def test_an_unknown_kind_of_input_is_refused(tiny_source: Path) -> None:
         to_keras(tiny_source, inputs="words")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("model_type", ["mpnet", "albert", "xlm-roberta-xl", "deberta-v2"])
+@pytest.mark.parametrize("model_type", ["mpnet", "albert", "xlm-roberta-xl", "deberta-v2", "modernbert"])
 def test_every_family_becomes_a_keras_model_that_equals_it_and_is_saved_and_loaded(
     tmp_path: Path, model_type: str
 ) -> None:

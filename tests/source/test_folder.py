@@ -169,6 +169,12 @@ def test_a_class_of_the_checkpoints_own_is_refused_with_and_without_trust(
     inspect_folder(folder, trust)
 
 
+def test_a_class_that_transformers_took_over_under_its_name_is_let_pass(source: Path) -> None:
+    own = {"AutoConfig": "configuration.Own", "AutoModel": "modeling.OwnModel"}
+    edit(source / "config.json", lambda config: config.update(auto_map=own, model_type="nomic_bert"))
+    inspect_folder(source, False)
+
+
 def test_quantized_weights_are_refused_by_name(source: Path) -> None:
     edit(source / "config.json", lambda config: config.update(quantization_config={"quant_method": "gptq", "bits": 4}))
     refused(source, "config.json", "quantization_config", "gptq")

@@ -7,10 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from toolkit.encoder.attention import Attention
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, fused_layer_norm, layer_norm, rms_norm
 from toolkit.encoder.packing import Chunk
 from toolkit.encoder.precision.products import Products
+from toolkit.encoder.rotary import Rotary, Rotation
 
 __all__ = ["Blocks", "ScoresOf"]
 
@@ -29,7 +31,7 @@ class Blocks:
         # 0 where a token may be looked at, a number that leaves nothing of exp() where not; chosen, not multiplied: the
         # optimizer looks for scale and mask behind the product, and would take this product for that one
         self._look = tf.where(chunk.mask, 0.0, -1e9)[:, None, None, :]
-        self._heads = chunk.heads(spec.num_heads, parts=3)
+        self._heads = chunk.heads(spec.num_heads, parts=3, shared=spec.num_key_heads)
 
     def norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """The LayerNorm ``name`` over the last axis."""
@@ -93,6 +95,37 @@ class Blocks:
         weights = self._products.dropout(tf.nn.softmax(scores), spec.attention_dropout)
         return self._heads.join(tf.linalg.matmul(weights, value), like=like)
 
+    def rotation(self, rotary: Rotary) -> Rotation:
+        """That of each place of the chunk's padded view, by the position of the token that stands there."""
+        return rotary.at(tf.gather(self._chunk.tokens.positions, self._chunk.token))
+
+    def stored_rotation(self, name: str) -> Rotation:
+        """The same, of cosines and sines that are parameters: ``name``/cos and ``name``/sin, ``[positions, pairs]``."""
+        positions = tf.gather(self._chunk.tokens.positions, self._chunk.token)
+        return Rotation(*(tf.gather(self.parameter(f"{name}/{part}"), positions)[:, None] for part in ("cos", "sin")))
+
+    def rotary_attention(
+        self,
+        x: tf.Tensor,
+        name: str,
+        *,
+        like: tf.Tensor,
+        rotation: Rotation,
+        window: int | None = None,
+        turn_values: bool = False,
+    ) -> tf.Tensor:
+        """As ``attention``, of queries and keys that are turned; long rows are computed in parts.
+
+        With ``window`` a token looks at those up to so many places away; with ``turn_values`` values are turned too.
+        """
+        query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
+        value = rotation(value) if turn_values else value
+        rate = self._spec.attention_dropout
+        attend = Attention(
+            self._chunk.mask, self._spec.attention_scale, lambda weights: self._products.dropout(weights, rate), window
+        )
+        return self._heads.join(attend(rotation(query), rotation(key), value), like=like)
+
     def gated(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """The activation of the first half of the product ``name`` of ``x``, times the second half."""
         both = self.linear(x, name)
@@ -102,7 +135,10 @@ class Blocks:
 
     def post_norm_layer(self, x: tf.Tensor, name: str, bias: tf.Tensor | ScoresOf | None = None) -> tf.Tensor:
         """A layer as BERT has it: each LayerNorm over a residual and what was added to it."""
-        context = self.attention(x, name, like=x, bias=bias)
+        return self.post_norm_rest(x, self.attention(x, name, like=x, bias=bias), name)
+
+    def post_norm_rest(self, x: tf.Tensor, context: tf.Tensor, name: str) -> tf.Tensor:
+        """The same from what attention gave on."""
         x = self.norm(self.linear(context, f"{name}/attention_output", residual=x), f"{name}/attention_norm")
         inner = self.linear(x, f"{name}/intermediate", activation=True)
         return self.norm(self.linear(inner, f"{name}/output", residual=x), f"{name}/output_norm")

@@ -29,8 +29,8 @@ LAYER_PRODUCTS = ("qkv", "attention_output", "intermediate", "output")
 class EncoderSpec(ABC):
     """An encoder as its ``transformers`` class computes it, without the layers behind the last hidden state.
 
-    ``family`` is the checkpoint's ``model_type``. ``max_positions`` are the rows of the table of positions (0: there
-    is none, and texts may be of any length), and ``type_vocab_size`` the token types (1: only type 0, or none). The
+    ``family`` is the checkpoint's ``model_type``. ``max_positions`` are the positions that there may be (0: texts may
+    be of any length), and ``type_vocab_size`` the token types (1: only type 0, or none). The
     dropout rates matter only where the model is trained further. ``tensors`` are the checkpoint's, by name.
 
     A family is a subclass in a file of its own, in the table of :mod:`toolkit.encoder.families`. It keeps these names
@@ -74,9 +74,18 @@ class EncoderSpec(ABC):
         return self.max_positions or None
 
     @property
+    def num_key_heads(self) -> int:
+        """The heads of keys and values, each of which may serve several of queries."""
+        return self.num_heads
+
+    @property
     def attention_scale(self) -> float:
         """What the products of queries and keys are multiplied by."""
         return float((self.hidden_size // self.num_heads) ** -0.5)
+
+    def residual_dropout(self, product: str) -> float:
+        """The dropout rate of what a product adds to a residual."""
+        return self.hidden_dropout
 
     def positions(self, ids: tf.Tensor, columns: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
         """Position ids of rows of tokens laid end to end, int32 ``[total]`` as all three; ``columns`` count from 0."""

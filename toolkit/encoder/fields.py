@@ -112,6 +112,11 @@ class Fields:
             raise SourceError(f"{self._module.file}: {key} is {value!r}; expected true or false")
         return value
 
+    def even_heads(self, size: int) -> None:
+        """Refuse heads of an odd size, whose numbers make no pairs."""
+        if size % 2:
+            raise UnsupportedError(self._module.file, "size of a head", size, "even numbers, with rotary positions")
+
     def heads(self, hidden: str = "hidden_size", heads: str = "num_attention_heads") -> tuple[int, int]:
         """Hidden size and number of heads, which divides it."""
         size, count = self.positive(hidden), self.positive(heads)

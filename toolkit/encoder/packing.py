@@ -75,18 +75,18 @@ class Heads(NamedTuple):
     """The way from packed tokens to attention's heads and back: rows of one head's size are gathered straight from
     where one view has them to where the other wants them, and nothing is transposed.
 
-    ``into`` int32 ``[parts, rows, heads, length]``, ``back`` int32 ``[padded_total, heads]``.
+    ``into`` int32 ``[parts, rows, heads, length]``, one for parts of as many heads, ``back`` int32
+    ``[padded_total, heads]``.
     """
 
-    into: tf.Tensor
+    into: tuple[tf.Tensor, ...]
     back: tf.Tensor
 
     def split(self, values: tf.Tensor) -> list[tf.Tensor]:
-        """Packed ``[padded_total, parts * heads * size]`` to padded ``[rows, heads, length, size]``, one each part."""
-        parts, _, heads, _ = self.into.shape
-        size = values.shape[1] // (parts * heads)
-        found: list[tf.Tensor] = tf.unstack(tf.gather(tf.reshape(values, [-1, size]), self.into), num=parts)
-        return found
+        """Packed ``[padded_total, heads of all parts * size]`` to padded ``[rows, heads, length, size]`` of each."""
+        size = values.shape[1] // sum(index.shape[0] * index.shape[2] for index in self.into)
+        by_head = tf.reshape(values, [-1, size])
+        return [part for index in self.into for part in tf.unstack(tf.gather(by_head, index), num=index.shape[0])]
 
     def join(self, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         """Padded ``[rows, heads, length, size]`` to packed ``[padded_total, heads * size]``, of as many rows as
@@ -115,11 +115,18 @@ class Chunk(NamedTuple):
     slot: tf.Tensor
     token: tf.Tensor
 
-    def heads(self, count: int, parts: int) -> Heads:
-        """For ``count`` heads, ``parts`` (query, key, value) of which lie side by side in each packed token."""
+    def heads(self, count: int, parts: int, shared: int | None = None) -> Heads:
+        """For ``count`` heads, ``parts`` (query, key, value) of which lie side by side in each packed token.
+
+        With ``shared`` only the first part has as many, and each other that many.
+        """
         head = tf.range(count)
-        first = tf.range(parts)[:, None] * count + head
-        into = self.token[None, :, None, :] * (parts * count) + first[:, None, :, None]
+        if shared is None or shared == count:
+            first = [tf.range(parts)[:, None] * count + head]
+        else:
+            first = [head[None, :], count + tf.range(parts - 1)[:, None] * shared + tf.range(shared)]
+        slots = count + (parts - 1) * (shared or count)
+        into = tuple(self.token[None, :, None, :] * slots + places[:, None, :, None] for places in first)
         # Not slot[:, None]: with that the optimizer no longer knows that there are as many as there are tokens.
         slot = tf.expand_dims(self.slot, 1)
         back = (slot // self.length * count + head) * self.length + slot % self.length

@@ -54,22 +54,24 @@ class Weights:
             raise SourceError(f"weights: {name} has shape {tensor.shape}, the configuration says {shape}")
         return np.asarray(tensor, np.float32)
 
-    def norm(self, name: str, out: str, size: int) -> dict[str, Array]:
-        """A LayerNorm as ``out/gamma`` and ``out/beta``."""
-        return {f"{out}/gamma": self.take(f"{name}.weight", (size,)), f"{out}/beta": self.take(f"{name}.bias", (size,))}
+    def norm(self, name: str, out: str, size: int, *, bias: bool = True) -> dict[str, Array]:
+        """A LayerNorm as ``out/gamma`` and ``out/beta``, which is 0 where there is none: the fused kernel has one."""
+        beta = self.take(f"{name}.bias", (size,)) if bias else np.zeros(size, np.float32)
+        return {f"{out}/gamma": self.take(f"{name}.weight", (size,)), f"{out}/beta": beta}
 
     def linear(
-        self, names: Sequence[str], out: str, size_in: int, size_out: int, *, bias: bool = True
+        self, names: Sequence[str], out: str, size_in: int, size_out: int | Sequence[int], *, bias: bool = True
     ) -> dict[str, Array]:
         """Linear layers of the same input, side by side, as ``out/kernel`` ``[in, parts * out]`` and ``out/bias``.
 
-        Layers that have none come with ``bias=False``, and are products without one. The kernel of one layer is a view
-        of the checkpoint's tensor, which takes no memory: turning it round is left to who takes it.
+        ``size_out`` is one for all, or each one's. Layers that have no bias come with ``bias=False``, and are products
+        without one.
         """
-        kernels = [self.take(f"{name}.weight", (size_out, size_in)).T for name in names]
-        found = {f"{out}/kernel": kernels[0] if len(kernels) == 1 else np.concatenate(kernels, 1)}
+        sizes = dict(zip(names, [size_out] * len(names) if isinstance(size_out, int) else size_out, strict=True))
+        kernels = [self.take(f"{name}.weight", (size, size_in)).T for name, size in sizes.items()]
+        found = {f"{out}/kernel": np.ascontiguousarray(np.concatenate(kernels, 1))}
         if bias:
-            found[f"{out}/bias"] = np.concatenate([self.take(f"{name}.bias", (size_out,)) for name in names])
+            found[f"{out}/bias"] = np.concatenate([self.take(f"{name}.bias", (size,)) for name, size in sizes.items()])
         return found
 
     def layer(self, names: LayerNames, out: str, hidden: int, inner: int) -> dict[str, Array]:

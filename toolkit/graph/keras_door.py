@@ -197,9 +197,9 @@ class Truncate(keras.layers.Layer):  # type: ignore[misc]
 def _numbers(spec: Any) -> dict[str, Any]:
     """A spec's fields without its arrays: what a Keras configuration can hold."""
     return {
-        field.name: getattr(spec, field.name)
+        field.name: list(value) if isinstance(value, tuple | list) else value
         for field in fields(spec)
-        if isinstance(getattr(spec, field.name), bool | int | float | str)
+        if isinstance(value := getattr(spec, field.name), bool | int | float | str | tuple | list)
     }
 
 

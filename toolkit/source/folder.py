@@ -52,6 +52,8 @@ _TRANSFORMER_FILES = tuple(
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 _MODEL_FILE = "config_sentence_transformers.json"
+# Model types that came with code of their own before transformers had them, of which it has all that they compute.
+_TAKEN_OVER = ("eurobert", "nomic_bert")
 # How transformers' classes without a head end ("LMHeadModel" and the like have one); Contriever's is BertModel under
 # another name.
 _HEADLESS = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model\Z|Contriever\Z")
@@ -169,9 +171,12 @@ def _is_adapter(path: Path) -> bool:
 
 
 def _inspect_encoder(file: Path) -> None:
-    """Refuse an encoder of the checkpoint's own class, in whose place transformers takes its own; quantized weights."""
+    """Refuse an encoder of the checkpoint's own class, in whose place transformers takes its own; quantized weights.
+
+    Not so where transformers' class is the checkpoints' own one, taken over under its name.
+    """
     config = _object(file)
-    own = config.get("auto_map") or {}
+    own = {} if config.get("model_type") in _TAKEN_OVER else config.get("auto_map") or {}
     if isinstance(own, dict) and (used := {key: own[key] for key in ("AutoConfig", "AutoModel") if key in own}):
         kind = config.get("model_type")
         supported = f"none: the checkpoint's own class need not compute what transformers' own {kind!r} does"

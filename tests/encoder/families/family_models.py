@@ -76,6 +76,15 @@ CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
     "t5": {**T5, "feed_forward_proj": "relu"},
     "mt5": {**T5, "feed_forward_proj": "gated-gelu"},
     "umt5": {**T5, "feed_forward_proj": "gated-gelu"},
+    # texts are longer than the window; two layers in three are local
+    "modernbert": {"local_attention": 12, "num_hidden_layers": 4, "pad_token_id": 0},
+    # without biases and gated
+    "nomic_bert": {},
+    "gte": {"pad_token_id": 0},
+    "jina_embeddings_v3": {"pad_token_id": 0},
+    # two heads of queries share one of keys, and heads are wider than the hidden size together
+    "eurobert": {"num_key_value_heads": 2, "head_dim": 12, "pad_token_id": 0},
+    "roformer": {"embedding_size": 16},
     "albert": {"embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2, "num_hidden_layers": 5},
 }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
+import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from family_models import CONFIGURATIONS, save_family
+from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
-from support import MAX_LENGTH, TEXTS, largest_difference
+from support import HIDDEN, MAX_LENGTH, TEXTS, largest_difference
 from transformers import AutoConfig, AutoModel
 
 from toolkit.convert import export
@@ -68,6 +71,14 @@ def test_further_model_types_of_a_family_equal_their_own_classes(tmp_path: Path,
     assert largest_difference(embed(serving(source), texts), original.encode(texts, batch_size=3)) < 1e-5
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12}
+LLAMA = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 DEBERTA = {"share_att_key": False, "norm_rel_ebd": "none"}
 
 
@@ -92,6 +103,22 @@ DEBERTA = {"share_att_key": False, "norm_rel_ebd": "none"}
         ("deberta", {"pos_att_type": ["p2c"], "type_vocab_size": 2, "position_biased_input": True}),
         ("t5", {"feed_forward_proj": "gated-silu"}),
         ("umt5", {"feed_forward_proj": "relu", "relative_attention_num_buckets": 7}),
+        (
+            "modernbert",
+            {
+                "attention_bias": True,
+                "mlp_bias": True,
+                "norm_bias": True,
+                "layer_types": ["sliding_attention"] * 4,
+                "rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}},
+            },
+        ),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "dynamic", "factor": 2.0}}}),
+        ("modernbert", {"rope_parameters": {"full_attention": YARN, "sliding_attention": LLAMA}}),
+        ("nomic_bert", {"rope_parameters": {**YARN, "beta_fast": 8, "truncate": False}, "head_dim": 12}),
+        ("gte", {"type_vocab_size": 0, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}),
+        ("eurobert", {"rope_parameters": LLAMA, "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1}),
+        ("roformer", {"rotary_value": True, "embedding_size": None}),
         ("deberta-v2", {"pos_att_type": [], "max_relative_positions": -1, "type_vocab_size": 3}),
     ],
     ids=str,
@@ -120,7 +147,21 @@ def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
     assert 0 < result.report.max_cosine_distance <= 1 - cosine
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "albert", "distilbert", "deberta-v2", "t5"])
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "roberta",
+        "mpnet",
+        "albert",
+        "distilbert",
+        "deberta-v2",
+        "t5",
+        "modernbert",
+        "nomic_bert",
+        "eurobert",
+        "roformer",
+    ],
+)
 def test_token_ids_that_a_caller_pads_on_either_side_are_embedded_as_the_original_does(
     tmp_path: Path, model_type: str
 ) -> None:
@@ -142,7 +183,7 @@ def test_token_ids_that_a_caller_pads_on_either_side_are_embedded_as_the_origina
     assert largest_difference(ours, expected) < 1e-5
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "deberta-v2", "t5"])
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "deberta-v2", "t5", "modernbert"])
 def test_a_mask_with_holes_is_refused_where_tokens_between_count(tmp_path: Path, model_type: str) -> None:
     model = serving(save_family(tmp_path, model_type))
     mask = tf.constant([[1, 1, 1, 0], [1, 0, 1, 1]])
@@ -161,6 +202,50 @@ def test_a_family_without_a_table_of_positions_takes_texts_of_any_length_and_nee
     original.max_seq_length = None
     with pytest.raises(UnsupportedError, match=r"config\.json: max_seq_length is None, .*--max-seq-length"):
         serving(original)
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "eurobert"])
+def test_rows_that_are_computed_in_parts_equal_the_original(tmp_path: Path, model_type: str) -> None:
+    from toolkit.encoder.attention import BLOCK, WHOLE
+
+    original = SentenceTransformer(str(save_family(tmp_path, model_type)), device="cpu")
+    original.max_seq_length = WHOLE + BLOCK + 20
+    texts = [" ".join(TEXTS) * 8, "word " * (WHOLE - 10), "word latency " * WHOLE, *TEXTS]
+    model = serving(original)
+    lengths = model._detailed(tf.constant(texts))["num_tokens"].numpy()
+    assert lengths.max() > WHOLE + BLOCK
+    expected = original.encode(texts, batch_size=2)
+    assert largest_difference(embed(model, texts), expected) < 1e-5
+    for row in range(3):
+        assert largest_difference(embed(model, [texts[row]])[0], expected[row]) < 1e-5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model_type", ["modernbert"])
+def test_a_row_of_8192_tokens_equals_the_original_in_memory_that_does_not_grow_with_its_square(
+    tmp_path: Path, model_type: str
+) -> None:
+    original = SentenceTransformer(str(save_family(tmp_path, model_type, max_position_embeddings=8192)), device="cpu")
+    original.max_seq_length = 8192
+    model = serving(original)
+    texts = ["hello latency of models in production " * 3000]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ours = embed(model, texts)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert model._detailed(tf.constant(texts))["truncated"].numpy().tolist() == [True]
+    assert grown * 1024 < 4 * 8192 * 8192 * 4 / 2  # half of one layer's scores
+    assert largest_difference(ours, original.encode(texts)) < 2e-5
+
+
+def test_a_checkpoint_in_the_form_of_its_own_code_is_taken_where_transformers_has_its_class(tmp_path: Path) -> None:
+    source = save_family(tmp_path, "nomic_bert")
+    original = SentenceTransformer(str(source), device="cpu")
+    assert "encoder.layers.0.attn.Wqkv.weight" in load_file(source / "model.safetensors"), "names of its own, too"
+    config = json.loads((source / "config.json").read_text())
+    own = {"auto_map": {"AutoConfig": "x--configuration.Own", "AutoModel": "x--modeling.Own"}}
+    names = {"n_embd": HIDDEN, "n_layer": 3, "n_head": 4, "n_inner": 64, "rotary_emb_base": 1000}
+    (source / "config.json").write_text(json.dumps({**config, **own, **names, "activation_function": "swiglu"}))
+    assert largest_difference(embed(serving(source), TEXTS), original.encode(list(TEXTS))) < 1e-5
 
 
 class Recording(Mapping[str, Any]):
@@ -196,6 +281,11 @@ WITHOUT_EFFECT = {
     ),
     "deberta": POOLED,
     "deberta-v2": POOLED,
+    "eurobert": {"classifier_pooling"},  # of a head
+    # of heads, of training, of how attention is computed; half of local_attention under another name
+    "modernbert": {"classifier_activation", "classifier_bias", "classifier_pooling", "decoder_bias"}
+    | {"sparse_pred_ignore_index", "sparse_prediction", "initializer_cutoff_factor", "initializer_range"}
+    | {"deterministic_flash_attn", "sliding_window"},
 }
 # the padding token is a row of the embeddings like any other, but where positions are counted
 PADDING_IS_A_ROW = set(MODEL_TYPES) - {"roberta", "xlm-roberta", "camembert", "data2vec-text", "xlm-roberta-xl"}
@@ -218,7 +308,11 @@ def small(config: Any) -> Any:
     """A configuration of the same type that costs nothing to build."""
     sizes = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     names = {"dim": 8, "n_layers": 1, "n_heads": 1, "hidden_dim": 8} if config.model_type == "distilbert" else sizes
-    return AutoConfig.for_model(config.model_type, **{**names, "intermediate_size": 8})
+    return AutoConfig.for_model(config.model_type, **{**names, "intermediate_size": 8, "pad_token_id": 0})
+
+
+LONGROPE = {"rope_type": "longrope", "rope_theta": 100.0}
+PARTIAL = {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0, "partial_rotary_factor": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -241,6 +335,20 @@ def small(config: Any) -> Any:
         ("t5", {"relative_attention_num_buckets": 2}, ("relative_attention_num_buckets", "2", "from 4 on")),
         ("umt5", {"relative_attention_max_distance": 8}, ("relative_attention_num_buckets", "32", "8")),
         ("deberta", {"talking_head": True}, ("talking_head", "True")),
+        ("nomic_bert", {"moe_every_n_layers": 2}, ("moe_every_n_layers", "2", "0")),
+        ("nomic_bert", {"n_inner": 2048}, ("n_inner", "2048", "3072")),
+        ("nomic_bert", {"rotary_emb_base": 10000}, ("rotary_emb_base", "10000", "1000.0")),
+        ("gte", {"rope_parameters": {"rope_type": "ntk", "rope_theta": 1.0}}, ("rope_parameters.rope_type", "ntk")),
+        ("jina_embeddings_v3", {"num_attention_heads": 5}, ("num_attention_heads", "5")),
+        ("eurobert", {"num_key_value_heads": 5}, ("num_key_value_heads", "5", "12")),
+        ("eurobert", {"head_dim": 7}, ("size of a head", "7")),
+        ("roformer", {"num_attention_heads": 256}, ("size of a head", "3", "even")),
+        ("modernbert", {"layer_types": ["full_attention"]}, ("layer_types", "22 times")),
+        ("modernbert", {"rope_parameters": {"full_attention": LONGROPE}}, ("rope_type", "longrope", "llama3")),
+        ("modernbert", {"rope_parameters": None}, ("rope_parameters", "None")),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_theta": 0}}}, ("full_attention.rope_theta", "0")),
+        ("modernbert", {"num_attention_heads": 256}, ("size of a head", "3", "even")),
+        ("modernbert", {"rope_parameters": {"full_attention": PARTIAL}}, ("partial_rotary_factor", "0.5")),
         ("deberta-v2", {"conv_kernel_size": 2}, ("conv_kernel_size", "2", "odd")),
         ("deberta-v2", {"conv_kernel_size": 3, "conv_groups": 2}, ("conv_groups", "2")),
         ("deberta-v2", {"attention_head_size": 32}, ("attention_head_size", "32", "64")),
@@ -259,7 +367,21 @@ def test_what_a_family_does_not_compute_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "model_type", ["mpnet", "albert", "xlm-roberta-xl", "distilbert", "electra", "deberta", "deberta-v2", "umt5"]
+    "model_type",
+    [
+        "mpnet",
+        "albert",
+        "xlm-roberta-xl",
+        "distilbert",
+        "electra",
+        "deberta",
+        "deberta-v2",
+        "umt5",
+        "modernbert",
+        "gte",
+        "eurobert",
+        "roformer",
+    ],
 )
 def test_every_tensor_is_consumed_or_the_export_refused(tmp_path: Path, model_type: str) -> None:
     checkpoint = open_checkpoint(save_family(tmp_path, model_type))

@@ -14,9 +14,15 @@ from toolkit.encoder.families.deberta_v2 import DebertaV2Spec
 from toolkit.encoder.families.distilbert import DistilBertSpec
 from toolkit.encoder.families.electra import ElectraSpec
 from toolkit.encoder.families.ernie import ErnieSpec
+from toolkit.encoder.families.eurobert import EuroBertSpec
+from toolkit.encoder.families.gte import GteSpec
+from toolkit.encoder.families.jina_embeddings_v3 import JinaEmbeddingsV3Spec
 from toolkit.encoder.families.megatron_bert import MegatronBertSpec
+from toolkit.encoder.families.modernbert import ModernBertSpec
 from toolkit.encoder.families.mpnet import MPNetSpec
+from toolkit.encoder.families.nomic_bert import NomicBertSpec
 from toolkit.encoder.families.roberta import RobertaSpec
+from toolkit.encoder.families.roformer import RoFormerSpec
 from toolkit.encoder.families.t5 import T5Spec
 from toolkit.encoder.families.xlm_roberta_xl import XlmRobertaXlSpec
 from toolkit.source.stored import require_model_type
@@ -41,6 +47,12 @@ FAMILIES: tuple[type[EncoderSpec], ...] = (
     DebertaSpec,
     DebertaV2Spec,
     T5Spec,
+    ModernBertSpec,
+    NomicBertSpec,
+    GteSpec,
+    JinaEmbeddingsV3Spec,
+    EuroBertSpec,
+    RoFormerSpec,
 )
 
 MODEL_TYPES: Mapping[str, type[EncoderSpec]] = {

@@ -45,4 +45,4 @@ class Float32Products:
         y = dense(x, self._params[f"{name}/kernel"], self._params.get(f"{name}/bias"))
         if activation:
             y = ACTIVATION_FUNCTIONS[self._spec.activation](y)
-        return y if residual is None else self.dropout(y, self._spec.hidden_dropout) + residual
+        return y if residual is None else self.dropout(y, self._spec.residual_dropout(name)) + residual

@@ -1,0 +1,92 @@
+"""Attention over padded rows: all scores at once, or block by block where rows are long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+__all__ = ["Attention"]
+
+BLOCK = 128
+"""Queries whose scores are computed at a time in long rows: memory then grows with a row's length, not its square."""
+
+WHOLE = 512
+"""The length up to which rows are computed at once: more than a chunk of several rows has."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Of rows of ``mask``, bool ``[rows, length]``, true at tokens.
+
+    Scores are multiplied by ``scale``; ``dropout`` stands where the model drops weights in training. With ``window``
+    a token looks at those up to so many places before and behind it, and at itself.
+    """
+
+    mask: tf.Tensor
+    scale: float
+    dropout: Callable[[tf.Tensor], tf.Tensor]
+    window: int | None = None
+
+    def __call__(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+        """``[rows, heads, length, size]`` of any float type, like ``query``.
+
+        ``key`` and ``value`` may have fewer heads, each of which serves as many queries' heads that lie side by side.
+        """
+        length = tf.shape(query)[2]
+        return tf.cond(
+            length <= WHOLE,
+            lambda: self._part(query, key, value, tf.constant(0), tf.constant(0), length),
+            lambda: self._by_blocks(query, key, value, length),
+        )
+
+    def _by_blocks(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+        _, heads, _, size = query.shape
+        # not a tf.TensorArray, see toolkit.encoder.packing
+        shape = [-1, -1, heads, size]
+        results = tf.raw_ops.EmptyTensorList(element_shape=shape, max_num_elements=-1, element_dtype=query.dtype)
+
+        def body(start: tf.Tensor, results: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            stop = tf.minimum(start + BLOCK, length)
+            first, last = tf.constant(0), length
+            if self.window is not None:
+                first, last = tf.maximum(start - self.window, 0), tf.minimum(stop + self.window, length)
+            part = self._part(
+                query[:, :, start:stop], key[:, :, first:last], value[:, :, first:last], start, first, last
+            )
+            by_place = tf.transpose(part, [2, 0, 1, 3])
+            return stop, tf.raw_ops.TensorListPushBack(input_handle=results, tensor=by_place)
+
+        # One block at a time: several would share nothing but need the memory of all.
+        _, results = tf.while_loop(
+            lambda start, _: start < length, body, [tf.constant(0), results], parallel_iterations=1
+        )
+        joined, _ = tf.raw_ops.TensorListConcatV2(
+            input_handle=results,
+            element_shape=shape,
+            leading_dims=tf.zeros([0], tf.int64),
+            element_dtype=query.dtype,
+        )
+        return tf.transpose(joined, [1, 2, 0, 3])
+
+    def _part(
+        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, start: tf.Tensor, first: tf.Tensor, last: tf.Tensor
+    ) -> tf.Tensor:
+        """Of queries from place ``start`` on over the keys from place ``first`` to below ``last``."""
+        look = self.mask[:, first:last][:, None, None, :]
+        if self.window is not None:
+            of_query = start + tf.range(tf.shape(query)[2])
+            look &= tf.abs(of_query[:, None] - tf.range(first, last)[None, :]) <= self.window
+        barred = tf.cast(tf.where(look, 0.0, -1e9), query.dtype)
+        if query.shape[1] == key.shape[1]:
+            scores = tf.linalg.matmul(query, key, transpose_b=True) * self.scale + barred
+            return tf.linalg.matmul(self.dropout(tf.nn.softmax(scores)), value)
+        # The queries of heads that share keys as one longer row of them: no key is repeated.
+        n, m = tf.shape(query)[2], tf.shape(key)[2]
+        heads, shared, size = query.shape[1], key.shape[1], query.shape[3]
+        together = tf.reshape(query, tf.stack([-1, shared, heads // shared * n, size]))
+        scores = tf.linalg.matmul(together, key, transpose_b=True) * self.scale
+        weights = self.dropout(tf.nn.softmax(tf.reshape(scores, tf.stack([-1, heads, n, m])) + barred))
+        context = tf.linalg.matmul(tf.reshape(weights, tf.stack([-1, shared, heads // shared * n, m])), value)
+        return tf.reshape(context, tf.stack([-1, heads, n, size]))
