@@ -24,7 +24,8 @@ def test_every_family_and_module_is_listed() -> None:
 def test_a_public_model_works_only_where_the_tables_take_all_of_it() -> None:
     assert PublicModel("a", "bert", "WordPiece").reason is None
     assert PublicModel("a", "squeezebert", "WordPiece").reason == "model_type squeezebert"
-    assert "byte fallback" in str(PublicModel("a", "bert", "SentencePiece BPE").reason)
+    assert PublicModel("a", "bert", "SentencePiece BPE").reason is None
+    assert "without a fast form" in str(PublicModel("a", "bert", "MeCab").reason)
     assert PublicModel("a", "bert", "WordPiece", "a CrossEncoder").reason == "a CrossEncoder"
     assert len({model.name for model in PUBLIC_MODELS}) == len(PUBLIC_MODELS)
 

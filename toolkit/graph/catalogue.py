@@ -16,7 +16,6 @@ from toolkit.tokenizer import TOKENIZER_KINDS
 __all__ = ["PUBLIC_MODELS", "Catalogue", "PublicModel", "catalogue"]
 
 _UNFIT_TOKENIZERS = {
-    "SentencePiece BPE": "BPE with byte fallback instead of byte-level BPE",
     "MeCab": "a tokenizer without a fast form (tokenizer.json)",
 }
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 import tensorflow as tf
 
 from toolkit.tokenizer.bpe.spec import BytePairModel
-from toolkit.tokenizer.bpe.steps import bytepair_steps
+from toolkit.tokenizer.bpe.steps import bytepair_steps, character_pair_steps
+from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel
 from toolkit.tokenizer.engines import Engine, require_engine
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import PackedTokens, Step
@@ -23,6 +24,7 @@ _STEPS: Mapping[type, Callable[[TokenizerSpec, Engine], tuple[Step, ...]]] = {
     WordPieceModel: wordpiece_steps,
     UnigramModel: lambda spec, _: unigram_steps(spec),
     BytePairModel: lambda spec, _: bytepair_steps(spec),
+    CharacterPairModel: lambda spec, _: character_pair_steps(spec),
 }
 
 

@@ -15,8 +15,10 @@ import tensorflow as tf
 
 from toolkit.errors import CheckError
 from toolkit.tokenizer import texts
+from toolkit.tokenizer.bpe.divergence import diverging_character_step
 from toolkit.tokenizer.bpe.divergence import diverging_step as bytepair_step
 from toolkit.tokenizer.bpe.spec import BytePairModel
+from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel
 from toolkit.tokenizer.comparison import Comparison, Text, decoded
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import RegexStep, Step
@@ -38,6 +40,7 @@ _DIVERGING_STEP: Mapping[type, Callable[[Comparison, str, Any], Step]] = {
     WordPieceModel: wordpiece_step,
     UnigramModel: unigram_step,
     BytePairModel: bytepair_step,
+    CharacterPairModel: diverging_character_step,
 }
 _JOINED = 64  # code points in one text, where the context separates them
 _BATCH = 4096

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
-from toolkit.tokenizer.bpe.spec import BytePairModel, read_bytepair
+from toolkit.tokenizer.bpe.spec import BytePairModel, read_pairs
+from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel
 from toolkit.tokenizer.parts import parts
 from toolkit.tokenizer.unigram.spec import UnigramModel, read_unigram
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel, read_wordpiece
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 Side = Literal["left", "right"]
-Model = WordPieceModel | UnigramModel | BytePairModel
+Model = WordPieceModel | UnigramModel | BytePairModel | CharacterPairModel
 
 
 @dataclass(frozen=True)
@@ -102,20 +103,27 @@ class TokenizerSpec:
 
 @dataclass(frozen=True)
 class _Kind:
-    """``read`` takes the file's name and the complete ``tokenizer.json``, and refuses the normalizers and
-    pre-tokenizers that this kind does not take."""
+    """``titles``: what users call it, and the models it is known from. ``read`` takes the file's name and the complete
+    ``tokenizer.json``, and refuses the normalizers and pre-tokenizers that this kind does not take."""
 
-    title: str
-    known_from: str
+    titles: tuple[tuple[str, str], ...]
     read: Callable[[str, Mapping[str, Any]], Model]
 
 
 _MODELS: Mapping[str, _Kind] = {
-    "WordPiece": _Kind("WordPiece", "BERT, MPNet, DistilBERT, ELECTRA", read_wordpiece),
-    "Unigram": _Kind("Unigram", "XLM-RoBERTa, CamemBERT, multilingual E5, BGE-M3, ALBERT, T5, DeBERTa", read_unigram),
-    "BPE": _Kind("byte-level BPE", "RoBERTa, GPT-2, ModernBERT, Llama 3, Qwen", read_bytepair),
+    "WordPiece": _Kind((("WordPiece", "BERT, MPNet, DistilBERT, ELECTRA"),), read_wordpiece),
+    "Unigram": _Kind(
+        (("Unigram", "XLM-RoBERTa, CamemBERT, multilingual E5, BGE-M3, ALBERT, T5, DeBERTa"),), read_unigram
+    ),
+    "BPE": _Kind(
+        (
+            ("byte-level BPE", "RoBERTa, GPT-2, ModernBERT, Llama 3, Qwen"),
+            ("SentencePiece BPE", "Gemma, EmbeddingGemma, Llama 2, Mistral"),
+        ),
+        read_pairs,
+    ),
 }
-TOKENIZER_KINDS: Mapping[str, str] = {kind.title: kind.known_from for kind in _MODELS.values()}
+TOKENIZER_KINDS: Mapping[str, str] = {title: known for kind in _MODELS.values() for title, known in kind.titles}
 """The kinds of tokenizers, and the models that have such a one."""
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel", "Sequence of these")
 

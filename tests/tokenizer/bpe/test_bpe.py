@@ -161,7 +161,6 @@ _SPLIT = {"type": "Split", "pattern": {"Regex": r"\s+"}, "behavior": "Isolated",
 _REFUSED = [
     ("normalizer.type", "normalizer", {"type": "NFKC"}),
     ("normalizer.type", "normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
-    ("pre_tokenizer.type", "pre_tokenizer", None),
     ("pre_tokenizer.type", "pre_tokenizer", {"type": "Whitespace"}),
     ("pre_tokenizer.use_regex", "pre_tokenizer", _BYTE_LEVEL),
     ("pre_tokenizer.pattern", "pre_tokenizer", {"type": "Sequence", "pretokenizers": [_SPLIT, _BYTE_LEVEL]}),

@@ -1,1 +1,1 @@
-"""Byte-level BPE tokenizers (GPT-2, RoBERTa, ModernBERT, Qwen) in the graph."""
+"""BPE tokenizers in the graph: over bytes (GPT-2, RoBERTa, ModernBERT, Qwen) and over characters (Gemma, Llama 2)."""

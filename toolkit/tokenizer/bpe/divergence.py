@@ -1,4 +1,4 @@
-"""Which step of a byte-level BPE tokenizer is to blame for a difference."""
+"""Which step of a BPE tokenizer is to blame for a difference."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import tensorflow as tf
 from toolkit.tokenizer.bpe.marks import BREAK
 from toolkit.tokenizer.bpe.spec import BYTES
 from toolkit.tokenizer.composition import ComposeCharacters
-from toolkit.tokenizer.steps import Step
+from toolkit.tokenizer.steps import RegexStep, Step
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from toolkit.tokenizer.comparison import Comparison
 
-__all__ = ["diverging_step"]
+__all__ = ["diverging_character_step", "diverging_step"]
 
 
 def diverging_step(comparison: Comparison, text: str, expected: Encoding) -> Step:
@@ -38,6 +38,24 @@ def diverging_step(comparison: Comparison, text: str, expected: Encoding) -> Ste
     wanted = [bytes(map(BYTES.__getitem__, part)) for part, _ in pre_tokenizer.pre_tokenize_str(normal)]
     found = [part for part in marked.numpy()[0].split(_bytes(BREAK)) if part]
     return merge if found == wanted else split
+
+
+def diverging_character_step(comparison: Comparison, text: str, expected: Encoding) -> Step:
+    """Likewise for a tokenizer over characters, whose text may be cut where the original has one part.
+
+    Beside tokens found in the text only the merges are told apart from the rest.
+    """
+    *before, (merge, _), _ = comparison.graph.trace(tf.constant([text], tf.string))
+    split, marked = before[-1]
+    if any(token in comparison.added for token in expected.ids):
+        return merge
+    normalizer, pre_tokenizer = comparison.full.normalizer, comparison.full.pre_tokenizer
+    normal = text if normalizer is None else normalizer.normalize_str(text)
+    wanted = [normal] if pre_tokenizer is None else [part for part, _ in pre_tokenizer.pre_tokenize_str(normal)]
+    for step, value in before:
+        if isinstance(step, RegexStep) and str(step).startswith("normalize") and value.numpy()[0].decode() != normal:
+            return step
+    return merge if marked.numpy()[0].replace(_bytes(BREAK), b"").decode() == "".join(wanted) else split
 
 
 def _bytes(mark: str) -> bytes:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.errors import UnsupportedError
+from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel, read_character_pairs
 from toolkit.tokenizer.parts import parts
 
-__all__ = ["BYTES", "GPT2", "SPLITS", "BytePairModel", "read_bytepair"]
+__all__ = ["BYTES", "GPT2", "SPLITS", "BytePairModel", "read_pairs"]
 
 # What ByteLevel(use_regex=true) splits with (tokenizers/src/pre_tokenizers/byte_level.rs).
 GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -82,16 +83,23 @@ class BytePairModel:
         }
 
 
-def read_bytepair(file: str, root: Mapping[str, Any]) -> BytePairModel:
-    """The model of a complete ``tokenizer.json``; raises :class:`~toolkit.errors.UnsupportedError`."""
+def read_pairs(file: str, root: Mapping[str, Any]) -> BytePairModel | CharacterPairModel:
+    """The model of a complete ``tokenizer.json``, over bytes where the pre-tokenizer makes bytes of the text, else over
+    characters; raises :class:`~toolkit.errors.UnsupportedError`."""
     node = root["model"]
-    split, prefix_space = _pre_tokenizer(file, root["pre_tokenizer"])
-    compose = _normalizer(file, root["normalizer"])
     if node["dropout"]:
         raise UnsupportedError(file, "model.dropout", node["dropout"], "null (merges are not left out by chance)")
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if node[name]:
             raise UnsupportedError(file, f"model.{name}", node[name], "null or empty")
+    byte_level = any(part["type"] == "ByteLevel" for part in parts(root["pre_tokenizer"], "pretokenizers"))
+    return _read_bytepair(file, root) if byte_level else read_character_pairs(file, root)
+
+
+def _read_bytepair(file: str, root: Mapping[str, Any]) -> BytePairModel:
+    node = root["model"]
+    split, prefix_space = _pre_tokenizer(file, root["pre_tokenizer"])
+    compose = _normalizer(file, root["normalizer"])
     tokens = node["vocab"]
     for character, byte in BYTES.items():
         if byte not in _NEVER and character not in tokens:

@@ -1,4 +1,4 @@
-"""The steps of a byte-level BPE tokenizer."""
+"""The steps of a BPE tokenizer, over bytes or over characters."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from toolkit.tokenizer.bpe.compiled import compiled_bytepairs
 from toolkit.tokenizer.bpe.compiler import NUL
 from toolkit.tokenizer.bpe.marks import BREAK
 from toolkit.tokenizer.bpe.spec import SPLITS, BytePairModel
+from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel
 from toolkit.tokenizer.characters import CODE_POINTS
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.composition import ComposeCharacters
@@ -22,7 +23,7 @@ from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, RegexStep, Step, T
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["BytePairs", "ReplaceBroken", "SplitText", "bytepair_steps"]
+__all__ = ["BytePairs", "CharacterPairs", "ReplaceBroken", "SplitText", "bytepair_steps", "character_pair_steps"]
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,11 @@ class BytePairs(Step):
 
     def _merge(self, parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The pieces of each part, and where those of each part begin and end."""
-        import tensorflow as tf
         from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer as kernels
 
-        text = tf.strings.unicode_transcode(parts, "ISO-8859-1", "UTF-8")
-        text = tf.strings.regex_replace(text, r"\x{0}", NUL)
         pieces: tuple[tf.Tensor, tf.Tensor] = kernels.sentencepiece_tokenize_op(
             sp_handle=kernels.sentencepiece_op(model=self.pieces),
-            input=text,
+            input=self._symbols(parts),
             nbest_size=0,
             alpha=1.0,
             add_bos=False,
@@ -116,9 +114,27 @@ class BytePairs(Step):
         )
         return pieces
 
+    def _symbols(self, parts: tf.Tensor) -> tf.Tensor:
+        """The parts with a character for each of the symbols that are merged: here for each byte."""
+        import tensorflow as tf
+
+        text = tf.strings.unicode_transcode(parts, "ISO-8859-1", "UTF-8")
+        return tf.strings.regex_replace(text, r"\x{0}", NUL)
+
     def __str__(self) -> str:
         whole = "; a part that is a token stays whole" if self.whole_parts else ""
         return f"byte pair encoding: {self.merges:,} merges, {len(self.piece_ids):,} tokens{whole}"
+
+
+@dataclass(frozen=True)
+class CharacterPairs(BytePairs):
+    """Look up the parts that are tokens, and merge the characters of each different other one."""
+
+    def _symbols(self, parts: tf.Tensor) -> tf.Tensor:
+        return parts
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, over characters"
 
 
 def bytepair_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
@@ -147,6 +163,24 @@ def bytepair_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
             model.whole_parts,
         )
     )
+    steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
+    return tuple(steps)
+
+
+def character_pair_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
+    """The whole chain. Raises :class:`~toolkit.errors.UnsupportedError` for what only the tables show to be inexact."""
+    model = spec.model
+    assert isinstance(model, CharacterPairModel)
+    compiled = compiled_bytepairs(spec)
+    raw, late = ([token.content for token in spec.added_tokens if token.normalized == late] for late in (False, True))
+    steps: list[Step] = [ReplaceBroken(), *_finding("find in the text", raw, compiled.raw_passes)]
+    if model.changes:
+        steps.append(RegexStep(f"normalize: {', '.join(map(str, model.changes))}", compiled.normal_passes))
+    steps += _finding("find in the normalized text", late, compiled.late_passes)
+    before = f"{model.metaspace}, split" if model.metaspace is not None else "split"
+    steps.append(SplitText(f"{before} where no merge crosses", compiled.split_passes))
+    tables = (compiled.words, compiled.word_ids, compiled.pieces, compiled.piece_ids)
+    steps.append(CharacterPairs(*tables, len(model.merges), model.whole_parts))
     steps.append(AddSpecialTokens(spec.template.before, spec.template.after, spec.max_length, spec.truncation_side))
     return tuple(steps)
 

@@ -32,10 +32,11 @@ class CompiledBytePairs:
     pieces: bytes = field(repr=False)
     piece_ids: npt.NDArray[np.int32] = field(repr=False)
     composition: Composition | None
+    normal_passes: Passes = ()
 
     def to_arrays(self) -> Arrays:
         """All of it as arrays."""
-        passes = json.dumps([self.raw_passes, self.late_passes, self.split_passes]).encode()
+        passes = json.dumps([self.raw_passes, self.late_passes, self.split_passes, self.normal_passes]).encode()
         buffers = {"passes": passes, "words": self.words, "pieces": self.pieces}
         composition = {} if self.composition is None else self.composition.to_arrays()
         return {
@@ -48,11 +49,11 @@ class CompiledBytePairs:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> CompiledBytePairs:
         """The inverse of :meth:`to_arrays`. Raises ``ValueError`` or ``KeyError`` for other arrays."""
-        raw, late, split = map(_passes, json.loads(arrays["passes"].tobytes()))
+        raw, late, split, normal = map(_passes, json.loads(arrays["passes"].tobytes()))
         words, pieces = arrays["words"].tobytes(), arrays["pieces"].tobytes()
         composes = any(item.name in arrays for item in fields(Composition))
         composition = Composition.from_arrays(arrays) if composes else None
-        return cls(raw, late, split, words, arrays["word_ids"], pieces, arrays["piece_ids"], composition)
+        return cls(raw, late, split, words, arrays["word_ids"], pieces, arrays["piece_ids"], composition, normal)
 
 
 def _passes(pairs: Any) -> Passes:

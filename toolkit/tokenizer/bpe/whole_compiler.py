@@ -1,0 +1,159 @@
+"""Compile a BPE tokenizer over characters into regular expressions and models of two kernels, exactly.
+
+The merges of such a tokenizer run over whole texts. Every merge makes a token, and only tokens that their own text is
+merged into are ever made (:mod:`toolkit.tokenizer.bpe.tokens`); so between two characters that stand side by side in
+none of these tokens no merge ever crosses, and a text may be cut there. Texts are cut before each run of ``▁`` that
+follows a character which no token has before ``▁``; most of the parts are then words, and many of those are tokens.
+What is left whole, the kernel merges with a queue, in n log n.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.tokenizer.added import Passes
+from toolkit.tokenizer.bpe.marks import ANY, BREAK, END, START, mark_passes, pattern_of
+from toolkit.tokenizer.bpe.sentencepiece import bpe_model
+from toolkit.tokenizer.bpe.tables import CompiledBytePairs
+from toolkit.tokenizer.bpe.tokens import fits, lookup_model, marked_tokens, pattern, ranks, reachable, word_pattern
+from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel, Metaspace, Prepend, Replace
+from toolkit.tokenizer.patterns import character_class, literal
+from toolkit.tokenizer.spec import AddedToken, TokenizerSpec
+
+__all__ = ["compile_character_pairs"]
+
+_MARKED = f"{pattern_of(START)}[^{pattern_of(END)}]*{pattern_of(END)}"
+_SPACE_MARK = "▁"
+
+
+def compile_character_pairs(spec: TokenizerSpec) -> CompiledBytePairs:
+    """Compile ``spec``. Raises :class:`~toolkit.errors.UnsupportedError` for what cannot be made exact."""
+    model = spec.model
+    assert isinstance(model, CharacterPairModel)
+    made = reachable(model.tokens, model.merges, filter(None, model.tokens))
+    raw, late = ([token for token in spec.added_tokens if token.normalized == late] for late in (False, True))
+    found = {token.content: _normal(model, token) for token in late}
+    unknown = _unused(model.tokens)
+    forms = {token.content: _form(model, token, unknown) for token in spec.added_tokens}
+    added = marked_tokens(spec.file, spec.added_tokens, forms)
+    pieces, piece_ids = _pieces(model, made, unknown)
+    words, word_ids = lookup_model({**_words(spec, model, made), **added})
+    word = word_pattern(spec.added_tokens)
+    split = [*_metaspace_passes(model.metaspace), *filter(None, [_unknown(model, unknown)])]
+    split.append((f"(?:{_MARKED}|{_part(model, made)})", rf"\0{BREAK}"))
+    return CompiledBytePairs(
+        mark_passes([pattern(token, token.content) for token in raw], word, late=False),
+        mark_passes([pattern(token, found[token.content]) for token in late], word, late=bool(raw)),
+        tuple(split),
+        words,
+        word_ids,
+        pieces,
+        piece_ids,
+        None,
+        tuple(step for change in model.changes for step in _change_passes(change)),
+    )
+
+
+def _normal(model: CharacterPairModel, token: AddedToken) -> str:
+    """A token's content when the text is normalized. One that is found before gets nothing in front."""
+    content = token.content
+    for change in model.changes:
+        if isinstance(change, Replace):
+            content = content.replace(change.old, change.new)
+        elif token.normalized:
+            content = change.text + content
+    return content
+
+
+def _change_passes(change: Prepend | Replace) -> Passes:
+    if isinstance(change, Replace):
+        return ((literal(change.old), _rewrite(change.new)),)
+    text = _rewrite(change.text)
+    return (f"^[^{ANY}]", rf"{text}\0"), (f"{pattern_of(END)}([^{ANY}])", rf"{END}{text}\1")
+
+
+def _metaspace_passes(metaspace: Metaspace | None) -> Passes:
+    if metaspace is None:
+        return ()
+    mark = _rewrite(metaspace.mark)
+    other = f"[^{literal(metaspace.mark)}{ANY}]"
+    passes = [(" ", mark)]
+    if metaspace.prepend != "never":
+        passes.append((f"^{other}", rf"{mark}\0"))
+    if metaspace.prepend == "always":
+        passes.append((f"{pattern_of(END)}({other})", rf"{END}{mark}\1"))
+    return tuple(passes)
+
+
+def _unknown(model: CharacterPairModel, unknown: str) -> tuple[str, str] | None:
+    """A pattern for what has no token, and what it becomes."""
+    if model.byte_fallback:
+        return None
+    known = character_class(ord(token) for token in model.tokens if len(token) == 1)[1:-1]
+    return f"[^{known}{ANY}]{'+' if model.fuse_unk else ''}", unknown if model.unk_id is not None else ""
+
+
+def _form(model: CharacterPairModel, token: AddedToken, unknown: str) -> str:
+    """A token's content when the text is split."""
+    content = _normal(model, token)
+    if model.metaspace is not None:
+        content = content.replace(" ", model.metaspace.mark)
+    if model.byte_fallback:
+        return content
+    runs = itertools.groupby(content, model.tokens.__contains__)
+    new = unknown if model.unk_id is not None else ""
+    return "".join("".join(run) if known else new * (1 if model.fuse_unk else len([*run])) for known, run in runs)
+
+
+def _part(model: CharacterPairModel, made: set[str]) -> str:
+    """A pattern for a part of a text that no merge leaves."""
+    metaspace, mark = model.metaspace, _SPACE_MARK
+    if metaspace is not None and metaspace.split:
+        mark = literal(metaspace.mark)
+        return f"{mark}[^{mark}{ANY}]*|[^{mark}{ANY}]+"
+    if model.whole_parts:
+        return f"[^{ANY}]+"
+    before = {token[at - 1] for token in made for at in range(1, len(token)) if token[at] == mark} - {mark}
+    plain = f"[^{mark}{ANY}]"
+    if not before:
+        return f"{mark}+{plain}*|{plain}+"
+    over = f"{plain}*{character_class(map(ord, before))}{mark}+"
+    return f"{mark}+(?:{over})*{plain}*|(?:{over})+{plain}*|{plain}+"
+
+
+def _pieces(model: CharacterPairModel, made: set[str], unknown: str) -> tuple[bytes, npt.NDArray[np.int32]]:
+    """SentencePiece's model, and the token id of each of its pieces."""
+    rank = ranks(model.merges, made)
+    tokens = sorted(made, key=model.tokens.__getitem__)
+    pieces = [(token.encode(), -float(rank.get(token, 0))) for token in tokens]
+    ids = [model.tokens[token] for token in tokens]
+    if model.byte_fallback:
+        ids += [model.tokens[f"<0x{byte:02X}>"] for byte in range(256)]
+    elif model.unk_id is not None:
+        pieces.append((unknown.encode(), 0.0))
+        ids.append(model.unk_id)
+    return bpe_model(pieces, byte_fallback=model.byte_fallback), np.array(ids, np.int32)
+
+
+def _words(spec: TokenizerSpec, model: CharacterPairModel, made: set[str]) -> dict[bytes, int]:
+    """The tokens that a part may be."""
+    chosen = filter(None, model.tokens) if model.whole_parts else made
+    return {
+        token.encode(): model.tokens[token]
+        for token in chosen
+        if fits(spec.file, token, token.encode(), merged=token in made)
+    }
+
+
+def _unused(tokens: Iterable[str]) -> str:
+    """A private character that is in no token."""
+    used = set().union(*tokens)
+    return next(chr(point) for point in range(0xF0000, 0x110000) if chr(point) not in used)
+
+
+def _rewrite(text: str) -> str:
+    return text.replace("\\", r"\\")
