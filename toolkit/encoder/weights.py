@@ -65,11 +65,12 @@ class Weights:
         """Linear layers of the same input, side by side, as ``out/kernel`` ``[in, parts * out]`` and ``out/bias``.
 
         ``size_out`` is one for all, or each one's. Layers that have no bias come with ``bias=False``, and are products
-        without one.
+        without one. The kernel of one layer is a view of the checkpoint's tensor, which takes no memory: turning it
+        round is left to who takes it.
         """
         sizes = dict(zip(names, [size_out] * len(names) if isinstance(size_out, int) else size_out, strict=True))
         kernels = [self.take(f"{name}.weight", (size, size_in)).T for name, size in sizes.items()]
-        found = {f"{out}/kernel": np.ascontiguousarray(np.concatenate(kernels, 1))}
+        found = {f"{out}/kernel": kernels[0] if len(kernels) == 1 else np.concatenate(kernels, 1)}
         if bias:
             found[f"{out}/bias"] = np.concatenate([self.take(f"{name}.bias", (size,)) for name, size in sizes.items()])
         return found

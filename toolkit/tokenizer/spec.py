@@ -195,9 +195,15 @@ def _with_lowercase(normalizer: Any) -> Any:
 
 def _template(file: str, name: str, node: Any) -> Template:
     template = Template()
+    apart = False
     for part in parts(node, "processors"):
         kind = part["type"]
+        if apart and kind != "ByteLevel":
+            # A text is several parts by then, which the package takes for a pair of texts.
+            allowed = "ByteLevel alone behind a TemplateProcessing that adds tokens"
+            raise UnsupportedError(file, f"{name}.type", f"{kind} behind TemplateProcessing", allowed)
         if kind == "TemplateProcessing":
+            apart = len(part["single"]) > 1
             template = _template_processing(file, name, part).around(template)
         elif kind in ("BertProcessing", "RobertaProcessing"):
             template = Template((tuple(part["cls"]),), (tuple(part["sep"]),)).around(template)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import lzma
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
-from unigram_support import make_unigram
+from unigram_support import DATA, make_unigram
 
 from toolkit.errors import UnsupportedError
-from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
+from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer, self_check
 from toolkit.tokenizer.texts import NATURAL_FORMS, TRICKY
 
 N = normalizers
@@ -83,6 +84,17 @@ def test_normalizers_before_metaspace(charsmap, equal, hard_texts, form):
 def test_normalizers_before_white_space_is_split_at(charsmap, equal, hard_texts, form):
     tokenizer = make_unigram(charsmap, size=1500, normalizer=_sequence(WORDS[form], charsmap))
     equal(tokenizer, [*TOKENS, *TRICKY, *NATURAL_FORMS, *hard_texts[:2500:2], *hard_texts[2500::9]])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["as the file has them", "DeBERTa-v3, its file", "DeBERTa-v3 and BARThez by class"])
+def test_a_real_vocabulary_is_exact_on_the_whole_self_check(charsmap, form):
+    root = json.loads(lzma.decompress((DATA / "albert.json.xz").read_bytes()))
+    if form in SPACES:
+        root["normalizer"] = json.loads(_sequence(SPACES[form], charsmap).__getstate__())
+        root["pre_tokenizer"] = json.loads(pre_tokenizers.Metaspace().__getstate__())
+    spec = read_tokenizer(TokenizerSource(json.dumps(root), "tokenizer.json", 64))
+    assert self_check(spec, build_tokenizer(spec)).texts > 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,19 @@ from typing import Any
 
 from toolkit.errors import InputError, MissingExtraError
 
-__all__ = ["json_value", "kept_array", "kept_type", "parquet_module", "settled", "text_type", "typed"]
+__all__ = [
+    "holds",
+    "json_field",
+    "json_value",
+    "kept_array",
+    "kept_type",
+    "parquet_module",
+    "settled",
+    "text_type",
+    "typed",
+    "widened",
+    "wider",
+]
 
 _JSON = {b"sentence-serving": b"json"}  # metadata of a field whose strings are JSON
 
@@ -136,15 +148,52 @@ def _common(name: str, tables: Callable[[], Iterable[Any]]) -> Any:
     import pyarrow
 
     kind = pyarrow.null()
+    for table in tables():
+        kind = widened(kind, _values(table[name]))
+    # what one part takes for whole numbers may be too large for another's fractions
+    return kind if kind is not None and all(holds(kind, _values(table[name])) for table in tables()) else None
+
+
+def widened(kind: Any, values: Sequence[Any]) -> Any:
+    """The narrowest type that holds ``kind`` and what JSON ``values`` look like; ``None``, which no type widens, if
+    there is none."""
+    import pyarrow
+
     try:
-        for table in tables():
-            schemas = [pyarrow.schema([(name, part)]) for part in (kind, pyarrow.array(_values(table[name])).type)]
-            kind = pyarrow.unify_schemas(schemas, promote_options="permissive").field(0).type
-        for table in tables():  # what one part takes for whole numbers may be too large for another's fractions
-            pyarrow.array(_values(table[name]), kind)
+        return None if kind is None else wider(kind, pyarrow.array(values).type)
     except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError):
         return None
-    return None if _is_hollow(kind) else kind
+
+
+def wider(kind: Any, other: Any) -> Any:
+    """The type that holds both, or ``None``."""
+    import pyarrow
+
+    if kind is None or other is None:
+        return None
+    try:
+        schemas = [pyarrow.schema([("", part)]) for part in (kind, other)]
+        return pyarrow.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pyarrow.ArrowException:
+        return None
+
+
+def holds(kind: Any, values: Sequence[Any]) -> bool:
+    """Whether a column of this type can hold JSON ``values``, and a file such a column."""
+    import pyarrow
+
+    try:
+        pyarrow.array(values, kind)
+    except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError):
+        return False
+    return not _is_hollow(kind)
+
+
+def json_field(name: str) -> Any:
+    """A column whose values no one type holds: it stays JSON."""
+    import pyarrow
+
+    return pyarrow.field(name, pyarrow.string(), metadata=_JSON)
 
 
 def _values(column: Any) -> list[Any]:

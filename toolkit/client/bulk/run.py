@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from toolkit.client.bulk.pairing import Pairing, Refused
+from toolkit.client.bulk.plan import Form, Plan, continued, new_plan
 from toolkit.client.bulk.rows import Row, Source
 from toolkit.client.bulk.sinks import Batch, Sink, open_sink, sink_format
-from toolkit.client.bulk.state import Plan, Progress, StateFolder, sync_folder
-from toolkit.client.job import Job, Piece
+from toolkit.client.bulk.state import Progress, StateFolder, sync_folder
+from toolkit.client.job import Job
 from toolkit.client.sync import Client
-from toolkit.errors import InputError, RequestError, SignatureError
+from toolkit.errors import InputError, RequestError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
-__all__ = ["Summary", "embed_file", "stream"]
+__all__ = ["MAX_REJECTED", "PATIENCE", "Summary", "bulk_job", "embed_file", "stream"]
 
 _CHECKPOINT_SECONDS = 2.0
 _CHECKPOINT_ROWS = 65536
@@ -37,13 +37,6 @@ class Summary:
     target: Path
     side_file: Path | None
     already_done: bool = False
-
-
-@dataclass(frozen=True)
-class _Refused:
-    row: int
-    text: str | None
-    reason: str
 
 
 def embed_file(
@@ -100,99 +93,16 @@ def embed_file(
 def _plan(client: Client, source: Source, signature: str, kind: str, before: Plan | None) -> Plan:
     """What this run will do; on resuming, the same as before, or an error that says what differs."""
     spec = client.session.spec
+    form = Form(kind, source.format, source.text_column, source.keep)
     if before is not None:
-        wanted = replace(
-            before,
-            model=spec.model,
-            version=spec.version if spec.version is not None else before.version,
-            signature=signature,
-            output_format=kind,
-            input_format=source.format,
-            text_column=source.text_column,
-            keep=source.keep,
-        )
-        for name, value in vars(wanted).items():
-            if value != getattr(before, name):
-                raise InputError(f"the unfinished run has {name} {getattr(before, name)!r}, not {value!r}")
-        return before
-    metadata = client.metadata()
-    info = metadata.signatures.get(signature)
-    address = str(client.session.address)
-    if info is None:
-        names = ", ".join(metadata.signatures)
-        raise SignatureError(
-            f"the model has no signature {signature!r}; it has: {names}", address=address, model=spec.model
-        )
-    tensor = info.outputs.get("embedding")
-    if list(info.inputs) != ["text"] or tensor is None or not tensor.shape or tensor.shape[-1] is None:
-        sides = [", ".join(map(str, side.values())) for side in (info.inputs, info.outputs)]
-        raise SignatureError(
-            f"signature {signature!r} is not text to embedding: it takes {sides[0]} and gives {sides[1]}",
-            address=address,
-            model=spec.model,
-        )
-    beside = tuple(name for name, item in info.outputs.items() if item.shape is not None and len(item.shape) == 1)
-    outputs = ("embedding", *beside) if kind in ("jsonl", "parquet") else ("embedding",)
-    clash = set(source.keep) & {"row", "text", *outputs}
-    if clash and kind in ("jsonl", "parquet"):
-        raise InputError(f"column {', '.join(sorted(clash))} cannot be kept: the output has one of that name")
-    dtype = "float32" if tensor.dtype.startswith(("float", "bfloat")) else tensor.dtype
-    return Plan(
-        spec.model, metadata.version, signature, outputs, tensor.shape[-1], dtype,
-        kind, source.format, source.text_column, source.keep,
-    )  # fmt: skip
+        version = spec.version if spec.version is not None else before.version
+        return continued(before, form, model=spec.model, version=version, signature=signature)
+    return new_plan(client.metadata(), form, model=spec.model, signature=signature, address=str(client.session.address))
 
 
-def _bulk_job(client: Client, rows: Iterator[bytes], plan: Plan, patience: float) -> Job:
+def bulk_job(client: Client, rows: Iterator[bytes], plan: Plan, patience: float) -> Job:
     session = replace(client.session, retry=replace(client.session.retry, patience=patience))
     return client.run(session.text_job(rows, plan.signature, plan.outputs, version=plan.version, isolate=True))
-
-
-class _Pairing:
-    """Keeps the rows that were read until their pieces arrive, so that each vector meets its own row."""
-
-    def __init__(self, rows: Iterator[Row], start: int) -> None:
-        self._rows = rows
-        self._waiting: deque[Row] = deque()
-        self._start = start
-
-    def texts(self) -> Iterator[bytes]:
-        for row in self._rows:
-            self._waiting.append(row)
-            if row.text is not None:
-                yield row.text.encode()
-
-    def batch(self, piece: Piece) -> tuple[Batch, list[_Refused]]:
-        """The rows up to the piece's last one, unusable ones between them included."""
-        rows: list[Row] = []
-        places: list[int] = []
-        refused: list[_Refused] = []
-        left = piece.stop - piece.start
-        while left:
-            row = self._waiting.popleft()
-            number = self._start + len(rows)
-            if row.text is None:
-                refused.append(_Refused(number, None, row.problem or ""))
-            elif piece.error is not None:
-                refused.append(_Refused(number, row.text, piece.error.message))
-            usable = row.text is not None and piece.error is None
-            places.append(piece.stop - piece.start - left if usable else -1)
-            left -= row.text is not None
-            rows.append(row)
-        return self._made(rows, places, piece), refused
-
-    def rest(self) -> tuple[Batch, list[_Refused]]:
-        """Unusable rows behind the last usable one."""
-        rows = list(self._waiting)
-        self._waiting.clear()
-        refused = [_Refused(self._start + i, None, row.problem or "") for i, row in enumerate(rows)]
-        return self._made(rows, [-1] * len(rows), None), refused
-
-    def _made(self, rows: list[Row], places: list[int], piece: Piece | None) -> Batch:
-        outputs = piece.value if piece is not None and piece.error is None else {}
-        batch = Batch(self._start, rows, places, outputs)
-        self._start += len(rows)
-        return batch
 
 
 def stream(
@@ -200,8 +110,8 @@ def stream(
 ) -> Iterator[tuple[Batch, list[tuple[int, str]]]]:
     """Embed without a target: batches as they come, and (row number, reason) of rows that have no embedding."""
     plan = _plan(client, source, signature, "jsonl", None)
-    pairing = _Pairing(source.rows(), 0)
-    for piece in client.pieces(_bulk_job(client, pairing.texts(), plan, patience)):
+    pairing = Pairing(source.rows(), 0)
+    for piece in client.pieces(bulk_job(client, pairing.texts(), plan, patience)):
         batch, refused = pairing.batch(piece)
         yield batch, [(item.row, item.reason) for item in refused]
     batch, refused = pairing.rest()
@@ -240,10 +150,10 @@ class _Run:
             return
         rows = self._source.rows(exact=self._plan.output_format == "parquet")
         self._skip(rows)
-        pairing = _Pairing(rows, self._done.rows)
+        pairing = Pairing(rows, self._done.rows)
         self._report(self._done.rows)
         try:
-            for piece in self._client.pieces(_bulk_job(self._client, pairing.texts(), self._plan, patience)):
+            for piece in self._client.pieces(bulk_job(self._client, pairing.texts(), self._plan, patience)):
                 self._take(*pairing.batch(piece))
                 if self._due():
                     self._save()
@@ -292,13 +202,12 @@ class _Run:
         data = b"\xff" if row.text is None else row.text.encode()
         self._digest.update(len(data).to_bytes(8, "little") + data)
 
-    def _take(self, batch: Batch, refused: list[_Refused]) -> None:
+    def _take(self, batch: Batch, refused: list[Refused]) -> None:
         self._midway = True
         position = self._sink.write(batch)
         size = self._done.rejected_bytes
         for item in refused:
-            line = json.dumps(vars(item), ensure_ascii=False).encode() + b"\n"
-            size += self._side.write(line)
+            size += self._side.write(item.line())
         for row in batch.rows:
             self._hash(row)
         self._done = Progress(

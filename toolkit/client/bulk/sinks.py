@@ -20,7 +20,7 @@ from toolkit.client.bulk.rows import Row
 from toolkit.client.types import Array
 from toolkit.errors import InputError
 
-__all__ = ["SINKS", "Batch", "Sink", "json_line", "open_sink"]
+__all__ = ["SINKS", "Batch", "Sink", "batch_table", "json_line", "open_sink", "sink_format"]
 
 _HEADER = 256  # bytes kept free at the start of .npy and .safetensors, filled in when the number of rows is known
 
@@ -155,6 +155,27 @@ class SafetensorsSink(_ArraySink):
         return struct.pack("<Q", _HEADER - 8) + json.dumps(fields).encode().ljust(_HEADER - 8)
 
 
+def batch_table(batch: Batch) -> Any:
+    """The rows with an embedding as an Arrow table (kept JSON values still as such); ``None`` if there are none."""
+    import pyarrow
+
+    good = batch.good()
+    if not good:
+        return None
+    numbers, rows, places = zip(*good, strict=True)
+    columns: dict[str, Any] = {"row": pyarrow.array(numbers, pyarrow.int64())}
+    columns["text"] = pyarrow.array([row.text for row in rows], pyarrow.string())
+    marks: dict[str, Any] = {}
+    for name in rows[0].kept:
+        columns[name], marks[name] = kept_array([row.kept[name] for row in rows])
+    for name, value in batch.outputs.items():
+        picked = value[list(places)]
+        flat = pyarrow.array(picked.reshape(-1))
+        columns[name] = flat if picked.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, picked.shape[1])
+    fields = [pyarrow.field(name, column.type, metadata=marks.get(name)) for name, column in columns.items()]
+    return pyarrow.table(list(columns.values()), schema=pyarrow.schema(fields))
+
+
 class ParquetSink:
     """Columns ``row``, ``text``, the kept ones, and the outputs (``embedding`` as an Arrow fixed-size list).
 
@@ -171,24 +192,9 @@ class ParquetSink:
         self._tables: list[Any] = []
 
     def write(self, batch: Batch) -> int:
-        import pyarrow
-
-        good = batch.good()
-        if good:
-            numbers, rows, places = zip(*good, strict=True)
-            columns: dict[str, Any] = {"row": pyarrow.array(numbers, pyarrow.int64())}
-            columns["text"] = pyarrow.array([row.text for row in rows], pyarrow.string())
-            marks: dict[str, Any] = {}
-            for name in rows[0].kept:
-                columns[name], marks[name] = kept_array([row.kept[name] for row in rows])
-            for name, value in batch.outputs.items():
-                picked = value[list(places)]
-                flat = pyarrow.array(picked.reshape(-1))
-                columns[name] = (
-                    flat if picked.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, picked.shape[1])
-                )
-            fields = [pyarrow.field(name, column.type, metadata=marks.get(name)) for name, column in columns.items()]
-            self._tables.append(pyarrow.table(list(columns.values()), schema=pyarrow.schema(fields)))
+        table = batch_table(batch)
+        if table is not None:
+            self._tables.append(table)
         return self._parts
 
     def sync(self) -> int:

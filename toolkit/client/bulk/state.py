@@ -12,29 +12,14 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from toolkit.client.bulk.plan import Plan
 from toolkit.errors import InputError
 
-__all__ = ["Plan", "Progress", "StateFolder"]
+__all__ = ["Progress", "StateFolder", "lock_folder", "sync_folder"]
 
 _FORMAT = 2
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What must not change between a run and its continuation."""
-
-    model: str
-    version: int | None
-    signature: str
-    outputs: tuple[str, ...]
-    dim: int
-    dtype: str
-    output_format: str
-    input_format: str
-    text_column: str
-    keep: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -54,13 +39,7 @@ class StateFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = (path / "lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise InputError(f"{path} is in use by another run") from None
+        self._lock = lock_folder(path, "lock")
 
     def load(self) -> tuple[Plan, Progress] | None:
         """What was saved last, or ``None``."""
@@ -76,10 +55,7 @@ class StateFolder:
                     f"{self.path} is of state format {saved['format']}; supported: {_FORMAT}; "
                     "finish it with the release that began it, or delete it"
                 )
-            plan: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in saved["plan"].items()
-            }
-            return Plan(**plan), Progress(**saved["progress"])
+            return Plan.of(saved["plan"]), Progress(**saved["progress"])
         except (KeyError, TypeError) as error:
             raise InputError(f"{self.path / 'state.json'} is damaged: {error}") from None
 
@@ -99,6 +75,19 @@ class StateFolder:
 
     def close(self) -> None:
         self._lock.close()
+
+
+def lock_folder(path: Path, name: str) -> TextIO:
+    """Make the folder and lock it until the file that is returned is closed, or this process ends. Raises `InputError`
+    if another run has it."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = (path / name).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise InputError(f"{path} is in use by another run") from None
+    return lock
 
 
 def sync_folder(path: Path) -> None:
