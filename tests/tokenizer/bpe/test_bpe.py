@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from toolkit.artifact.compatibility import serving_releases
 from toolkit.errors import CheckError, UnsupportedError
 from toolkit.tokenizer import build_tokenizer, read_tokenizer, self_check
-from toolkit.tokenizer.bpe.spec import SPLITS
+from toolkit.tokenizer.bpe.spec import EARLIER, SPLITS
 from toolkit.tokenizer.texts import NATURAL, random_texts
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -81,6 +81,25 @@ def test_gpt2_split(trained, equal, hard_texts, prefix_space):
 def test_newer_splits(trained, equal, hard_texts, name, whole_parts):
     tokenizer = trained(split_by(name), normalizers.NFC(), ignore_merges=whole_parts)
     equal(tokenizer, [*hard_texts, *SPACING, "1234567 12 3 ٣٤٥٦"])
+
+
+@pytest.mark.parametrize("form", ["NFKC", "NFD", "NFKD"])
+def test_other_normalization_forms(trained, equal, hard_texts, form):
+    equal(trained(normalizer=getattr(normalizers, form)()), [*hard_texts[:1500], "<s>ﬁ<s>", "\u1e9b\u0323"])
+
+
+def test_removing_what_an_expression_does_not_match_removes_nothing(trained, equal, hard_texts):
+    split = pre_tokenizers.Split(Regex(SPLITS["GPT-4o"]), "removed", invert=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    equal(trained(pre_tokenizers.Sequence([split, byte_level])), [*hard_texts[:1500], *SPACING, "aBCdE'LL Ab/\n//"])
+
+
+def test_several_splits_in_a_row(trained, equal, hard_texts):
+    patterns = [*EARLIER.values(), SPLITS["DeepSeek-V3"]]
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = trained(pre_tokenizers.Sequence([*splits, byte_level]))
+    equal(tokenizer, [*hard_texts, *SPACING, "12345 中国かなabc \x01\x02a 1 中  2<s>  3 \u0e00x #tag"])
 
 
 def test_composition(trained, equal):
@@ -158,8 +177,10 @@ def test_only_ops_that_stock_servers_link_and_no_loop_without_normalization(robe
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 _SPLIT = {"type": "Split", "pattern": {"Regex": r"\s+"}, "behavior": "Isolated", "invert": False}
+_KNOWN = {**_SPLIT, "pattern": {"Regex": SPLITS["GPT-4o"]}}
+_PARTIAL = {**_SPLIT, "pattern": {"Regex": SPLITS["DeepSeek-V3"]}}
 _REFUSED = [
-    ("normalizer.type", "normalizer", {"type": "NFKC"}),
+    ("normalizer.type", "normalizer", {"type": "Lowercase"}),
     ("normalizer.type", "normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
     ("pre_tokenizer.type", "pre_tokenizer", {"type": "Whitespace"}),
     ("pre_tokenizer.use_regex", "pre_tokenizer", _BYTE_LEVEL),
@@ -167,7 +188,17 @@ _REFUSED = [
     (
         "pre_tokenizer.behavior",
         "pre_tokenizer",
-        {"type": "Sequence", "pretokenizers": [{**_SPLIT, "behavior": "Removed"}, _BYTE_LEVEL]},
+        {"type": "Sequence", "pretokenizers": [{**_KNOWN, "behavior": "MergedWithNext"}, _BYTE_LEVEL]},
+    ),
+    (
+        "pre_tokenizer.invert",
+        "pre_tokenizer",
+        {"type": "Sequence", "pretokenizers": [{**_KNOWN, "behavior": "Removed"}, _BYTE_LEVEL]},
+    ),
+    (
+        "pre_tokenizer.behavior",
+        "pre_tokenizer",
+        {"type": "Sequence", "pretokenizers": [{**_PARTIAL, "behavior": "Removed", "invert": True}, _BYTE_LEVEL]},
     ),
     ("model.dropout", "model.dropout", 0.1),
     ("model.continuing_subword_prefix", "model.continuing_subword_prefix", "##"),

@@ -27,7 +27,7 @@ def compile_bytepairs(spec: TokenizerSpec) -> CompiledBytePairs:
     """Compile ``spec``. Raises :class:`~toolkit.errors.UnsupportedError` for what cannot be made exact."""
     model = spec.model
     assert isinstance(model, BytePairModel)
-    composition = compile_composition(spec.file, "NFC") if model.compose else None
+    composition = None if model.form is None else compile_composition(spec.file, model.form)
     among = [token for token in model.tokens if token and BYTES.keys() >= set(token)]
     made = reachable(model.tokens, model.merges, among)
     forms = _normal_forms(spec)
@@ -39,7 +39,7 @@ def compile_bytepairs(spec: TokenizerSpec) -> CompiledBytePairs:
     return CompiledBytePairs(
         mark_passes([pattern(token, token.content) for token in raw], word, late=False),
         mark_passes([pattern(token, forms[token.content]) for token in late], word, late=bool(raw)),
-        split_passes(model.split, prefix_space=model.prefix_space, tokens=bool(spec.added_tokens)),
+        split_passes(model.split, model.earlier, prefix_space=model.prefix_space, tokens=bool(spec.added_tokens)),
         words,
         word_ids,
         pieces,

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from toolkit.errors import UnsupportedError
 from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel, read_character_pairs
+from toolkit.tokenizer.composition import Form
 from toolkit.tokenizer.parts import parts
 
-__all__ = ["BYTES", "GPT2", "SPLITS", "BytePairModel", "read_pairs"]
+__all__ = ["BYTES", "EARLIER", "GPT2", "PARTIAL", "SPLITS", "BytePairModel", "read_pairs"]
 
 # What ByteLevel(use_regex=true) splits with (tokenizers/src/pre_tokenizers/byte_level.rs).
 GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 _NEWER = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?{letters}|{numbers}"
     r"| ?{others}+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_ENDING = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_DEEPSEEK = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
+    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 )
 
 
@@ -29,8 +42,16 @@ SPLITS: Mapping[str, str] = {
     "Llama 3": _newer(r"\p{L}+", r"\p{N}{1,3}", r"[^\s\p{L}\p{N}]"),
     "Qwen 2": _newer(r"\p{L}+", r"\p{N}", r"[^\s\p{L}\p{N}]"),
     "Qwen 3.5": _newer(r"[\p{L}\p{M}]+", r"\p{N}", r"[^\s\p{L}\p{M}\p{N}]"),
+    "GPT-4o": _GPT4O,
+    "DeepSeek-V3": _DEEPSEEK,
 }
-"""The regular expressions that a ``Split`` pre-tokenizer may have, by the model that made them known."""
+"""The regular expressions that the last ``Split`` pre-tokenizer may have, by the model that made them known."""
+
+EARLIER: Mapping[str, str] = {"numbers": r"\p{N}{1,3}", "Chinese and Japanese": "[一-龥\u3040-ゟ゠-ヿ]+"}
+"""Those of ``Split`` pre-tokenizers before the last one."""
+
+PARTIAL = frozenset({_DEEPSEEK, *EARLIER.values()})
+"""The expressions that do not match every character; what lies between two matches is a part as well."""
 
 
 def _byte_characters() -> dict[str, int]:
@@ -43,10 +64,10 @@ def _byte_characters() -> dict[str, int]:
 BYTES: Mapping[str, int] = _byte_characters()
 """The byte that each character of a byte-level vocabulary stands for."""
 
-_NORMALIZERS = ("null", "NFC")
+_NORMALIZERS = ("null", "NFC", "NFD", "NFKC", "NFKD")
 _PRE_TOKENIZERS = (
     "ByteLevel(use_regex=true)",
-    "Sequence[Split(Regex, Isolated), ByteLevel(add_prefix_space=false, use_regex=false)]",
+    "Sequence[Split(Regex)…, ByteLevel(add_prefix_space=false, use_regex=false)]",
 )
 # Of the bytes of valid UTF-8, those that no text can contain.
 _NEVER = {0xC0, 0xC1, *range(0xF5, 0x100)}
@@ -57,17 +78,18 @@ class BytePairModel:
     """Merges of byte pairs inside the parts that the pre-tokenizer makes.
 
     ``tokens`` maps tokens in byte-level characters to ids; ``merges`` are pairs of such tokens by rank; ``split`` is
-    the regular expression that makes the parts; ``prefix_space``: a text that does not begin with a space gets one;
-    ``whole_parts``: a part that is a token is that token, whatever the merges say; ``compose``: texts are normalized
-    to NFC.
+    the regular expression that makes the parts, of what those in ``earlier`` leave; ``prefix_space``: a text that does
+    not begin with a space gets one; ``whole_parts``: a part that is a token is that token, whatever the merges say;
+    ``form`` is the Unicode normalization form of the texts, if any.
     """
 
     tokens: Mapping[str, int] = field(repr=False)
     merges: tuple[tuple[str, str], ...] = field(repr=False)
+    earlier: tuple[str, ...]
     split: str
     prefix_space: bool
     whole_parts: bool
-    compose: bool
+    form: Form | None
 
     @property
     def unk_id(self) -> None:
@@ -98,8 +120,8 @@ def read_pairs(file: str, root: Mapping[str, Any]) -> BytePairModel | CharacterP
 
 def _read_bytepair(file: str, root: Mapping[str, Any]) -> BytePairModel:
     node = root["model"]
-    split, prefix_space = _pre_tokenizer(file, root["pre_tokenizer"])
-    compose = _normalizer(file, root["normalizer"])
+    earlier, split, prefix_space = _pre_tokenizer(file, root["pre_tokenizer"])
+    form = _normalizer(file, root["normalizer"])
     tokens = node["vocab"]
     for character, byte in BYTES.items():
         if byte not in _NEVER and character not in tokens:
@@ -108,37 +130,47 @@ def _read_bytepair(file: str, root: Mapping[str, Any]) -> BytePairModel:
             )
     # All else of the model (unk_token, fuse_unk, byte_fallback) is about characters without a token.
     merges = tuple((left, right) for left, right in node["merges"])
-    return BytePairModel(tokens, merges, split, prefix_space, bool(node["ignore_merges"]), compose)
+    return BytePairModel(tokens, merges, earlier, split, prefix_space, bool(node["ignore_merges"]), form)
 
 
-def _normalizer(file: str, node: Any) -> bool:
-    """Whether the tokenizer normalizes to NFC."""
-    found = parts(node, "normalizers")
-    for part in found:
-        if part["type"] != "NFC":
+def _normalizer(file: str, node: Any) -> Form | None:
+    """The normalization form that texts get."""
+    form: Form | None = None
+    for part in parts(node, "normalizers"):
+        if part["type"] not in get_args(Form) or form not in (None, part["type"]):
             raise UnsupportedError(file, "normalizer.type", part["type"], _NORMALIZERS)
-    return bool(found)
+        form = part["type"]
+    return form
 
 
-def _pre_tokenizer(file: str, node: Any) -> tuple[str, bool]:
-    """The regular expression that makes the parts, and whether a space is put in front."""
+def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str, ...], str, bool]:
+    """The regular expressions of earlier splits and the one that makes the parts, and whether a space is put in
+    front."""
     found = parts(node, "pretokenizers")
     kinds = [part["type"] for part in found]
-    if kinds not in (["ByteLevel"], ["Split", "ByteLevel"]):
-        raise UnsupportedError(file, "pre_tokenizer.type", ", ".join(kinds) or None, _PRE_TOKENIZERS)
-    last = found[-1]
-    if last["use_regex"] != (len(found) == 1):
+    *splits, last = found
+    if kinds != ["Split"] * len(splits) + ["ByteLevel"]:
+        raise UnsupportedError(file, "pre_tokenizer.type", ", ".join(kinds), _PRE_TOKENIZERS)
+    if last["use_regex"] != (not splits):
         raise UnsupportedError(file, "pre_tokenizer.use_regex", last["use_regex"], _PRE_TOKENIZERS)
-    if len(found) == 1:
-        return GPT2, last["add_prefix_space"]
+    if not splits:
+        return (), GPT2, last["add_prefix_space"]
     if last["add_prefix_space"]:
         raise UnsupportedError(file, "pre_tokenizer.add_prefix_space", True, _PRE_TOKENIZERS)
-    split = found[0]
-    for name, wanted in (("behavior", "Isolated"), ("invert", False)):
-        if split[name] != wanted:
-            raise UnsupportedError(file, f"pre_tokenizer.{name}", split[name], [wanted])
+    patterns = [_split(file, split, SPLITS if split is splits[-1] else EARLIER) for split in splits]
+    return tuple(patterns[:-1]), patterns[-1], False
+
+
+def _split(file: str, split: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    """The regular expression of a ``Split``, one of ``known``."""
     pattern = split["pattern"].get("Regex")
-    if pattern not in SPLITS.values():
-        supported = "; ".join(f"{name}: {known}" for name, known in SPLITS.items())
+    if pattern not in known.values():
+        supported = "; ".join(f"{name}: {text}" for name, text in known.items())
         raise UnsupportedError(file, "pre_tokenizer.pattern", pattern or split["pattern"], supported)
-    return pattern, False
+    # Where an expression matches all of every text, to remove what it does not match is to remove nothing.
+    allowed = {"Isolated": False} | ({} if pattern in PARTIAL else {"Removed": True})
+    if split["behavior"] not in allowed:
+        raise UnsupportedError(file, "pre_tokenizer.behavior", split["behavior"], list(allowed))
+    if split["invert"] != allowed[split["behavior"]]:
+        raise UnsupportedError(file, "pre_tokenizer.invert", split["invert"], [allowed[split["behavior"]]])
+    return str(pattern)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.bpe.marks import ANY, BREAK, END, START, pattern_of
-from toolkit.tokenizer.bpe.spec import GPT2
+from toolkit.tokenizer.bpe.spec import GPT2, PARTIAL
 from toolkit.tokenizer.characters import CODE_POINTS
 from toolkit.tokenizer.patterns import character_class
 
@@ -37,16 +37,19 @@ def members(pattern: str, among: Sequence[int] = _ALL) -> list[int]:
     return found
 
 
-def split_passes(split: str, *, prefix_space: bool, tokens: bool) -> Passes:
-    """Passes that put ``BREAK`` after every part of a text; ``tokens``: there may be marked tokens in it."""
+def split_passes(split: str, earlier: Sequence[str] = (), *, prefix_space: bool, tokens: bool) -> Passes:
+    """Passes that put ``BREAK`` after every part of a text, and maybe before it as well, by the expressions of
+    ``earlier``, then by ``split``; ``tokens``: there may be marked tokens in the text."""
     newline = "" if split == GPT2 else "\r\n"
     translate = _Translation()
     space, word = translate(r"\s"), translate(r"[^\s]")
     # The last of several characters of white space before something else; newer patterns end parts after newlines.
     last = character_class(set(members(r"\s")) - set(map(ord, newline)))
-    passes = [(f"({space})({last}{word})", rf"\1{BREAK}\2")]
     marked = f"{pattern_of(START)}[^{pattern_of(END)}]*{pattern_of(END)}|" if tokens else ""
-    passes.append((f"(?:{marked}{translate(split.replace(_LOOKAHEAD, _LOOKAHEAD[-3:]))})", rf"\0{BREAK}"))
+    passes = [(f"(?:{marked}{translate(pattern)})", rf"{BREAK}\0{BREAK}") for pattern in earlier]
+    passes.append((f"({space})({last}{word})", rf"\1{BREAK}\2"))
+    before = BREAK if split in PARTIAL else ""
+    passes.append((f"(?:{marked}{translate(split.replace(_LOOKAHEAD, _LOOKAHEAD[-3:]))})", rf"{before}\0{BREAK}"))
     if prefix_space:
         first = [(f"^[^ {ANY}]", r" \0")]
         if tokens:

@@ -146,12 +146,13 @@ def bytepair_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     steps += _finding(
         "find in the text", [t.content for t in spec.added_tokens if not t.normalized], compiled.raw_passes
     )
-    if compiled.composition is not None:
-        steps.append(ComposeCharacters("NFC", compiled.composition, marked=bool(compiled.raw_passes)))
+    if compiled.composition is not None and model.form is not None:
+        steps.append(ComposeCharacters(model.form, compiled.composition, marked=bool(compiled.raw_passes)))
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps += _finding("find in the normalized text", late, compiled.late_passes)
     (kind,) = (name for name, pattern in SPLITS.items() if pattern == model.split)
     prefix = ", a space in front" if model.prefix_space else ""
+    prefix += "".join(f", after {pattern}" for pattern in model.earlier)
     steps.append(SplitText(f"split as {kind} does{prefix}: {model.split}", compiled.split_passes))
     steps.append(
         BytePairs(
