@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 Buffer = npt.NDArray[Any]
+_LARGE = 1 << 16  # bytes
 
 
 class Tokens(NamedTuple):
@@ -59,10 +60,8 @@ class Step(ABC):
         return ()
 
     def held(self) -> tuple[Any, ...]:
-        """What ``apply`` is given: the buffers as constants, or other objects that a ``tf.Module`` keeps track of."""
-        import tensorflow as tf
-
-        return tuple(map(tf.constant, self.buffers()))
+        """What ``apply`` is given: the buffers, or other objects that a ``tf.Module`` keeps track of."""
+        return tuple(map(_table, self.buffers()))
 
     @abstractmethod
     def apply(self, value: Any, *held: Any) -> Any:
@@ -147,6 +146,15 @@ class AddSpecialTokens(Step):
         if self.max_length is None:
             return f"add special tokens: {row}"
         return f"cut to {self.max_length} tokens on the {self.side}, add special tokens: {row}"
+
+
+def _table(buffer: Buffer) -> tf.Tensor | tf.Variable:
+    """A large buffer as a variable: a server copies the constants of a graph many times over while it loads it."""
+    import tensorflow as tf
+
+    if buffer.nbytes < _LARGE:
+        return tf.constant(buffer)
+    return tf.Variable(buffer, trainable=False, name="table")
 
 
 def listed(contents: list[str]) -> str:
