@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["Attention"]
+__all__ = ["EVERYWHERE", "Attention", "Reach"]
 
 BLOCK = 128
 """Queries whose scores are computed at a time in long rows: memory then grows with a row's length, not its square."""
@@ -16,18 +17,27 @@ WHOLE = 512
 """The length up to which rows are computed at once: more than a chunk of several rows has."""
 
 
+class Reach(NamedTuple):
+    """How many places before and behind it a token looks at, besides itself (``None``: all)."""
+
+    before: int | None = None
+    behind: int | None = None
+
+
+EVERYWHERE = Reach()
+
+
 @dataclass(frozen=True)
 class Attention:
     """Of rows of ``mask``, bool ``[rows, length]``, true at tokens.
 
-    Scores are multiplied by ``scale``; ``dropout`` stands where the model drops weights in training. With ``window``
-    a token looks at those up to so many places before and behind it, and at itself.
+    Scores are multiplied by ``scale``; ``dropout`` stands where the model drops weights in training.
     """
 
     mask: tf.Tensor
     scale: float
     dropout: Callable[[tf.Tensor], tf.Tensor]
-    window: int | None = None
+    reach: Reach = EVERYWHERE
 
     def __call__(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
         """``[rows, heads, length, size]`` of any float type, like ``query``.
@@ -49,9 +59,9 @@ class Attention:
 
         def body(start: tf.Tensor, results: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             stop = tf.minimum(start + BLOCK, length)
-            first, last = tf.constant(0), length
-            if self.window is not None:
-                first, last = tf.maximum(start - self.window, 0), tf.minimum(stop + self.window, length)
+            before, behind = self.reach
+            first = tf.constant(0) if before is None else tf.maximum(start - before, 0)
+            last = length if behind is None else tf.minimum(stop + behind, length)
             part = self._part(
                 query[:, :, start:stop], key[:, :, first:last], value[:, :, first:last], start, first, last
             )
@@ -75,9 +85,11 @@ class Attention:
     ) -> tf.Tensor:
         """Of queries from place ``start`` on over the keys from place ``first`` to below ``last``."""
         look = self.mask[:, first:last][:, None, None, :]
-        if self.window is not None:
-            of_query = start + tf.range(tf.shape(query)[2])
-            look &= tf.abs(of_query[:, None] - tf.range(first, last)[None, :]) <= self.window
+        of_query, of_key = start + tf.range(tf.shape(query)[2])[:, None], tf.range(first, last)[None, :]
+        if self.reach.before is not None:
+            look &= of_query - of_key <= self.reach.before
+        if self.reach.behind is not None:
+            look &= of_key - of_query <= self.reach.behind
         barred = tf.cast(tf.where(look, 0.0, -1e9), query.dtype)
         if query.shape[1] == key.shape[1]:
             scores = tf.linalg.matmul(query, key, transpose_b=True) * self.scale + barred

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from toolkit.encoder.attention import Attention
+from toolkit.encoder.attention import EVERYWHERE, Attention, Reach
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, fused_layer_norm, layer_norm, rms_norm
 from toolkit.encoder.packing import Chunk
@@ -111,20 +111,27 @@ class Blocks:
         *,
         like: tf.Tensor,
         rotation: Rotation,
-        window: int | None = None,
+        reach: Reach = EVERYWHERE,
+        normed_heads: bool = False,
         turn_values: bool = False,
     ) -> tf.Tensor:
         """As ``attention``, of queries and keys that are turned; long rows are computed in parts.
 
-        With ``window`` a token looks at those up to so many places away; with ``turn_values`` values are turned too.
+        With ``normed_heads`` each head of queries and keys is normalized first, by ``name``/query_norm and
+        ``name``/key_norm; with ``turn_values`` values are turned too.
         """
         query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
+        if normed_heads:
+            query, key = self._head_norm(query, f"{name}/query_norm"), self._head_norm(key, f"{name}/key_norm")
         value = rotation(value) if turn_values else value
         rate = self._spec.attention_dropout
         attend = Attention(
-            self._chunk.mask, self._spec.attention_scale, lambda weights: self._products.dropout(weights, rate), window
+            self._chunk.mask, self._spec.attention_scale, lambda weights: self._products.dropout(weights, rate), reach
         )
         return self._heads.join(attend(rotation(query), rotation(key), value), like=like)
+
+    def _head_norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        return tf.cast(self.rms_norm(tf.cast(x, tf.float32), name), x.dtype)
 
     def gated(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """The activation of the first half of the product ``name`` of ``x``, times the second half."""

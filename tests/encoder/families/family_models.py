@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
-from support import HIDDEN, MAX_LENGTH, save_encoder, sentence_transformer, wordpiece_tokenizer
+from support import HIDDEN, MAX_LENGTH, byte_level_tokenizer, save_encoder, sentence_transformer, wordpiece_tokenizer
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -84,6 +84,10 @@ CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
     "jina_embeddings_v3": {"pad_token_id": 0},
     # two heads of queries share one of keys, and heads are wider than the hidden size together
     "eurobert": {"num_key_value_heads": 2, "head_dim": 12, "pad_token_id": 0},
+    "llama": {"num_key_value_heads": 2},
+    "mistral": {"num_key_value_heads": 1, "sliding_window": 7},
+    "qwen2": {"num_key_value_heads": 4},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 12},
     "roformer": {"embedding_size": 16},
     "albert": {"embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2, "num_hidden_layers": 5},
 }
@@ -94,13 +98,15 @@ def save_family(folder: Path, model_type: str, **changes: Any) -> Path:
     torch.manual_seed(0)
     settings = {**({} if model_type in NAMES_OF_THEIR_OWN else SIZES), **CONFIGURATIONS[model_type], **changes}
     counted = settings.get("pad_token_id") == 1
-    words = wordpiece_tokenizer(FAIRSEQ) if counted else wordpiece_tokenizer()
+    # Qwen2's tokenizer is made anew of a byte-level vocabulary when it is loaded, and gets a token more.
+    own = model_type == "qwen2"
+    words = byte_level_tokenizer() if own else wordpiece_tokenizer(FAIRSEQ) if counted else wordpiece_tokenizer()
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}
     bert = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, model_max_length=MAX_LENGTH, **(names if counted else bert)
+        tokenizer_object=words, model_max_length=MAX_LENGTH, **(names if counted or own else bert)
     )
-    config = AutoConfig.for_model(model_type, vocab_size=words.get_vocab_size(), **settings)
+    config = AutoConfig.for_model(model_type, vocab_size=words.get_vocab_size() + own, **settings)
     encoder = save_encoder(folder / "encoder", AutoModel.from_config(config), tokenizer)
     source = folder / "source"
     sentence_transformer(encoder, Normalize()).save(str(source))

@@ -126,6 +126,10 @@ DEBERTA = {"share_att_key": False, "norm_rel_ebd": "none"}
         ("nomic_bert", {"rope_parameters": {**YARN, "beta_fast": 8, "truncate": False}, "head_dim": 12}),
         ("gte", {"type_vocab_size": 0, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}),
         ("eurobert", {"rope_parameters": LLAMA, "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1}),
+        ("llama", {"rope_parameters": LLAMA, "attention_bias": True, "mlp_bias": True, "is_causal": False}),
+        ("mistral", {"sliding_window": None, "head_dim": 12}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+        ("qwen3", {"rope_parameters": YARN, "attention_bias": True}),
         ("roformer", {"rotary_value": True, "embedding_size": None}),
         ("deberta-v2", {"pos_att_type": [], "max_relative_positions": -1, "type_vocab_size": 3}),
     ],
@@ -148,6 +152,8 @@ def test_what_a_configuration_may_choose_equals_the_original(
         ("mpnet", "bfloat16", 0.998),
         ("albert", "int8", 0.98),
         pytest.param("xlm-roberta-xl", "int8", 0.98, marks=pytest.mark.long),
+        pytest.param("modernbert", "int8", 0.98, marks=pytest.mark.long),
+        pytest.param("qwen3", "bfloat16", 0.998, marks=pytest.mark.long),
     ],
 )
 def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
@@ -171,6 +177,7 @@ def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
         "modernbert",
         "nomic_bert",
         "eurobert",
+        "qwen3",
         "roformer",
     ],
 )
@@ -216,7 +223,7 @@ def test_a_family_without_a_table_of_positions_takes_texts_of_any_length_and_nee
         serving(original)
 
 
-@pytest.mark.parametrize("model_type", ["modernbert", "eurobert"])
+@pytest.mark.parametrize("model_type", ["modernbert", "eurobert", "mistral", "qwen3"])
 def test_rows_that_are_computed_in_parts_equal_the_original(tmp_path: Path, model_type: str) -> None:
     from toolkit.encoder.attention import BLOCK, WHOLE
 
@@ -352,6 +359,9 @@ PARTIAL = {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0, "partial_r
         ("nomic_bert", {"rotary_emb_base": 10000}, ("rotary_emb_base", "10000", "1000.0")),
         ("gte", {"rope_parameters": {"rope_type": "ntk", "rope_theta": 1.0}}, ("rope_parameters.rope_type", "ntk")),
         ("jina_embeddings_v3", {"num_attention_heads": 5}, ("num_attention_heads", "5")),
+        ("llama", {"num_key_value_heads": 5}, ("num_key_value_heads", "5", "32")),
+        ("mistral", {"is_causal": False}, ("is_causal", "False", "window")),
+        ("qwen3", {"layer_types": ["chunked_attention"]}, ("layer_types", "chunked_attention", "sliding_attention")),
         ("eurobert", {"num_key_value_heads": 5}, ("num_key_value_heads", "5", "12")),
         ("eurobert", {"head_dim": 7}, ("size of a head", "7")),
         ("roformer", {"num_attention_heads": 256}, ("size of a head", "3", "even")),

@@ -17,6 +17,7 @@ from toolkit.encoder.families.ernie import ErnieSpec
 from toolkit.encoder.families.eurobert import EuroBertSpec
 from toolkit.encoder.families.gte import GteSpec
 from toolkit.encoder.families.jina_embeddings_v3 import JinaEmbeddingsV3Spec
+from toolkit.encoder.families.llama import LlamaSpec, MistralSpec, Qwen2Spec, Qwen3Spec
 from toolkit.encoder.families.megatron_bert import MegatronBertSpec
 from toolkit.encoder.families.modernbert import ModernBertSpec
 from toolkit.encoder.families.mpnet import MPNetSpec
@@ -52,6 +53,10 @@ FAMILIES: tuple[type[EncoderSpec], ...] = (
     GteSpec,
     JinaEmbeddingsV3Spec,
     EuroBertSpec,
+    LlamaSpec,
+    MistralSpec,
+    Qwen2Spec,
+    Qwen3Spec,
     RoFormerSpec,
 )
 

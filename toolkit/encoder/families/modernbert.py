@@ -113,6 +113,7 @@ class ModernBertSpec(EncoderSpec):
         return p
 
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
+        from toolkit.encoder.attention import EVERYWHERE, Reach
         from toolkit.encoder.blocks import Blocks
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
@@ -122,9 +123,9 @@ class ModernBertSpec(EncoderSpec):
         for layer, local in enumerate(self.local):
             name = f"layer_{layer}"
             normed = blocks.norm(x, f"{name}/attention_norm") if layer else x
-            context = blocks.rotary_attention(
-                normed, name, like=x, rotation=near if local else everywhere, window=self.window if local else None
-            )
+            reach = Reach(self.window, self.window) if local else EVERYWHERE
+            rotation = near if local else everywhere
+            context = blocks.rotary_attention(normed, name, like=x, rotation=rotation, reach=reach)
             x = blocks.linear(context, f"{name}/attention_output", residual=x)
             inner = blocks.gated(blocks.norm(x, f"{name}/output_norm"), f"{name}/intermediate")
             x = blocks.linear(products.dropout(inner, self.inner_dropout), f"{name}/output", residual=x)

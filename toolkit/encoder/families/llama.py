@@ -1,0 +1,209 @@
+"""Llama (Touvron et al. 2023, arXiv:2302.13971) and the decoders built like it, as transformers' ``LlamaModel``,
+``MistralModel``, ``Qwen2Model`` and ``Qwen3Model`` compute them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.encoder.family import EncoderSpec
+from toolkit.encoder.fields import Fields
+from toolkit.encoder.rotary import Rotary, read_rotary
+from toolkit.encoder.weights import Weights
+from toolkit.errors import SourceError, UnsupportedError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from toolkit.encoder.packing import Chunk
+    from toolkit.encoder.precision.products import Products
+    from toolkit.source.checkpoint import RawModule
+
+__all__ = ["LlamaSpec", "MistralSpec", "Qwen2Spec", "Qwen3Spec"]
+
+Array = npt.NDArray[np.float32]
+
+WHOLE, SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaSpec(EncoderSpec):
+    """Layers normalize by the root mean square what goes in, turn queries and keys by position and feed forward through
+    a gate. If ``causal`` a token looks at itself and those before it alone, in a layer with a number in ``windows`` at
+    so many at most (0: all). Several heads of queries may share one of keys.
+
+    Relatives differ in what the class variables say: whether they are a ``decoder``, which is causal unless its
+    configuration says otherwise; whether heads of queries and keys are normalized (``normed_heads``); and in ``biases``
+    and ``read_windows``.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ("llama",)
+    title: ClassVar[str] = "Llama"
+    any_mask: ClassVar[bool] = False
+    decoder: ClassVar[bool] = True
+    normed_heads: ClassVar[bool] = False
+
+    causal: bool
+    key_heads: int
+    head_size: int
+    windows: tuple[int, ...]
+    frequencies: tuple[float, ...]
+    scale: float
+    qkv_bias: bool
+    output_bias: bool
+    inner_bias: bool
+
+    @classmethod
+    def read(cls, module: RawModule) -> Self:
+        fields = Fields(module)
+        hidden, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
+        size = fields.positive("head_dim") if module.config.get("head_dim") is not None else fields.heads()[0] // heads
+        shared, layers = fields.positive("num_key_value_heads"), fields.positive("num_hidden_layers")
+        if heads % shared:
+            message = f"num_attention_heads {heads} is no multiple of num_key_value_heads {shared}"
+            raise SourceError(f"{module.file}: {message}")
+        causal = cls.decoder and module.config.get("is_causal") is not False
+        windows = cls.read_windows(module, layers)
+        if any(windows) and not causal:
+            raise UnsupportedError(module.file, "is_causal", False, "true, in layers with a window")
+        rotary = read_rotary(module, size)
+        return cls(
+            family=str(module.config["model_type"]),
+            vocab_size=fields.positive("vocab_size"),
+            hidden_size=hidden,
+            num_layers=layers,
+            num_heads=heads,
+            key_heads=shared,
+            head_size=size,
+            intermediate_size=fields.positive("intermediate_size"),
+            max_positions=rotary.limit,
+            type_vocab_size=1,
+            activation=fields.activation(),
+            layer_norm_eps=fields.epsilon("rms_norm_eps"),
+            hidden_dropout=0.0,
+            attention_dropout=fields.rate("attention_dropout"),
+            causal=causal,
+            windows=windows,
+            frequencies=rotary.frequencies,
+            scale=rotary.scale,
+            tensors=module.tensors,
+            **cls.biases(fields),
+        )
+
+    @classmethod
+    def biases(cls, fields: Fields) -> dict[str, bool]:
+        """Which products have biases."""
+        attention = fields.flag("attention_bias")
+        return {"qkv_bias": attention, "output_bias": attention, "inner_bias": fields.flag("mlp_bias")}
+
+    @classmethod
+    def read_windows(cls, module: RawModule, layers: int) -> tuple[int, ...]:
+        """Of each layer, how many tokens one looks at (0: all)."""
+        return (0,) * layers
+
+    @property
+    def num_key_heads(self) -> int:
+        return self.key_heads
+
+    @property
+    def attention_scale(self) -> float:
+        return float(self.head_size**-0.5)
+
+    def parameters(self) -> dict[str, Array]:
+        weights = Weights(self.tensors)
+        hidden, inner, size = self.hidden_size, self.intermediate_size, self.head_size
+        heads, keys = self.num_heads * size, self.key_heads * size
+        p = {"embeddings/word": weights.take("embed_tokens.weight", (self.vocab_size, hidden))}
+        for layer in range(self.num_layers):
+            name, out = f"layers.{layer}", f"layer_{layer}"
+            attention, forward = f"{name}.self_attn", f"{name}.mlp"
+            three = [f"{attention}.{part}_proj" for part in "qkv"]
+            p |= weights.linear(three, f"{out}/qkv", hidden, (heads, keys, keys), bias=self.qkv_bias)
+            output = f"{out}/attention_output"
+            p |= weights.linear([f"{attention}.o_proj"], output, heads, hidden, bias=self.output_bias)
+            inward = [f"{forward}.{part}_proj" for part in ("gate", "up")]
+            p |= weights.linear(inward, f"{out}/intermediate", hidden, inner, bias=self.inner_bias)
+            p |= weights.linear([f"{forward}.down_proj"], f"{out}/output", inner, hidden, bias=self.inner_bias)
+            norms = {"attention_norm": ("input_layernorm", hidden), "output_norm": ("post_attention_layernorm", hidden)}
+            if self.normed_heads:
+                norms |= {"query_norm": ("self_attn.q_norm", size), "key_norm": ("self_attn.k_norm", size)}
+            for norm, (stored, width) in norms.items():
+                p[f"{out}/{norm}/gamma"] = weights.take(f"{name}.{stored}.weight", (width,))
+        p["last_norm/gamma"] = weights.take("norm.weight", (hidden,))
+        weights.finish()
+        return p
+
+    def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
+        from toolkit.encoder.attention import Reach
+        from toolkit.encoder.blocks import Blocks
+
+        blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
+        rotation = blocks.rotation(Rotary(self.frequencies, self.scale))
+        x = blocks.embeddings("word")
+        for layer, window in enumerate(self.windows):
+            name = f"layer_{layer}"
+            normed = blocks.rms_norm(x, f"{name}/attention_norm")
+            reach = Reach(window - 1 if window else None, 0 if self.causal else None)
+            context = blocks.rotary_attention(
+                normed, name, like=x, rotation=rotation, reach=reach, normed_heads=self.normed_heads
+            )
+            x = blocks.linear(context, f"{name}/attention_output", residual=x)
+            inner = blocks.gated(blocks.rms_norm(x, f"{name}/output_norm"), f"{name}/intermediate")
+            x = blocks.linear(inner, f"{name}/output", residual=x)
+        return blocks.rms_norm(x, "last_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MistralSpec(LlamaSpec):
+    """Llama without biases, with one window for all layers, or none."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("mistral",)
+    title: ClassVar[str] = "Mistral"
+
+    @classmethod
+    def biases(cls, fields: Fields) -> dict[str, bool]:
+        return {"qkv_bias": False, "output_bias": False, "inner_bias": False}
+
+    @classmethod
+    def read_windows(cls, module: RawModule, layers: int) -> tuple[int, ...]:
+        window = None if module.config.get("sliding_window") is None else Fields(module).positive("sliding_window")
+        return (window or 0,) * layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen2Spec(LlamaSpec):
+    """Llama with biases of queries, keys and values alone; some layers may have a window."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2",)
+    title: ClassVar[str] = "Qwen2, Qwen2.5"
+
+    @classmethod
+    def biases(cls, fields: Fields) -> dict[str, bool]:
+        return {"qkv_bias": True, "output_bias": False, "inner_bias": False}
+
+    @classmethod
+    def read_windows(cls, module: RawModule, layers: int) -> tuple[int, ...]:
+        types: Any = module.config.get("layer_types") or []
+        if len(types) != layers or not set(types) <= {WHOLE, SLIDING}:
+            raise UnsupportedError(module.file, "layer_types", types, f"{layers} times {WHOLE} or {SLIDING}")
+        if module.config.get("sliding_window") is None and SLIDING not in types:
+            return (0,) * layers
+        window = Fields(module).positive("sliding_window")
+        return tuple(window if kind == SLIDING else 0 for kind in types)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen3Spec(Qwen2Spec):
+    """Qwen2 with heads of queries and keys that are normalized, and biases of attention's products or none."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen3",)
+    title: ClassVar[str] = "Qwen3"
+    normed_heads: ClassVar[bool] = True
+
+    @classmethod
+    def biases(cls, fields: Fields) -> dict[str, bool]:
+        attention = fields.flag("attention_bias")
+        return {"qkv_bias": attention, "output_bias": attention, "inner_bias": False}
