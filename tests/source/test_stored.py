@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from support import HIDDEN, TEXTS, largest_difference, sentence_transformer
-from transformers import BertConfig, BertForMaskedLM, BertModel, T5Config, T5EncoderModel
+from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2Model
 
 from toolkit.convert import export
 from toolkit.errors import SourceError, UnsupportedError
@@ -265,12 +265,10 @@ def test_another_architecture_is_refused_before_weights_are_looked_at(source: Pa
 
 
 def test_an_export_refuses_another_architecture_whose_weights_are_whole(source: Path, tmp_path: Path) -> None:
-    T5EncoderModel(
-        T5Config(vocab_size=900, d_model=HIDDEN, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
-    ).save_pretrained(source)
-    with pytest.raises(UnsupportedError, match=r"model_type is 't5'.*bert"):
-        export(source, tmp_path / "models", "t5")
-    assert "encoder.block.0.layer.0.SelfAttention.q.weight" in open_checkpoint(source).modules[0].tensors
+    GPT2Model(GPT2Config(vocab_size=900, n_embd=HIDDEN, n_layer=1, n_head=4)).save_pretrained(source)
+    with pytest.raises(UnsupportedError, match=r"model_type is 'gpt2'.*bert"):
+        export(source, tmp_path / "models", "gpt2")
+    assert "h.0.attn.c_attn.weight" in open_checkpoint(source).modules[0].tensors
 
 
 def test_a_model_type_that_is_taken_passes() -> None:
