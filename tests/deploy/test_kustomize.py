@@ -17,8 +17,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 from deploy.bundles import OLDEST_KUBERNETES, ROOT, Bundle, Object, Renderer, build, combination, legal_combinations
-from deploy.job_policies import JOB_POLICIES, job_violations
-from deploy.policies import POLICIES, violations
+from deploy.job_policies import JOB_POLICIES, job_violations, ray_groups
+from deploy.policies import POLICIES, config, violations
 
 from toolkit.deploy.render import RuntimeOptions, ServedModel, deployment_files, write
 
@@ -30,6 +30,10 @@ def validate(item: dict[str, Any], kubernetes: str) -> None:
         jsonschema.Draft202012Validator(SCHEMAS[item["kind"]]).validate(item)
     else:
         kubernetes_validate.validate(item, kubernetes, strict=True)
+    if item["kind"] == "RayJob":  # its pods by Kubernetes' own schema
+        for group in ray_groups(item):
+            template = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "any"}, **group["spec"]}
+            kubernetes_validate.validate(template, kubernetes, strict=True)
 
 
 def distinct(bundles: list[Bundle]) -> Iterator[tuple[Bundle, dict[str, Any]]]:
@@ -64,8 +68,8 @@ def test_every_object_is_valid_in_the_oldest_and_newest_kubernetes(bundles: list
     assert not failures, "\n".join(failures)
 
 
-def test_every_custom_resource_schema_is_used_and_itself_valid(bundles: list[Bundle]) -> None:
-    kinds = {item["kind"] for _, item in distinct(bundles)}
+def test_every_custom_resource_schema_is_used_and_itself_valid(bundles: list[Bundle], jobs: dict[str, Bundle]) -> None:
+    kinds = {item["kind"] for _, item in distinct([*bundles, *jobs.values()])}
     assert set(SCHEMAS) <= kinds
     for schema in SCHEMAS.values():
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -82,6 +86,21 @@ def test_a_group_of_combinations_renders_what_each_renders_alone(
         assert sorted(alone, key=key) == sorted(bundle.objects, key=key), bundle.name
 
 
+def ray_head(item: Object) -> Object:
+    group: Object = item["spec"]["rayClusterSpec"]["headGroupSpec"]
+    return group
+
+
+def ray_workers(item: Object) -> Object:
+    group: Object = item["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    return group
+
+
+def ray_pod(group: Object) -> Object:
+    spec: Object = group["template"]["spec"]
+    return spec
+
+
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
@@ -95,10 +114,20 @@ def test_a_group_of_combinations_renders_what_each_renders_alone(
         ("GRPCRoute", lambda item: item["spec"]["rules"][0]["matches"][0]["method"].update(path="/x")),
         ("HTTPRoute", lambda item: item["spec"]["rules"][0]["timeouts"].update(request="30 seconds")),
         ("BackendTLSPolicy", lambda item: item["spec"]["validation"].pop("hostname")),
+        ("Job", lambda item: item["spec"]["podFailurePolicy"]["rules"][0].update(onPodCondition=[])),
+        ("RayJob", lambda item: item["spec"].update(entryPoint="sentence-serving embed")),
+        ("RayJob", lambda item: item["spec"].update(submissionMode="HttpMode")),
+        ("RayJob", lambda item: item["spec"]["rayClusterSpec"].pop("headGroupSpec")),
+        ("RayJob", lambda item: ray_head(item)["rayStartParams"].update({"num-cpus": 0})),
+        ("RayJob", lambda item: ray_workers(item).update(minReplicas="4")),
+        ("RayJob", lambda item: ray_pod(ray_workers(item)).update(fsGroup=65532)),
+        ("RayJob", lambda item: ray_pod(ray_head(item))["containers"][0].update(imagePullPolice="Always")),
     ],
 )
-def test_validation_refuses_a_wrong_field(bundles: list[Bundle], kind: str, change: Callable[[Any], Any]) -> None:
-    item = next(item for bundle in bundles for item in bundle.of(kind))
+def test_validation_refuses_a_wrong_field(
+    bundles: list[Bundle], jobs: dict[str, Bundle], kind: str, change: Callable[[Any], Any]
+) -> None:
+    item = next(item for bundle in (*bundles, *jobs.values()) for item in bundle.of(kind))
     broken = json.loads(json.dumps(item))
     change(broken)
     with pytest.raises(jsonschema.ValidationError):
@@ -202,6 +231,28 @@ def test_a_name_prefix_reaches_every_reference(new_renderer: Callable[..., Rende
     assert violations(bundle) == []
 
 
+def test_a_name_prefix_reaches_the_accounts_of_a_ray_cluster(new_renderer: Callable[..., Renderer]) -> None:
+    renderer = new_renderer()
+    renderer.kustomization("prefixed", "namePrefix: team-\nresources: [../jobs/embed-ray]\n")
+    job = renderer.folder("k8s/prefixed", ())
+    accounts = {ray_pod(group["spec"])["serviceAccountName"] for group in ray_groups(job.one("RayJob"))}
+    assert accounts == {job.one("ServiceAccount")["metadata"]["name"]} == {"team-sentence-serving-embed-ray"}
+    assert not job.of("ConfigMap")  # the servers' own, which the job only copies from
+
+
+def test_workers_of_ray_are_sized_by_the_models_that_are_rendered(
+    new_renderer: Callable[..., Renderer], tmp_path: Path
+) -> None:
+    models = [ServedModel("other", (1,), 2_000_000_000)]
+    write(deployment_files(models, RuntimeOptions(cpus=8), kubernetes=True), tmp_path)
+    renderer = new_renderer(root=tmp_path)
+    item = renderer.folder("k8s/jobs/embed-ray", ()).one("RayJob")
+    assert "--cpus-per-worker 8 --artifact /models/other/1 " in item["spec"]["entrypoint"]
+    limits = ray_pod(ray_workers(item))["containers"][0]["resources"]["limits"]
+    model = config(renderer.folder("k8s/base", ()), "sentence-serving-model")
+    assert (limits["cpu"], limits["memory"]) == ("8", model["MEMORY"])
+
+
 def test_a_rendered_deployment_fits_its_models(new_renderer: Callable[..., Renderer], tmp_path: Path) -> None:
     models = [ServedModel("other", (1, 2), 2_000_000_000), ServedModel("minilm", (1,), 91_000_000)]
     write(deployment_files(models, RuntimeOptions(cpus=8), kubernetes=True), tmp_path)
@@ -226,7 +277,7 @@ def test_a_model_that_batches_in_its_graph_is_deployed_without_server_side_batch
 
 def test_every_part_has_a_readme_and_the_overview_names_it() -> None:
     parts = [path.parent for path in ROOT.glob("k8s/**/kustomization.yaml")]
-    assert len(parts) == 18
+    assert len(parts) == 20
     overview = (ROOT / "k8s/README.md").read_text()
     for part in (*parts, ROOT / "serving"):
         assert (part / "README.md").is_file(), part
@@ -263,16 +314,14 @@ def jobs(new_renderer: Callable[..., Renderer]) -> dict[str, Bundle]:
     return {folder.name: renderer.folder(f"k8s/jobs/{folder.name}", ()) for folder in folders}
 
 
-def test_load_tests_are_valid_in_the_oldest_and_newest_kubernetes(jobs: dict[str, Bundle]) -> None:
-    assert set(jobs) == {"loadtest", "loadtest-locust"}
+def test_jobs_are_valid_in_the_oldest_and_newest_kubernetes(jobs: dict[str, Bundle]) -> None:
+    assert set(jobs) == {"embed", "embed-ray", "loadtest", "loadtest-locust"}
     for item in (item for job in jobs.values() for item in job.objects):
         for version in (OLDEST_KUBERNETES, kubernetes_validate.latest_version()):
             validate(item, version)
 
 
-def test_load_tests_are_restricted_let_in_and_find_their_servers(
-    jobs: dict[str, Bundle], overlays: list[Bundle]
-) -> None:
+def test_jobs_are_restricted_let_in_and_find_their_servers(jobs: dict[str, Bundle], overlays: list[Bundle]) -> None:
     assert "network-policy" in overlays[-1].components
     for job in jobs.values():
         assert job_violations(job, overlays[-1]) == []
@@ -288,7 +337,13 @@ def replace_argument(item: Object, old: str, new: str) -> None:
     arguments[arguments.index(old)] = new
 
 
+def replace_in_entrypoint(item: Object, old: str, new: str) -> None:
+    assert item["spec"]["entrypoint"].count(old) == 1
+    item["spec"]["entrypoint"] = item["spec"]["entrypoint"].replace(old, new)
+
+
 COMPONENT = "app.kubernetes.io/component"
+EMBED, EMBED_RAY = "sentence-serving-embed", "sentence-serving-embed-ray"
 MASTER, WORKER = "sentence-serving-loadtest-master", "sentence-serving-loadtest-worker"
 
 # policy, job, (kind, name) of the object to spoil, how, and the one violation that it is
@@ -326,25 +381,24 @@ SPOILED_JOBS: list[tuple[str, str, tuple[str, str], Callable[[Object], Any], str
         "loadtest-locust",
         ("Deployment", WORKER),
         lambda item: server(item)["resources"]["requests"].update(cpu="100m"),
-        f"{WORKER}: a generator that may get less CPU than it uses measures itself",
+        f"{WORKER}: it may get less CPU than it uses: a generator would measure itself",
     ),
     (
         "the_image_can_be_set_by_its_name",
         "loadtest",
         ("Job", "sentence-serving-loadtest"),
         lambda item: server(item).update(image="sentence-serving"),
-        "sentence-serving-loadtest: image sentence-serving is not sentence-serving-loadtest, which `images:` would "
-        "replace",
+        "sentence-serving-loadtest: image sentence-serving is not one that `images:` would replace",
     ),
     (
         "the_image_can_be_set_by_its_name",
         "loadtest-locust",
         ("Deployment", WORKER),
         lambda item: server(item).update(command=["locust"]),
-        f"{WORKER}: command ['locust'] is not the package's",
+        f"{WORKER}: command locust locust is not the package's",
     ),
     (
-        "a_failed_test_is_not_repeated",
+        "what_would_end_the_same_way_is_not_repeated",
         "loadtest",
         ("Job", "sentence-serving-loadtest"),
         lambda item: item["spec"].update(backoffLimit=3),
@@ -448,15 +502,232 @@ SPOILED_JOBS: list[tuple[str, str, tuple[str, str], Callable[[Object], Any], str
         lambda item: item["spec"]["ingress"][0]["ports"][0].update(port="web"),
         "the master's network policy opens other ports than the workers'",
     ),
+    (
+        "what_would_end_the_same_way_is_not_repeated",
+        "embed",
+        ("Job", EMBED),
+        lambda item: item["spec"].update(backoffLimit=3),
+        f"{EMBED}: shards are not repeated a few times, each by itself",
+    ),
+    (
+        "what_would_end_the_same_way_is_not_repeated",
+        "embed",
+        ("Job", EMBED),
+        lambda item: item["spec"].pop("backoffLimitPerIndex"),
+        f"{EMBED}: shards are not repeated a few times, each by itself",
+    ),
+    (
+        "what_would_end_the_same_way_is_not_repeated",
+        "embed",
+        ("Job", EMBED),
+        lambda item: pod(item).update(restartPolicy="OnFailure"),
+        f"{EMBED}: a container would be repeated in its pod, whatever it ended with",
+    ),
+    (
+        "what_would_end_the_same_way_is_not_repeated",
+        "embed",
+        ("Job", EMBED),
+        lambda item: item["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"].remove(2),
+        f"{EMBED}: exit codes [3, 4, 6] end a shard, not [2, 3, 4, 6]",
+    ),
+    (
+        "what_would_end_the_same_way_is_not_repeated",
+        "embed",
+        ("Job", EMBED),
+        lambda item: item["spec"]["podFailurePolicy"]["rules"][1].update(action="FailJob"),
+        f"{EMBED}: exit codes [] end a shard, not [2, 3, 4, 6]",
+    ),
+    (
+        "what_would_end_the_same_way_is_not_repeated",
+        "embed",
+        ("Job", EMBED),
+        lambda item: item["spec"]["podFailurePolicy"]["rules"].pop(0),
+        f"{EMBED}: a drained node counts as a failure",
+    ),
+    (
+        "what_would_end_the_same_way_is_not_repeated",
+        "embed",
+        ("Job", EMBED),
+        lambda item: item["spec"].pop("podReplacementPolicy"),
+        f"{EMBED}: two pods of a shard may work at a time",
+    ),
+    (
+        "what_would_end_the_same_way_is_not_repeated",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: item["spec"].update(backoffLimit=1),
+        f"{EMBED_RAY}: a failed job would be submitted again",
+    ),
+    (
+        "what_would_end_the_same_way_is_not_repeated",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: item["spec"].pop("submissionMode"),
+        f"{EMBED_RAY}: a failed job would be submitted again",
+    ),
+    (
+        "bulk_embedding_continues_where_it_was",
+        "embed",
+        ("Job", EMBED),
+        lambda item: server(item)["args"].remove("--resume"),
+        f"{EMBED}: without --resume a repetition, or a shard that starts late, is refused",
+    ),
+    (
+        "bulk_embedding_continues_where_it_was",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: replace_in_entrypoint(item, " --resume", ""),
+        f"{EMBED_RAY}: without --resume a repetition, or a shard that starts late, is refused",
+    ),
+    (
+        "every_part_has_its_shard",
+        "embed",
+        ("Job", EMBED),
+        lambda item: item["spec"].update(completions=4),
+        f"{EMBED}: --shard=/8 for 4 pods",
+    ),
+    (
+        "every_part_has_its_shard",
+        "loadtest",
+        ("Job", "sentence-serving-loadtest"),
+        lambda item: server(item)["args"].append("--shard=/1"),
+        "sentence-serving-loadtest: --shard and Indexed do not go together",
+    ),
+    (
+        "claims_are_named_in_the_readme",
+        "embed",
+        ("Job", EMBED),
+        lambda item: pod(item)["volumes"][0]["persistentVolumeClaim"].update(claimName="other"),
+        f"{EMBED}: nobody is told to make the claim other",
+    ),
+    (
+        "claims_are_named_in_the_readme",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_pod(ray_workers(item))["volumes"].pop(),
+        "ray-worker: mounts tmp, which is not there",
+    ),
+    (
+        "pods_meet_the_standard_of_the_servers",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_pod(ray_head(item)).update(hostNetwork=True),
+        "ray-head: hostNetwork is set",
+    ),
+    (
+        "pods_meet_the_standard_of_the_servers",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_pod(ray_workers(item)).pop("automountServiceAccountToken"),
+        "ray-worker: a service account token is mounted",
+    ),
+    (
+        "the_image_can_be_set_by_its_name",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_pod(ray_workers(item))["containers"][0].update(image="rayproject/ray"),
+        "ray-worker: image rayproject/ray is not one that `images:` would replace",
+    ),
+    (
+        "the_image_can_be_set_by_its_name",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: replace_in_entrypoint(item, "sentence-serving embed", "sentence-serving loadtest"),
+        f"{EMBED_RAY}: command sentence-serving loadtest is not the package's",
+    ),
+    (
+        "the_servers_are_there_and_let_the_pods_in",
+        "embed",
+        ("Job", EMBED),
+        lambda item: replace_argument(item, "--url=grpc://sentence-serving-grpc:8500", "--url=grpc://other:8500"),
+        f"{EMBED}: grpc://other:8500 is no service of the servers",
+    ),
+    (
+        "the_servers_are_there_and_let_the_pods_in",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_workers(item)["template"]["metadata"]["labels"].pop("sentence-serving/client"),
+        "ray-worker: the servers' network policy lets none of its pods in",
+    ),
+    (
+        "workers_that_load_the_model_are_sized_as_its_servers",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: replace_in_entrypoint(item, "/models/minilm/", "/models/other/"),
+        f"{EMBED_RAY}: --artifact /models/other/1 is not of the model minilm",
+    ),
+    (
+        "workers_that_load_the_model_are_sized_as_its_servers",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: replace_in_entrypoint(item, "--cpus-per-worker 2", "--cpus-per-worker 1"),
+        f"{EMBED_RAY}: an actor does not have the CPUs of its pod",
+    ),
+    (
+        "workers_that_load_the_model_are_sized_as_its_servers",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_pod(ray_workers(item))["containers"][0]["resources"]["limits"].update(memory="1Gi"),
+        "ray-worker: limits {'cpu': '2', 'memory': '1Gi'}, not those of serving/model.env",
+    ),
+    (
+        "workers_that_load_the_model_are_sized_as_its_servers",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_pod(ray_head(item))["containers"][0]["volumeMounts"][0].pop("readOnly"),
+        "ray-head: the models are not mounted, or not read-only",
+    ),
+    (
+        "workers_that_load_the_model_are_sized_as_its_servers",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_head(item)["rayStartParams"].pop("num-cpus"),
+        "ray-head: actors may work beside what leads them",
+    ),
+    (
+        "the_cluster_and_its_operator_alone_reach_ray",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: item["spec"].pop("shutdownAfterJobFinishes"),
+        f"{EMBED_RAY}: its cluster stays when it is done",
+    ),
+    (
+        "the_cluster_and_its_operator_alone_reach_ray",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_pod(ray_head(item))["containers"][0]["ports"].pop(1),
+        "ray-head has no port called dashboard",
+    ),
+    (
+        "the_cluster_and_its_operator_alone_reach_ray",
+        "embed-ray",
+        ("RayJob", EMBED_RAY),
+        lambda item: ray_workers(item)["template"]["metadata"]["labels"].pop("sentence-serving/ray"),
+        "0 network policies guard head and workers",
+    ),
+    (
+        "the_cluster_and_its_operator_alone_reach_ray",
+        "embed-ray",
+        ("NetworkPolicy", EMBED_RAY),
+        lambda item: item["spec"]["ingress"][1]["from"][0].pop("podSelector"),
+        "others than the cluster's pods and the operator are let in, or to other ports",
+    ),
+    (
+        "the_cluster_and_its_operator_alone_reach_ray",
+        "embed-ray",
+        ("NetworkPolicy", EMBED_RAY),
+        lambda item: item["spec"]["ingress"][1].pop("ports"),
+        "others than the cluster's pods and the operator are let in, or to other ports",
+    ),
 ]
 
 
-def test_every_policy_of_load_tests_is_shown_to_notice_something() -> None:
+def test_every_policy_of_jobs_is_shown_to_notice_something() -> None:
     assert {name for name, *_ in SPOILED_JOBS} == set(JOB_POLICIES)
 
 
 @pytest.mark.parametrize(("name", "job", "which", "spoil", "text"), SPOILED_JOBS)
-def test_a_spoiled_load_test_is_caught_by_its_own_violation(
+def test_a_spoiled_job_is_caught_by_its_own_violation(
     jobs: dict[str, Bundle],
     overlays: list[Bundle],
     name: str,
