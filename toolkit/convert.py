@@ -165,8 +165,9 @@ def export(
         )
         spec = read_spec(checkpoint, views)
         bare = compare_bare(checkpoint.tokenizer_file, checkpoint.tokenizer) if checkpoint.tokenizer_file else None
-        if bare is not None and bare.differences:
-            warnings.warn(str(bare), SourceNotice, stacklevel=2)
+        said = (*([str(bare)] if bare is not None and bare.differences else []), *spec.notices)
+        for notice in said:
+            warnings.warn(notice, SourceNotice, stacklevel=2)
         require_space(staged.folder, _size_estimate(checkpoint))
         ranges: dict[str, Any] = {}
         if ranged:
@@ -203,7 +204,7 @@ def export(
         provenance = _provenance(checkpoint, spec, model, stamp, releases, report, tokenizer_report, bare)
         provenance["ranges"] = texts.to_json() if ranged and texts is not None else None
         write_provenance(staged.folder, provenance)
-    notices = (*checkpoint.notices, *([str(bare)] if bare is not None and bare.differences else []))
+    notices = (*checkpoint.notices, *said)
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report, notices)
 
 

@@ -51,6 +51,16 @@ def test_prompt_and_truncation_are_kept(tiny_source: Path) -> None:
     assert largest_difference(to_keras(original)(tf.constant(TEXTS)), original.encode(list(TEXTS))) < 1e-5
 
 
+def test_a_token_without_an_embedding_is_refused_after_saving_too(tiny_source: Path, tmp_path: Path) -> None:
+    original = SentenceTransformer(str(tiny_source), device="cpu")
+    original.tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    to_keras(original).save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"text must contain no token that .*: <image>"):
+        model(tf.constant(["hello", "see <image> here"]))
+    assert largest_difference(model(tf.constant(TEXTS)), original.encode(list(TEXTS))) < 1e-5
+
+
 def test_a_prompt_can_be_chosen(tiny_source: Path) -> None:
     original = SentenceTransformer(str(tiny_source), device="cpu", prompts={"q": "query: "})
     expected = original.encode(list(TEXTS), prompt_name="q")

@@ -16,12 +16,14 @@ from support import HIDDEN, MAX_LENGTH, TEXTS, largest_difference, save_bert, se
 from torch import nn
 
 from toolkit.artifact.savedmodel import write_model
+from toolkit.encoder.batching_options import Batching
 from toolkit.graph.model import ServingModel
 from toolkit.graph.spec import read_spec
 from toolkit.heads.pooling import POOLING_MODES
 from toolkit.proof.check import check
 from toolkit.signatures import SIGNATURES
 from toolkit.source.checkpoint import open_checkpoint
+from toolkit.tokenizer import build_tokenizer, self_check
 
 Signatures = dict[str, Any]
 
@@ -122,6 +124,50 @@ def test_embed_tokens_refuses_ids_outside_the_vocabulary(served: Any, name: str,
     features[name] = tf.constant([[1, value, 1]])
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"{name} must be from 0 to"):
         served.signatures["embed_tokens"](**features)
+
+
+@pytest.fixture(scope="module")
+def imageless(tiny_source: Path) -> SentenceTransformer:
+    """A model with a special token that it has no embedding for, as EmbeddingGemma has."""
+    model = SentenceTransformer(str(tiny_source), device="cpu")
+    model.tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    return model
+
+
+def test_texts_beside_a_token_without_an_embedding_equal_the_originals(imageless: SentenceTransformer) -> None:
+    texts = [*TEXTS, "<image", "image>", "< image >", "word " * 100 + "<image>"]  # the last one is cut before it
+    assert largest_difference(embed(imageless, texts), imageless.encode(texts)) < 1e-5
+    spec = read_spec(open_checkpoint(imageless))
+    report = self_check(spec.tokenizer, build_tokenizer(spec.tokenizer), sample=0.001)
+    assert dict(report.groups)["special tokens"] == 11 * len(spec.tokenizer.added_tokens)
+
+
+def test_a_text_with_a_token_without_an_embedding_is_refused_and_its_neighbours_can_be_sent_again(
+    imageless: SentenceTransformer,
+) -> None:
+    texts = ["hello world", "see <image> here", "short"]
+    with pytest.raises(IndexError):
+        imageless.encode(texts)
+    served = ServingModel(read_spec(open_checkpoint(imageless)), Batching())
+    signatures = served.signature_functions()
+    for name in ("serving_default", "detailed", "token_embeddings"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"text must contain no token that .*: <image>"):
+            signatures[name](text=tf.constant(texts))
+    again = signatures["serving_default"](text=tf.constant(texts[::2]))["embedding"]
+    assert largest_difference(again, imageless.encode(texts[::2])) < 1e-5
+    ids = signatures["tokenize"](text=tf.constant(texts))["input_ids"].numpy()
+    assert imageless.tokenizer.convert_tokens_to_ids("<image>") in ids[1]
+    (notice,) = served._spec.notices
+    assert "texts with '<image>' are refused" in notice
+
+
+def test_a_model_with_all_embeddings_is_not_asked_for_them(tiny_source: Path, imageless: SentenceTransformer) -> None:
+    def asserts(model: SentenceTransformer) -> int:
+        graph = functions(model)._embed.get_concrete_function().graph
+        return sum(node.type == "Assert" for node in graph.get_operations())
+
+    spared = asserts(SentenceTransformer(str(tiny_source), device="cpu"))
+    assert asserts(imageless) == spared + 1
 
 
 def test_embed_tokens_refuses_different_shapes(served: Any) -> None:

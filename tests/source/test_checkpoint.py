@@ -235,6 +235,18 @@ def test_a_token_without_an_embedding_is_refused(tiny_source: Path) -> None:
     refused(model, "'production'", "embeddings")
 
 
+def test_padding_without_an_embedding_is_refused(tiny_source: Path) -> None:
+    model = SentenceTransformer(str(tiny_source), device="cpu")
+    model.tokenizer.add_special_tokens({"pad_token": "<filler>"})
+    refused(model, "'<filler>'", "embeddings")
+
+
+def test_a_prompt_of_a_token_without_an_embedding_is_refused(tiny_source: Path) -> None:
+    model = SentenceTransformer(str(tiny_source), device="cpu", prompts={"image": "<image> of: "})
+    model.tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    refused(model, "'<image>'", "embeddings")
+
+
 def test_a_piece_without_an_embedding_is_refused(tmp_path: Path) -> None:
     longer = changed(make_unigram(size=300), lambda root: root["model"]["vocab"].append(["zebra", -9.0]))
     tokenizer = Tokenizer.from_str(longer)

@@ -15,8 +15,9 @@ from typing import TypeVar
 import tensorflow as tf
 
 from toolkit.signatures import GUARD_NODE, Tensor
+from toolkit.tokenizer.spec import TokenizerSpec
 
-__all__ = ["guarded"]
+__all__ = ["guarded", "with_embeddings"]
 
 Result = TypeVar("Result")
 
@@ -35,6 +36,22 @@ def guarded(function: Callable[..., Result], inputs: Sequence[Tensor]) -> Callab
         return function(*check(inputs, values))
 
     return checked
+
+
+def with_embeddings(ids: tf.Tensor, tokenizer: TokenizerSpec, vocab_size: int) -> tf.Tensor:
+    """A text's token ``ids``, once each is known to be one of the ``vocab_size`` that have an embedding.
+
+    Only special tokens in the text itself may have none, and only where a tokenizer has such tokens is it asked. Else
+    the graph fails with INVALID_ARGUMENT, which names them. The lookup would notice as well on a CPU, but only in a
+    batch, where it fails for the other callers too.
+    """
+    without = tokenizer.special_from(vocab_size)
+    if not without:
+        return ids
+    shown = ", ".join(without[:8]) + (" and others" if len(without) > 8 else "")
+    message = f"text must contain no token that the model has no embedding for: {shown}"
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(ids < vocab_size), [message])]):
+        return tf.identity(ids)
 
 
 def _one_a_row(inputs: Sequence[Tensor], values: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -20,6 +20,7 @@ from toolkit.encoder.family import EncoderSpec, padded_positions
 from toolkit.encoder.packing import make_chunk, pack, padded_index
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.errors import InputError
+from toolkit.graph.guard import with_embeddings
 from toolkit.graph.spec import read_spec
 from toolkit.heads import HEADS
 from toolkit.heads.head import HeadSpec, head_parameters, own_parameters, stage_names
@@ -45,16 +46,22 @@ class Tokenize(keras.layers.Layer):  # type: ignore[misc]
     The tokenizer travels inside the layer's configuration, so a saved model needs no other file.
     """
 
-    def __init__(self, source: Mapping[str, Any], prompt: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self, source: Mapping[str, Any], prompt: str = "", vocab_size: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**{"trainable": False, **kwargs})
         self.source = dict(source)
         self.prompt = prompt
-        self._graph = build_tokenizer(read_tokenizer(TokenizerSource(**source)))
+        self.vocab_size = vocab_size
+        self._spec = read_tokenizer(TokenizerSource(**source))
+        self._graph = build_tokenizer(self._spec)
 
     def call(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         if self.prompt:
             text = tf.strings.join([self.prompt, text])
         packed = self._graph(text)
+        if self.vocab_size is not None:
+            packed = packed._replace(ids=with_embeddings(packed.ids, self._spec, self.vocab_size))
         splits = tf.cast(packed.row_splits, tf.int32)
         length = tf.reduce_max(tf.concat([splits[1:] - splits[:-1], [0]], 0))
         index, mask = padded_index(splits, length)
@@ -65,7 +72,7 @@ class Tokenize(keras.layers.Layer):  # type: ignore[misc]
         return {name: keras.KerasTensor((text.shape[0], None), "int32", name=name) for name in TOKENS}
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "source": self.source, "prompt": self.prompt}
+        return {**super().get_config(), "source": self.source, "prompt": self.prompt, "vocab_size": self.vocab_size}
 
 
 class _Parameters(keras.layers.Layer):  # type: ignore[misc]
@@ -247,7 +254,7 @@ def to_keras(
     if inputs == "text":
         entry = keras.Input(shape=(), dtype="string", name="text")
         raw = replace(checkpoint.tokenizer, max_length=spec.max_length)
-        tokens = Tokenize(asdict(raw), spec.prompt, name="tokenize")(entry)
+        tokens = Tokenize(asdict(raw), spec.prompt, spec.encoder.vocab_size, name="tokenize")(entry)
     else:
         entry = tokens = {name: keras.Input(shape=(None,), dtype="int32", name=name) for name in TOKENS}
     values = spec.encoder.parameters()

@@ -17,7 +17,7 @@ from toolkit.encoder.packing import Chunk, Tokens, in_chunks, pack, padded_index
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
-from toolkit.graph.guard import guarded
+from toolkit.graph.guard import guarded, with_embeddings
 from toolkit.graph.spec import ModelSpec
 from toolkit.heads.head import head_parameters, own_parameters, stage_names
 from toolkit.heads.normalize import NormalizeSpec
@@ -129,6 +129,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     def _joined_tokens(self, text: tf.Tensor, skipped: int | tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """As ``text_tokens``, of strings with prompts before them, of which pooling leaves out ``skipped`` tokens."""
         ids, splits, num_tokens = self._tokenize(text)
+        ids = with_embeddings(ids, self._spec.tokenizer, self._spec.encoder.vocab_size)
         columns = tf.range(tf.size(ids)) - tf.repeat(splits[:-1], splits[1:] - splits[:-1])
         positions = self._spec.encoder.positions(ids, columns, splits)
         return self._skipping(Tokens(ids, tf.zeros_like(ids), positions, splits), skipped), num_tokens

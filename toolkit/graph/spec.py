@@ -6,7 +6,7 @@ Nothing after this stage opens a configuration file. What a family or a module r
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from toolkit.encoder.families import read_encoder
@@ -21,6 +21,7 @@ from toolkit.signatures import Prompt, TextSignature, Views, prompt_texts, text_
 from toolkit.source.checkpoint import Checkpoint, RawModule
 from toolkit.source.loaded import prompt_tokens, require_independent_rows
 from toolkit.tokenizer import TokenizerSource, TokenizerSpec, read_tokenizer, reference_tokenizer
+from toolkit.tokenizer.steps import listed
 
 __all__ = ["ModelSpec", "read_spec"]
 
@@ -45,6 +46,13 @@ class ModelSpec:
     def prompt(self) -> str:
         """What is put before each text by default."""
         return self.texts[0].prompt.text
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What users of the model should know of it."""
+        without = self.tokenizer.special_from(self.encoder.vocab_size)
+        said = f"texts with {listed(list(without))} are refused: the model has no embedding for it"
+        return (f"{self.tokenizer.file}: {said}",) if without else ()
 
     @property
     def modules(self) -> tuple[PoolingSpec | HeadSpec, ...]:
@@ -91,7 +99,6 @@ def read_spec(checkpoint: Checkpoint, views: Views = Views()) -> ModelSpec:
         dim = heads[-1].width(dim)
     limit = _max_length(checkpoint, encoder)
     source = replace(checkpoint.tokenizer, max_length=limit)
-    _require_room(source, encoder.vocab_size)
     cut = checkpoint.truncate_dim
     if cut is not None and cut < 1:
         raise UnsupportedError(first.file, "truncate_dim", cut, "positive numbers")
@@ -99,7 +106,9 @@ def read_spec(checkpoint: Checkpoint, views: Views = Views()) -> ModelSpec:
     dim = min(dim, cut) if cut else dim
     normalized = bool(heads) and isinstance(heads[-1], NormalizeSpec)
     texts = text_signatures(_prompts(checkpoint, pooling, views.prompts), dim, views, normalized=normalized)
-    for prompt in {item.prompt.text for item in texts}:
+    prompts = {item.prompt.text for item in texts}
+    _require_room(tokenizer, prompts, encoder.vocab_size)
+    for prompt in prompts:
         _require_a_token(source, tokenizer, prompt, pooling)
     require_independent_rows(checkpoint.reference, first.file.removesuffix("/config.json"))
     return ModelSpec(
@@ -141,18 +150,27 @@ def _prompts(checkpoint: Checkpoint, pooling: PoolingSpec, chosen: Sequence[str]
     return [Prompt(name, text, skipped(text)) for name, text in ((None, checkpoint.prompt), *named)]
 
 
-def _require_room(source: TokenizerSource, vocab_size: int) -> None:
-    """Every id the tokenizer can yield needs an embedding; tokens added without resizing the model have none."""
-    tokenizer = json.loads(source.json)
-    vocabulary = tokenizer.get("model", {}).get("vocab", {})
+def _require_room(tokenizer: TokenizerSpec, prompts: Iterable[str], vocab_size: int) -> None:
+    """Every id that texts have needs an embedding; tokens added without resizing the model have none.
+
+    A special token may lack one (the place of an image in Gemma's text, say): only a text that contains it has it, and
+    the graph refuses that text, for which the original raises ``IndexError``.
+    """
+    root = json.loads(tokenizer.json)
+    vocabulary = root["model"]["vocab"]
     # Unigram has a list of pieces and scores, in the order of the ids.
     pieces = vocabulary if isinstance(vocabulary, dict) else {piece[0]: index for index, piece in enumerate(vocabulary)}
-    ids: dict[str, int] = dict(pieces)
-    ids |= {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
-    beyond = sorted((index, token) for token, index in ids.items() if index >= vocab_size)
-    if beyond:
-        index, token = beyond[0]
-        raise SourceError(f"{source.file}: token {token!r} has id {index}, but the encoder has {vocab_size} embeddings")
+    ids: list[tuple[int, str]] = [(index, token) for token, index in pieces.items()]
+    added, pad_id = tokenizer.added_tokens, tokenizer.pad_id  # which shorter texts of a batch have
+    ids += [(item.id, item.content) for item in added if not item.special or item.id == pad_id]
+    reference = reference_tokenizer(tokenizer, max_length=None)
+    for prompt in prompts:  # and the tokens around every text
+        encoded = reference.encode(prompt)
+        ids += zip(encoded.ids, encoded.tokens, strict=True)
+    if beyond := [item for item in ids if item[0] >= vocab_size]:
+        index, token = min(beyond)
+        message = f"token {token!r} has id {index}, but the encoder has {vocab_size} embeddings"
+        raise SourceError(f"{tokenizer.file}: {message}")
 
 
 def _require_a_token(source: TokenizerSource, tokenizer: TokenizerSpec, prompt: str, pooling: PoolingSpec) -> None:

@@ -100,6 +100,10 @@ class TokenizerSpec:
     truncation_side: Side
     pad_id: int
 
+    def special_from(self, token_id: int) -> tuple[str, ...]:
+        """The special tokens that are looked for in the text and have ids from ``token_id`` on."""
+        return tuple(token.content for token in self.added_tokens if token.special and token.id >= token_id)
+
 
 @dataclass(frozen=True)
 class _Kind:
