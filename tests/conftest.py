@@ -23,6 +23,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="takes minutes: make test-all runs it"))
+    if "TOKENIZERS" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("tokenizers"):
+                item.add_marker(pytest.mark.skip(reason="takes an hour: make test-tokenizers runs it"))
 
 
 @pytest.fixture(scope="session")
