@@ -130,6 +130,15 @@ DEBERTA = {"share_att_key": False, "norm_rel_ebd": "none"}
         ("mistral", {"sliding_window": None, "head_dim": 12}),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
         ("qwen3", {"rope_parameters": YARN, "attention_bias": True}),
+        ("gemma3_text", {"use_bidirectional_attention": False, "attention_bias": True, "attn_logit_softcapping": 2.0}),
+        (
+            "gemma3_text",
+            {
+                "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+                "rope_parameters": {"full_attention": YARN, "sliding_attention": LLAMA},
+                "sliding_window": 6,
+            },
+        ),
         ("roformer", {"rotary_value": True, "embedding_size": None}),
         ("deberta-v2", {"pos_att_type": [], "max_relative_positions": -1, "type_vocab_size": 3}),
     ],
@@ -178,6 +187,7 @@ def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
         "nomic_bert",
         "eurobert",
         "qwen3",
+        "gemma3_text",
         "roformer",
     ],
 )
@@ -223,7 +233,7 @@ def test_a_family_without_a_table_of_positions_takes_texts_of_any_length_and_nee
         serving(original)
 
 
-@pytest.mark.parametrize("model_type", ["modernbert", "eurobert", "mistral", "qwen3"])
+@pytest.mark.parametrize("model_type", ["modernbert", "eurobert", "mistral", "qwen3", "gemma3_text"])
 def test_rows_that_are_computed_in_parts_equal_the_original(tmp_path: Path, model_type: str) -> None:
     from toolkit.encoder.attention import BLOCK, WHOLE
 
@@ -254,6 +264,19 @@ def test_a_row_of_8192_tokens_equals_the_original_in_memory_that_does_not_grow_w
     assert model._detailed(tf.constant(texts))["truncated"].numpy().tolist() == [True]
     assert grown * 1024 < 4 * 8192 * 8192 * 4 / 2  # half of one layer's scores
     assert largest_difference(ours, original.encode(texts)) < 2e-5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gemma_scales_embeddings_by_what_the_weights_dtype_makes_of_the_root(tmp_path: Path, dtype: str) -> None:
+    import torch
+
+    SentenceTransformer(str(save_family(tmp_path, "gemma3_text")), device="cpu").to(getattr(torch, dtype)).save(
+        str(tmp_path / "half")
+    )
+    original = SentenceTransformer(str(tmp_path / "half"), device="cpu").float()
+    assert float(original[0].auto_model.embed_tokens.embed_scale) == 5.65625 != np.float32(HIDDEN**0.5)
+    with pytest.warns(match=dtype):
+        assert largest_difference(embed(serving(tmp_path / "half"), TEXTS), original.encode(list(TEXTS))) < 1e-5
 
 
 def test_a_checkpoint_in_the_form_of_its_own_code_is_taken_where_transformers_has_its_class(tmp_path: Path) -> None:
@@ -301,6 +324,8 @@ WITHOUT_EFFECT = {
     "deberta": POOLED,
     "deberta-v2": POOLED,
     "eurobert": {"classifier_pooling"},  # of a head
+    # what Gemma3Attention keeps and gives to nothing; of a head; a method
+    "gemma3_text": {"attn_logit_softcapping", "final_logit_softcapping", "get_text_config"},
     # of heads, of training, of how attention is computed; half of local_attention under another name
     "modernbert": {"classifier_activation", "classifier_bias", "classifier_pooling", "decoder_bias"}
     | {"sparse_pred_ignore_index", "sparse_prediction", "initializer_cutoff_factor", "initializer_range"}
@@ -362,6 +387,10 @@ PARTIAL = {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0, "partial_r
         ("llama", {"num_key_value_heads": 5}, ("num_key_value_heads", "5", "32")),
         ("mistral", {"is_causal": False}, ("is_causal", "False", "window")),
         ("qwen3", {"layer_types": ["chunked_attention"]}, ("layer_types", "chunked_attention", "sliding_attention")),
+        ("gemma3_text", {"is_causal": False}, ("is_causal", "False", "True")),
+        ("gemma3_text", {"sliding_window": None}, ("sliding_window", "None")),
+        ("gemma3_text", {"query_pre_attn_scalar": 0}, ("query_pre_attn_scalar", "0")),
+        ("gemma3_text", {"hidden_activation": "quick_gelu"}, ("hidden_activation", "quick_gelu")),
         ("eurobert", {"num_key_value_heads": 5}, ("num_key_value_heads", "5", "12")),
         ("eurobert", {"head_dim": 7}, ("size of a head", "7")),
         ("roformer", {"num_attention_heads": 256}, ("size of a head", "3", "even")),
@@ -402,6 +431,7 @@ def test_what_a_family_does_not_compute_is_refused_by_name(
         "modernbert",
         "gte",
         "eurobert",
+        "gemma3_text",
         "roformer",
     ],
 )

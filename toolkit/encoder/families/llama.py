@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -22,11 +23,19 @@ if TYPE_CHECKING:
     from toolkit.encoder.precision.products import Products
     from toolkit.source.checkpoint import RawModule
 
-__all__ = ["LlamaSpec", "MistralSpec", "Qwen2Spec", "Qwen3Spec"]
+__all__ = ["SLIDING", "WHOLE", "LlamaSpec", "MistralSpec", "Qwen2Spec", "Qwen3Spec", "read_layer_types"]
 
 Array = npt.NDArray[np.float32]
 
 WHOLE, SLIDING = "full_attention", "sliding_attention"
+
+
+def read_layer_types(module: RawModule, layers: int) -> list[str]:
+    """Of each layer, ``WHOLE`` or ``SLIDING``."""
+    types: Any = module.config.get("layer_types") or []
+    if len(types) != layers or not set(types) <= {WHOLE, SLIDING}:
+        raise UnsupportedError(module.file, "layer_types", types, f"{layers} times {WHOLE} or {SLIDING}")
+    return list(types)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +45,9 @@ class LlamaSpec(EncoderSpec):
     so many at most (0: all). Several heads of queries may share one of keys.
 
     Relatives differ in what the class variables say: whether they are a ``decoder``, which is causal unless its
-    configuration says otherwise; whether heads of queries and keys are normalized (``normed_heads``); and in ``biases``
-    and ``read_windows``.
+    configuration says otherwise; whether heads of queries and keys are normalized (``normed_heads``); the name of the
+    activation's field; a layer's normalizations with their names in the checkpoint (``layer_norms``); and in ``biases``
+    and what begins with ``read_``.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("llama",)
@@ -45,6 +55,11 @@ class LlamaSpec(EncoderSpec):
     any_mask: ClassVar[bool] = False
     decoder: ClassVar[bool] = True
     normed_heads: ClassVar[bool] = False
+    activation_field: ClassVar[str] = "hidden_act"
+    layer_norms: ClassVar[Mapping[str, str]] = {
+        "attention_norm": "input_layernorm",
+        "output_norm": "post_attention_layernorm",
+    }
 
     causal: bool
     key_heads: int
@@ -65,11 +80,8 @@ class LlamaSpec(EncoderSpec):
         if heads % shared:
             message = f"num_attention_heads {heads} is no multiple of num_key_value_heads {shared}"
             raise SourceError(f"{module.file}: {message}")
-        causal = cls.decoder and module.config.get("is_causal") is not False
         windows = cls.read_windows(module, layers)
-        if any(windows) and not causal:
-            raise UnsupportedError(module.file, "is_causal", False, "true, in layers with a window")
-        rotary = read_rotary(module, size)
+        own: dict[str, Any] = {**cls.biases(fields), **cls.read_rotation(module, size)}
         return cls(
             family=str(module.config["model_type"]),
             vocab_size=fields.positive("vocab_size"),
@@ -79,18 +91,15 @@ class LlamaSpec(EncoderSpec):
             key_heads=shared,
             head_size=size,
             intermediate_size=fields.positive("intermediate_size"),
-            max_positions=rotary.limit,
             type_vocab_size=1,
-            activation=fields.activation(),
+            activation=fields.activation(cls.activation_field),
             layer_norm_eps=fields.epsilon("rms_norm_eps"),
             hidden_dropout=0.0,
             attention_dropout=fields.rate("attention_dropout"),
-            causal=causal,
+            causal=cls.read_causal(module, windows),
             windows=windows,
-            frequencies=rotary.frequencies,
-            scale=rotary.scale,
             tensors=module.tensors,
-            **cls.biases(fields),
+            **own,
         )
 
     @classmethod
@@ -103,6 +112,20 @@ class LlamaSpec(EncoderSpec):
     def read_windows(cls, module: RawModule, layers: int) -> tuple[int, ...]:
         """Of each layer, how many tokens one looks at (0: all)."""
         return (0,) * layers
+
+    @classmethod
+    def read_causal(cls, module: RawModule, windows: tuple[int, ...]) -> bool:
+        """Whether a token looks at itself and those before it alone."""
+        causal = cls.decoder and module.config.get("is_causal") is not False
+        if any(windows) and not causal:
+            raise UnsupportedError(module.file, "is_causal", False, "true, in layers with a window")
+        return causal
+
+    @classmethod
+    def read_rotation(cls, module: RawModule, size: int) -> dict[str, Any]:
+        """How heads of ``size`` numbers are turned, and how many positions there may be."""
+        rotary = read_rotary(module, size)
+        return {"frequencies": rotary.frequencies, "scale": rotary.scale, "max_positions": rotary.limit}
 
     @property
     def num_key_heads(self) -> int:
@@ -127,7 +150,7 @@ class LlamaSpec(EncoderSpec):
             inward = [f"{forward}.{part}_proj" for part in ("gate", "up")]
             p |= weights.linear(inward, f"{out}/intermediate", hidden, inner, bias=self.inner_bias)
             p |= weights.linear([f"{forward}.down_proj"], f"{out}/output", inner, hidden, bias=self.inner_bias)
-            norms = {"attention_norm": ("input_layernorm", hidden), "output_norm": ("post_attention_layernorm", hidden)}
+            norms = {norm: (stored, hidden) for norm, stored in self.layer_norms.items()}
             if self.normed_heads:
                 norms |= {"query_norm": ("self_attn.q_norm", size), "key_norm": ("self_attn.k_norm", size)}
             for norm, (stored, width) in norms.items():
@@ -186,9 +209,7 @@ class Qwen2Spec(LlamaSpec):
 
     @classmethod
     def read_windows(cls, module: RawModule, layers: int) -> tuple[int, ...]:
-        types: Any = module.config.get("layer_types") or []
-        if len(types) != layers or not set(types) <= {WHOLE, SLIDING}:
-            raise UnsupportedError(module.file, "layer_types", types, f"{layers} times {WHOLE} or {SLIDING}")
+        types = read_layer_types(module, layers)
         if module.config.get("sliding_window") is None and SLIDING not in types:
             return (0,) * layers
         window = Fields(module).positive("sliding_window")
