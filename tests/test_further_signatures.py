@@ -44,7 +44,7 @@ def exported(model: SentenceTransformer, tmp_path_factory: pytest.TempPathFactor
     return export(model, folder, "m", tokenizer_sample=0.01, prompt_name="document", **further)
 
 
-@pytest.fixture(scope="module", params=["alone", "batched"])
+@pytest.fixture(scope="module", params=["alone", pytest.param("batched", marks=pytest.mark.long)])
 def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     batching: dict[str, Any] = {}
     if request.param == "batched":

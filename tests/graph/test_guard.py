@@ -45,6 +45,7 @@ def test_no_request_ends_the_process_with_any_kind_of_tokenizer(every_kind: Path
     survive(*(folder / "1" for folder in every_kind.iterdir()))
 
 
+@pytest.mark.long
 def test_no_request_ends_the_process_with_an_engine_of_tensorflow_text(spec: ModelSpec, tmp_path: Path) -> None:
     engines: tuple[Engine, ...] = ("BertTokenizer", "FastBertTokenizer")
     for engine in engines:
@@ -52,6 +53,7 @@ def test_no_request_ends_the_process_with_an_engine_of_tensorflow_text(spec: Mod
     survive(*(tmp_path / engine for engine in engines))
 
 
+@pytest.mark.long
 @needs_onednn
 def test_no_request_ends_the_process_in_fewer_bits(spec: ModelSpec, tmp_path: Path) -> None:
     bfloat16 = Plan(bfloat16=frozenset(spec.encoder.product_names()))

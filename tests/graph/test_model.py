@@ -297,6 +297,7 @@ def test_a_live_model_and_its_saved_folder_have_one_digest(tiny_source: Path) ->
 
 
 @pytest.mark.real_model
+@pytest.mark.long
 def test_the_real_minilm_is_exact(minilm: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(minilm)
     write_model(ServingModel(read_spec(checkpoint)), tmp_path / "1")

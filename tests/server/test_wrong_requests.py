@@ -105,7 +105,7 @@ def in_json(value: Any) -> Any:
     return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
-@pytest.mark.parametrize("batching", ["false", "true"])
+@pytest.mark.parametrize("batching", [pytest.param("false", marks=pytest.mark.long), "true"])
 def test_no_request_ends_the_server_or_fails_another_one(every_kind: Path, batching: str) -> None:
     with server(str(every_kind), f"--enable_batching={batching}") as (process, address):
         with grpc.insecure_channel(address["grpc"]) as channel, ThreadPoolExecutor(4) as pool:

@@ -51,7 +51,9 @@ class TokenizerGraph(tf.Module):  # type: ignore[misc]
         """Each step with its result."""
         value: Any = text
         for step, held in zip(self.steps, self._held, strict=True):
-            value = step.apply(value, *held)
+            # read here, not in a loop or branch of a step, where a server would read it again and again
+            read = [item.read_value() if isinstance(item, tf.Variable) else item for item in held]
+            value = step.apply(value, *read)
             yield step, value
 
 

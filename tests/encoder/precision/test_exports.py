@@ -140,7 +140,7 @@ def test_an_artifact_of_lower_precision_is_smaller_and_names_its_servers(exporte
     assert found.releases.because == ("FusedBatchNormV3", "_QuantizedMatMul")
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.long), "int8"])
 def test_check_asks_for_the_bound_an_artifact_was_exported_with(
     exported: Callable[[str], Path], tiny_source: Path, precision: str
 ) -> None:
@@ -204,6 +204,7 @@ def test_options_that_are_not_usable_are_refused_before_anything_is_read(
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.long
 @pytest.mark.real_model
 def test_the_real_minilm_in_int8_keeps_a_cosine_of_0_98_with_every_product_in_int8(minilm: Path) -> None:
     spec = spec_of(minilm)

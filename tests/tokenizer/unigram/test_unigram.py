@@ -137,7 +137,7 @@ def test_scores_of_double_precision_as_the_trainer_of_tokenizers_writes_them(equ
     equal(Tokenizer.from_str(tokenizer.to_str()), hard_texts[:1500])
 
 
-@pytest.mark.parametrize("name", ["albert", "xlm_roberta"])
+@pytest.mark.parametrize("name", ["albert", pytest.param("xlm_roberta", marks=pytest.mark.long)])
 def test_real_vocabularies_are_exact_on_a_sample_of_the_self_check(name):
     spec = read_tokenizer(
         TokenizerSource(lzma.decompress((DATA / f"{name}.json.xz").read_bytes()).decode(), "tokenizer.json", 64)

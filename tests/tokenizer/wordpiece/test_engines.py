@@ -96,6 +96,7 @@ def test_nothing_is_exported_unproved(tiny_source, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @every_engine
 def test_an_artifact_says_which_engine_it_has_and_loads_as_a_server_loads_it(tiny_source, tmp_path, engine):
     result = export(tiny_source, tmp_path, "tiny", tokenizer_sample=0.01, tokenizer_engine=engine)
