@@ -10,7 +10,10 @@ from toolkit.errors import SourceError, UnsupportedError
 if TYPE_CHECKING:
     from toolkit.source.checkpoint import RawModule
 
-__all__ = ["HIDDEN_ACTIVATIONS", "NO_MATTER", "Fields"]
+__all__ = ["FULL", "HIDDEN_ACTIVATIONS", "NO_MATTER", "SLIDING", "Fields"]
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of layers: a token looks everywhere, or inside a window."""
 
 # transformers' hidden_act -> name of our activation (transformers/activations.py, ACT2FN)
 HIDDEN_ACTIVATIONS = {
@@ -111,6 +114,13 @@ class Fields:
         if not isinstance(value, bool):
             raise SourceError(f"{self._module.file}: {key} is {value!r}; expected true or false")
         return value
+
+    def layer_types(self, layers: int) -> list[str]:
+        """Of each layer, ``FULL`` or ``SLIDING``."""
+        types = self._module.config.get("layer_types") or []
+        if len(types) != layers or not set(types) <= {FULL, SLIDING}:
+            raise UnsupportedError(self._module.file, "layer_types", types, f"{layers} times {FULL} or {SLIDING}")
+        return list(types)
 
     def even_heads(self, size: int) -> None:
         """Refuse heads of an odd size, whose numbers make no pairs."""

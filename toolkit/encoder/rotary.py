@@ -3,14 +3,14 @@ token's position, so that their product tells how far two tokens are apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.fields import Fields
+from toolkit.encoder.fields import FULL, SLIDING, Fields
 from toolkit.errors import SourceError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from toolkit.source.checkpoint import RawModule
 
-__all__ = ["Rotary", "Rotation", "read_rotary", "side_by_side"]
+__all__ = ["Rotary", "Rotation", "read_rotary", "read_rotary_by_type", "side_by_side"]
 
 Array = npt.NDArray[np.float32]
 
@@ -88,6 +88,12 @@ def read_rotary(module: RawModule, size: int, layer_type: str | None = None) -> 
         raise UnsupportedError(module.file, f"{name}.partial_rotary_factor", part, "1, whole heads")
     # beyond its limit the frequencies would depend on the longest text of a batch
     return Rotary(tuple(frequencies), float(scale), longest if kind == "dynamic" else 0)
+
+
+def read_rotary_by_type(module: RawModule, size: int, types: Container[str]) -> tuple[Rotary, Rotary]:
+    """That of layers that look everywhere and that of layers with a window, each where ``types`` has such a layer."""
+    full, sliding = (read_rotary(module, size, kind) if kind in types else Rotary(()) for kind in (FULL, SLIDING))
+    return full, sliding
 
 
 def side_by_side(weights: Array, heads: int) -> Array:

@@ -104,7 +104,7 @@ class OnRay:
 
     def _require_room(self, ray: Any, encoder: Encoder) -> None:
         need = self._memory(encoder)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = _resources(ray)
         fits = [node for node in nodes if node.get("CPU", 0) >= self.cpus and node.get("memory", 0) >= need]
         if not fits:
             cpus = max((node.get("CPU", 0) for node in nodes), default=0)
@@ -120,7 +120,7 @@ class OnRay:
     def _size(self, ray: Any, encoder: Encoder) -> int:
         """Actors that the cluster has room for."""
         need = self._memory(encoder)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = _resources(ray)
         return sum(min(int(node.get("CPU", 0) // self.cpus), int(node.get("memory", 0) // need)) for node in nodes)
 
     def share(self, numbers: Sequence[int]) -> list[int]:
@@ -143,6 +143,11 @@ class OnRay:
         )
         for row in results.iter_rows():
             yield _taken(row["result"])
+
+
+def _resources(ray: Any) -> list[dict[str, float]]:
+    """Of each machine of the cluster."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 class _Actor:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.families.llama import SLIDING, WHOLE, LlamaSpec, read_layer_types
-from toolkit.encoder.fields import Fields
-from toolkit.encoder.rotary import Rotary, read_rotary
+from toolkit.encoder.families.llama import LlamaSpec
+from toolkit.encoder.fields import SLIDING, Fields
+from toolkit.encoder.rotary import Rotary, read_rotary_by_type
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -65,7 +65,8 @@ class Gemma3Spec(LlamaSpec):
 
     @classmethod
     def read_windows(cls, module: RawModule, layers: int) -> tuple[int, ...]:
-        types, fields = read_layer_types(module, layers), Fields(module)
+        fields = Fields(module)
+        types = fields.layer_types(layers)
         if SLIDING not in types:
             return (0,) * layers
         window = fields.positive("sliding_window")
@@ -77,8 +78,7 @@ class Gemma3Spec(LlamaSpec):
     @classmethod
     def read_rotation(cls, module: RawModule, size: int) -> dict[str, Any]:
         fields = Fields(module)
-        types = read_layer_types(module, fields.positive("num_hidden_layers"))
-        whole, near = (read_rotary(module, size, kind) if kind in types else Rotary(()) for kind in (WHOLE, SLIDING))
+        whole, near = read_rotary_by_type(module, size, fields.layer_types(fields.positive("num_hidden_layers")))
         return {
             "frequencies": whole.frequencies,
             "scale": whole.scale,

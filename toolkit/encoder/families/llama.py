@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.encoder.family import EncoderSpec
-from toolkit.encoder.fields import Fields
+from toolkit.encoder.fields import SLIDING, Fields
 from toolkit.encoder.rotary import Rotary, read_rotary
 from toolkit.encoder.weights import Weights
 from toolkit.errors import SourceError, UnsupportedError
@@ -23,19 +23,9 @@ if TYPE_CHECKING:
     from toolkit.encoder.precision.products import Products
     from toolkit.source.checkpoint import RawModule
 
-__all__ = ["SLIDING", "WHOLE", "LlamaSpec", "MistralSpec", "Qwen2Spec", "Qwen3Spec", "read_layer_types"]
+__all__ = ["LlamaSpec", "MistralSpec", "Qwen2Spec", "Qwen3Spec"]
 
 Array = npt.NDArray[np.float32]
-
-WHOLE, SLIDING = "full_attention", "sliding_attention"
-
-
-def read_layer_types(module: RawModule, layers: int) -> list[str]:
-    """Of each layer, ``WHOLE`` or ``SLIDING``."""
-    types: Any = module.config.get("layer_types") or []
-    if len(types) != layers or not set(types) <= {WHOLE, SLIDING}:
-        raise UnsupportedError(module.file, "layer_types", types, f"{layers} times {WHOLE} or {SLIDING}")
-    return list(types)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +199,7 @@ class Qwen2Spec(LlamaSpec):
 
     @classmethod
     def read_windows(cls, module: RawModule, layers: int) -> tuple[int, ...]:
-        types = read_layer_types(module, layers)
+        types = Fields(module).layer_types(layers)
         if module.config.get("sliding_window") is None and SLIDING not in types:
             return (0,) * layers
         window = Fields(module).positive("sliding_window")

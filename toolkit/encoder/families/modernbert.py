@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.encoder.family import EncoderSpec
-from toolkit.encoder.fields import Fields
-from toolkit.encoder.rotary import Rotary, read_rotary
+from toolkit.encoder.fields import SLIDING, Fields
+from toolkit.encoder.rotary import Rotary, read_rotary_by_type
 from toolkit.encoder.weights import Weights
-from toolkit.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["ModernBertSpec"]
 
 Array = npt.NDArray[np.float32]
-
-GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +54,8 @@ class ModernBertSpec(EncoderSpec):
         fields = Fields(module)
         hidden, heads = fields.heads()
         layers = fields.positive("num_hidden_layers")
-        types = module.config.get("layer_types") or []
-        if len(types) != layers or not set(types) <= {GLOBAL, LOCAL}:
-            raise UnsupportedError(module.file, "layer_types", types, f"{layers} times {GLOBAL} or {LOCAL}")
-        none = Rotary(())
-        everywhere, near = (
-            read_rotary(module, hidden // heads, kind) if kind in types else none for kind in (GLOBAL, LOCAL)
-        )
+        types = fields.layer_types(layers)
+        everywhere, near = read_rotary_by_type(module, hidden // heads, types)
         return cls(
             family=str(module.config["model_type"]),
             vocab_size=fields.positive("vocab_size"),
@@ -78,7 +70,7 @@ class ModernBertSpec(EncoderSpec):
             hidden_dropout=fields.rate("embedding_dropout"),
             inner_dropout=fields.rate("mlp_dropout"),
             attention_dropout=fields.rate("attention_dropout"),
-            local=tuple(kind == LOCAL for kind in types),
+            local=tuple(kind == SLIDING for kind in types),
             window=fields.positive("local_attention") // 2,
             frequencies=everywhere.frequencies,
             scale=everywhere.scale,
