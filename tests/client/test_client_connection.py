@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -29,6 +31,7 @@ from toolkit.client import TLS, AsyncClient, Client, Hedge, Retry, Split
 from toolkit.client.transport import grpc as grpc_transport
 from toolkit.client.transport.address import parse_address
 from toolkit.client.transport.failures import Failure
+from toolkit.client.transport.interrupts import interrupts_later
 from toolkit.client.transport.opening import void
 from toolkit.client.types import Request
 from toolkit.client.wire import messages
@@ -565,3 +568,46 @@ assert client.embed(["d"]).shape == (1, 8)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+# ---- interrupts
+
+
+def test_an_interrupt_while_a_call_starts_comes_once_it_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def interrupted(self: Any, path: str) -> Any:
+        def future(*args: Any, **options: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):  # as much Python as a signal needs to be noticed
+                pass
+            made.append(self.all[0].unary_unary(path).future(*args, **options))
+            return made[-1]
+
+        return SimpleNamespace(future=future)
+
+    monkeypatch.setattr(grpc_transport._Channels, "method", interrupted)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"grpc://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(KeyboardInterrupt), Client(url, "fake") as client:
+            client.embed(["a"])
+    assert made[0].code() is grpc.StatusCode.CANCELLED
+
+
+def test_outside_the_main_thread_and_where_sigint_is_ignored_nothing_is_put_off() -> None:
+    handlers: list[Any] = []
+
+    def look() -> None:
+        with interrupts_later():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        look()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert handlers == [before, signal.SIG_IGN]

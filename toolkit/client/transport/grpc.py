@@ -17,6 +17,7 @@ from toolkit.client.options import TLS
 from toolkit.client.transport.address import Address
 from toolkit.client.transport.failures import Failure, grpc_failure
 from toolkit.client.transport.interface import Connection, Outcome
+from toolkit.client.transport.interrupts import interrupts_later
 from toolkit.client.transport.proxies import Proxy, find_proxy
 from toolkit.client.types import Request
 
@@ -121,6 +122,10 @@ class GrpcTransport:
         self._change = threading.Condition()
 
     def start(self, request: Request, timeout: float, done: Callable[[Outcome], None]) -> Callable[[], None]:
+        with interrupts_later():
+            return self._start(request, timeout, done)
+
+    def _start(self, request: Request, timeout: float, done: Callable[[Outcome], None]) -> Callable[[], None]:
         metadata = self._connection.headers() or None
         with self._change:
             if self._age.is_over():
