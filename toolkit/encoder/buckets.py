@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["distance_buckets"]
+__all__ = ["by_distance", "distance_buckets"]
 
 
 def distance_buckets(length: int, buckets: int, max_distance: int) -> npt.NDArray[np.int64]:
@@ -27,3 +28,10 @@ def distance_buckets(length: int, buckets: int, max_distance: int) -> npt.NDArra
     steps = torch.log(distance.float() / exact) / math.log(max_distance / exact) * (buckets - exact)
     far = torch.clamp(exact + torch.nan_to_num(steps, neginf=0.0).to(torch.long), max=buckets - 1)
     return np.asarray((side + torch.where(distance < exact, distance, far)).numpy())
+
+
+def by_distance(table: Any, rows: npt.NDArray[np.int64]) -> Any:
+    """A table ``[buckets, heads]`` as one of distances, ``[heads, distances]``: ``rows`` are the distances' buckets."""
+    import tensorflow as tf
+
+    return tf.transpose(tf.gather(table, rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,8 @@ class EncoderSpec(ABC):
     """What a configuration's ``model_type`` may be."""
     title: ClassVar[str]
     """Whose architecture it is, for the table that people read."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """What the names begin with of stored numbers that training does not change."""
     any_mask: ClassVar[bool] = True
     """Whether a caller's ``attention_mask`` may have holes. Not so where tokens are counted or their distance counts:
     packed tokens do not know how many the mask left out between them."""
@@ -92,11 +94,20 @@ class EncoderSpec(ABC):
         return columns
 
     @abstractmethod
-    def parameters(self) -> dict[str, Array]:
-        """The graph's parameters: weights as ``[in, out]``, query, key and value side by side in one product.
+    def stored(self) -> dict[str, Array]:
+        """The checkpoint's numbers in the graph's order: weights as ``[in, out]``, query, key and value side by side in
+        one product. They are moved about only, so that they can be put back (:mod:`toolkit.encoder.places`).
 
         Accounts for every tensor of the checkpoint. Raises ``SourceError`` for a missing, misshapen or left-over one.
         """
+
+    def derived(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The graph's parameters, of what ``stored`` names: arrays, or tensors where they are trained further."""
+        return dict(stored)
+
+    def parameters(self) -> dict[str, Array]:
+        """The graph's parameters. Raises ``SourceError`` as ``stored`` does."""
+        return {name: np.asarray(value) for name, value in self.derived(self.stored()).items()}
 
     def product_names(self) -> tuple[str, ...]:
         """The linear products, in the order in which ``hidden_states`` first asks for them."""

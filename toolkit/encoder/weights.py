@@ -52,12 +52,13 @@ class Weights:
         self._taken.add(name)
         if tensor.shape != shape:
             raise SourceError(f"weights: {name} has shape {tensor.shape}, the configuration says {shape}")
-        return np.asarray(tensor, np.float32)
+        # whole numbers are places of tensors, whose way is looked at (`toolkit.encoder.places`)
+        return np.asarray(tensor, tensor.dtype if tensor.dtype.kind == "i" else np.float32)
 
     def norm(self, name: str, out: str, size: int, *, bias: bool = True) -> dict[str, Array]:
-        """A LayerNorm as ``out/gamma`` and ``out/beta``, which is 0 where there is none: the fused kernel has one."""
-        beta = self.take(f"{name}.bias", (size,)) if bias else np.zeros(size, np.float32)
-        return {f"{out}/gamma": self.take(f"{name}.weight", (size,)), f"{out}/beta": beta}
+        """A LayerNorm as ``out/gamma`` and, where it has a ``bias``, ``out/beta``."""
+        beta = {f"{out}/beta": self.take(f"{name}.bias", (size,))} if bias else {}
+        return {f"{out}/gamma": self.take(f"{name}.weight", (size,)), **beta}
 
     def linear(
         self, names: Sequence[str], out: str, size_in: int, size_out: int | Sequence[int], *, bias: bool = True

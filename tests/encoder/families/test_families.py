@@ -442,9 +442,9 @@ def test_every_tensor_is_consumed_or_the_export_refused(tmp_path: Path, model_ty
     for name in [name for name in encoder.tensors if not name.startswith(("pooler.", "shared."))]:
         missing = {key: value for key, value in encoder.tensors.items() if key != name}
         with pytest.raises(SourceError, match=re.escape(name)):
-            replaced(encoder, missing).parameters()
+            replaced(encoder, missing).stored()
     with pytest.raises(SourceError, match=r"no place in the model, first 'extra\.weight'"):
-        replaced(encoder, {**encoder.tensors, "extra.weight": np.ones(3)}).parameters()
+        replaced(encoder, {**encoder.tensors, "extra.weight": np.ones(3)}).stored()
 
 
 def replaced(encoder: Any, tensors: Mapping[str, Any]) -> Any:

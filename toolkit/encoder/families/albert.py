@@ -69,7 +69,7 @@ class AlbertSpec(BertSpec):
             **numbers,
         )
 
-    def parameters(self) -> dict[str, Array]:
+    def stored(self) -> dict[str, Array]:
         weights = Weights(self.tensors, ignore=UNUSED)
         size, hidden = self.embedding_size, self.hidden_size
 

@@ -83,7 +83,7 @@ class BertSpec(EncoderSpec):
     def read(cls, module: RawModule) -> Self:
         return cls(type_vocab_size=Fields(module).positive("type_vocab_size"), **bert_fields(module))
 
-    def parameters(self) -> dict[str, Array]:
+    def stored(self) -> dict[str, Array]:
         weights = Weights(self.tensors, ignore=UNUSED)
         p = self.outside(weights)
         for layer in range(self.num_layers):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.families.deberta_v2 import LAYER, DebertaV2Spec
+from toolkit.encoder.families.deberta_v2 import LAYER, PARTS, DebertaV2Spec
 from toolkit.encoder.fields import Fields
 from toolkit.encoder.weights import Weights
 
@@ -48,11 +49,21 @@ class DebertaSpec(DebertaV2Spec):
         query, value = (weights.take(f"{own}.{part}_bias", (hidden,)) for part in "qv")
         return {
             f"{out}/qkv/kernel": np.ascontiguousarray(by_part).reshape(hidden, 3 * hidden),
-            f"{out}/qkv/bias": np.concatenate([query, np.zeros_like(query), value]),
+            f"{out}/query/bias": query,
+            f"{out}/value/bias": value,
             **weights.behind_attention(names, out, hidden, self.intermediate_size),
         }
 
-    def projection(self, weights: Weights, p: dict[str, Array], layer: int, part: int) -> tuple[Array, Array]:
-        name, hidden = f"encoder.layer.{layer}.attention.self.{('pos_q_proj', 'pos_proj')[part]}", self.hidden_size
-        kernel = weights.take(f"{name}.weight", (hidden, hidden)).T
-        return kernel, weights.take(f"{name}.bias", (hidden,)) if part == 0 else np.zeros(hidden, np.float32)
+    def projection(self, weights: Weights, layer: int, part: int) -> dict[str, Array]:
+        own, out = f"encoder.layer.{layer}.attention.self", f"layer_{layer}/project_{PARTS[part]}"
+        name = f"{own}.{('pos_q_proj', 'pos_proj')[part]}"
+        return weights.linear([name], out, self.hidden_size, self.hidden_size, bias=part == 0)
+
+    def derived(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        import tensorflow as tf
+
+        p, keys = super().derived(stored), np.zeros(self.hidden_size, np.float32)
+        for layer in range(self.num_layers):
+            query, value = (p.pop(f"layer_{layer}/{part}/bias") for part in ("query", "value"))
+            p[f"layer_{layer}/qkv/bias"] = tf.concat([query, keys, value], 0)
+        return p

@@ -8,8 +8,10 @@ share buckets.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -34,7 +36,7 @@ __all__ = ["DebertaV2Spec"]
 
 Array = npt.NDArray[np.float32]
 
-PROJECTION, CONVOLUTION = "embeddings/projection", "convolution"
+PROJECTION, CONVOLUTION, DISTANCES = "embeddings/projection", "convolution", "distances"
 
 PARTS = ("query", "key")
 TABLES = {"word": "word_embeddings", "type": "token_type_embeddings", "position": "position_embeddings"}
@@ -56,8 +58,7 @@ class DebertaV2Spec(EncoderSpec):
     ``shared_projections`` are those of tokens, used for distances too; ``normed_distances`` have a LayerNorm.
     ``convolution`` is the width in tokens, 0 where there is none. Without ``typed`` there is no table of types.
 
-    What a layer projects the distances to depends on no text and is a parameter here: a model that is trained further
-    learns that itself, where the original learns what it is projected from.
+    What a layer projects the distances to depends on no text and is a parameter here, as is no embedding of a distance.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("deberta-v2",)
@@ -107,7 +108,7 @@ class DebertaV2Spec(EncoderSpec):
     def attention_scale(self) -> float:
         return float((self.hidden_size // self.num_heads * self.summands) ** -0.5)
 
-    def parameters(self) -> dict[str, Array]:
+    def stored(self) -> dict[str, Array]:
         weights = Weights(self.tensors, ignore=UNUSED)
         hidden, size = self.hidden_size, self.embedding_size
         rows = {"word": self.vocab_size, "type": self.type_vocab_size * self.typed, "position": self.max_positions}
@@ -119,11 +120,11 @@ class DebertaV2Spec(EncoderSpec):
         p |= weights.norm("embeddings.LayerNorm", "embeddings/norm", hidden)
         if size != hidden:
             p |= weights.linear(["embeddings.embed_proj"], PROJECTION, size, hidden, bias=False)
-        distances = self._stored_distances(weights)
+        p |= self._stored_distances(weights)
         for layer in range(self.num_layers):
             p |= self.layer(weights, layer)
-            if distances is not None:
-                p |= self._projected(weights, p, layer, distances)
+            for part in self._parts if not self.shared_projections else ():
+                p |= self.projection(weights, layer, part)
         if self.convolution:
             kernel = weights.take("encoder.conv.conv.weight", (hidden, hidden, self.convolution))
             p[f"{CONVOLUTION}/kernel"] = np.ascontiguousarray(kernel.transpose(2, 1, 0)).reshape(-1, hidden)
@@ -137,43 +138,54 @@ class DebertaV2Spec(EncoderSpec):
         names = LAYER.at(f"encoder.layer.{layer}")
         return weights.layer(names, f"layer_{layer}", self.hidden_size, self.intermediate_size)
 
-    def _stored_distances(self, weights: Weights) -> npt.NDArray[np.float64] | None:
-        """The embeddings of distances, ``[2 * span, hidden]``, from far before to far behind."""
-        stored, hidden = None, self.hidden_size
-        if self.relative:
-            stored = np.asarray(weights.take("encoder.rel_embeddings.weight", (2 * self.span, hidden)), np.float64)
-        if self.normed_distances:
-            norm = weights.norm("encoder.LayerNorm", "norm", hidden)
-            if stored is not None:
-                stored = stored - stored.mean(1, keepdims=True)
-                deviation = np.sqrt((stored**2).mean(1, keepdims=True) + self.layer_norm_eps)
-                stored = stored / deviation * norm["norm/gamma"] + norm["norm/beta"]
-        return stored
+    @property
+    def _parts(self) -> tuple[int, ...]:
+        """What distances are projected to, as ``PARTS`` counts."""
+        return tuple(part for part, wanted in enumerate((self.p2c, self.c2p)) if wanted)
 
-    def _projected(
-        self, weights: Weights, p: dict[str, Array], layer: int, distances: npt.NDArray[np.float64]
-    ) -> dict[str, Array]:
-        """Of one layer the keys and queries of distances, float32 ``[heads, 2 * span, size]``, scaled as its scores."""
-        hidden, heads = self.hidden_size, self.num_heads
-        found = {}
-        for part, wanted in enumerate((self.p2c, self.c2p)):
-            if not wanted:
-                continue
-            kernel, bias = self.projection(weights, p, layer, part)
-            rows = (distances @ kernel.astype(np.float64) + bias) * self.attention_scale
-            by_head = rows.reshape(2 * self.span, heads, hidden // heads).transpose(1, 0, 2)
-            found[f"layer_{layer}/distance_{PARTS[part]}"] = np.ascontiguousarray(by_head, np.float32)
+    def _stored_distances(self, weights: Weights) -> dict[str, Array]:
+        """The embeddings of distances, ``[2 * span, hidden]``, from far before to far behind, and their LayerNorm."""
+        hidden, found = self.hidden_size, {}
+        if self.relative:
+            found[DISTANCES] = weights.take("encoder.rel_embeddings.weight", (2 * self.span, hidden))
+        if self.normed_distances:
+            norm = weights.norm("encoder.LayerNorm", DISTANCES, hidden)
+            found |= norm if self.relative else {}
         return found
 
-    def projection(self, weights: Weights, p: dict[str, Array], layer: int, part: int) -> tuple[Array, Array]:
-        """What distances are projected by, as ``PARTS`` counts: ``[hidden, hidden]`` and ``[hidden]``."""
+    def projection(self, weights: Weights, layer: int, part: int) -> dict[str, Array]:
+        """What distances are projected by where they do not share what tokens are projected by."""
+        own = f"encoder.layer.{layer}.attention.self.pos_{PARTS[part]}_proj"
+        return weights.linear([own], f"layer_{layer}/project_{PARTS[part]}", self.hidden_size, self.hidden_size)
+
+    def derived(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        import tensorflow as tf
+
+        from toolkit.encoder.layers import layer_norm
+
+        p, heads = dict(stored), self.num_heads
+        if not self.relative:
+            return p
+        # in double precision: once for all texts
+        distances = tf.cast(p.pop(DISTANCES), tf.float64)
+        if self.normed_distances:
+            gamma, beta = (tf.cast(p.pop(f"{DISTANCES}/{name}"), tf.float64) for name in ("gamma", "beta"))
+            distances = layer_norm(distances, gamma, beta, self.layer_norm_eps)
+        for layer, part in product(range(self.num_layers), self._parts):
+            kernel, bias = (tf.cast(item, tf.float64) for item in self._projected_by(p, layer, part))
+            rows = (distances @ kernel + bias) * self.attention_scale
+            by_head = tf.transpose(tf.reshape(rows, [2 * self.span, heads, self.hidden_size // heads]), [1, 0, 2])
+            p[f"layer_{layer}/distance_{PARTS[part]}"] = tf.cast(by_head, tf.float32)
+        return p
+
+    def _projected_by(self, p: dict[str, Any], layer: int, part: int) -> tuple[Any, Any]:
+        """Kernel ``[hidden, hidden]`` and bias ``[hidden]`` of distances."""
         hidden = self.hidden_size
         if self.shared_projections:
             place = slice(part * hidden, (part + 1) * hidden)
             return p[f"layer_{layer}/qkv/kernel"][:, place], p[f"layer_{layer}/qkv/bias"][place]
-        name = f"encoder.layer.{layer}.attention.self.pos_{PARTS[part]}_proj"
-        kernel, bias = weights.linear([name], "", hidden, hidden).values()
-        return kernel, bias
+        own = f"layer_{layer}/project_{PARTS[part]}"
+        return p.pop(f"{own}/kernel"), p.pop(f"{own}/bias", np.zeros(hidden))
 
     @property
     def span(self) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,13 @@ class ErnieSpec(BertSpec):
     def tables(self, weights: Weights, size: int) -> dict[str, Array]:
         found = super().tables(weights, size)
         if self.task_types:
-            # every token has type and task, and the task is always 0: one table instead of two
-            tasks = weights.take("embeddings.task_type_embeddings.weight", (self.task_types, size))
-            found["embeddings/type"] = found["embeddings/type"] + tasks[0]
+            shape = (self.task_types, size)
+            found["embeddings/task"] = weights.take("embeddings.task_type_embeddings.weight", shape)
         return found
+
+    def derived(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        p = dict(stored)
+        if self.task_types:
+            # every token has type and task, and the task is always 0: one table instead of two
+            p["embeddings/type"] = p["embeddings/type"] + p.pop("embeddings/task")[0]
+        return p

@@ -93,10 +93,9 @@ class Gemma3Spec(LlamaSpec):
     def attention_scale(self) -> float:
         return self.query_scale
 
-    def parameters(self) -> dict[str, Array]:
+    def derived(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         # Normalizations multiply by 1 more than what is stored.
-        one = np.float32(1.0)
-        return {name: one + value if name.endswith("/gamma") else value for name, value in super().parameters().items()}
+        return {name: 1.0 + value if name.endswith("/gamma") else value for name, value in stored.items()}
 
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
         from toolkit.encoder.attention import Reach

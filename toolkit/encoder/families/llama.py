@@ -125,7 +125,7 @@ class LlamaSpec(EncoderSpec):
     def attention_scale(self) -> float:
         return float(self.head_size**-0.5)
 
-    def parameters(self) -> dict[str, Array]:
+    def stored(self) -> dict[str, Array]:
         weights = Weights(self.tensors)
         hidden, inner, size = self.hidden_size, self.intermediate_size, self.head_size
         heads, keys = self.num_heads * size, self.key_heads * size

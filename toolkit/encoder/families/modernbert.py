@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,7 @@ class ModernBertSpec(EncoderSpec):
     def residual_dropout(self, product: str) -> float:
         return self.attention_dropout if product.endswith("attention_output") else 0.0
 
-    def parameters(self) -> dict[str, Array]:
+    def stored(self) -> dict[str, Array]:
         weights = Weights(self.tensors)
         hidden, inner = self.hidden_size, self.intermediate_size
         p = {"embeddings/word": weights.take("embeddings.tok_embeddings.weight", (self.vocab_size, hidden))}
@@ -102,6 +103,13 @@ class ModernBertSpec(EncoderSpec):
             p |= weights.norm(f"{name}.mlp_norm", f"{out}/output_norm", hidden, bias=self.norm_bias)
         p |= weights.norm("final_norm", "last_norm", hidden, bias=self.norm_bias)
         weights.finish()
+        return p
+
+    def derived(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        p = dict(stored)
+        for name in [] if self.norm_bias else [name for name in p if name.endswith("/gamma")]:
+            # the fused kernel has a bias, so here is one that changes nothing
+            p[f"{name.removesuffix('gamma')}beta"] = np.zeros(self.hidden_size, np.float32)
         return p
 
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.buckets import distance_buckets
+from toolkit.encoder.buckets import by_distance, distance_buckets
 from toolkit.encoder.families.bert import bert_fields
 from toolkit.encoder.families.roberta import CountedPositions
 from toolkit.encoder.fields import Fields
@@ -58,8 +59,13 @@ class MPNetSpec(CountedPositions):
 
     def outside(self, weights: Weights) -> dict[str, Array]:
         biases = weights.take("encoder.relative_attention_bias.weight", (BUCKETS, self.num_heads))
-        by_distance = np.ascontiguousarray(biases[distance_buckets(self.max_length, BUCKETS, MAX_DISTANCE)].T)
-        return {**super().outside(weights), "attention/bias": by_distance}
+        return {**super().outside(weights), "attention/buckets": biases}
+
+    def derived(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        p = dict(stored)
+        rows = distance_buckets(self.max_length, BUCKETS, MAX_DISTANCE)
+        p["attention/bias"] = by_distance(p.pop("attention/buckets"), rows)
+        return p
 
     def bias(self, blocks: Blocks) -> tf.Tensor:
         return blocks.relative_bias("attention/bias")

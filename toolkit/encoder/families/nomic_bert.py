@@ -81,7 +81,7 @@ class RotaryBertSpec(EncoderSpec):
     def attention_scale(self) -> float:
         return float(self.head_size**-0.5)
 
-    def parameters(self) -> dict[str, Array]:
+    def stored(self) -> dict[str, Array]:
         weights = Weights(self.tensors, ignore=UNUSED)
         hidden, inner, heads = self.hidden_size, self.intermediate_size, self.num_heads * self.head_size
         p = {"embeddings/word": weights.take("embeddings.word_embeddings.weight", (self.vocab_size, hidden))}

@@ -38,6 +38,7 @@ class RoFormerSpec(ElectraSpec):
     model_types: ClassVar[tuple[str, ...]] = ("roformer",)
     title: ClassVar[str] = "RoFormer"
     embedded: ClassVar[tuple[str, ...]] = ("word", "type")
+    fixed: ClassVar[tuple[str, ...]] = ("rotation/",)
 
     rotary_value: bool
 
@@ -52,8 +53,8 @@ class RoFormerSpec(ElectraSpec):
             **numbers,
         )
 
-    def parameters(self) -> dict[str, Array]:
-        p, hidden, heads = super().parameters(), self.hidden_size, self.num_heads
+    def stored(self) -> dict[str, Array]:
+        p, hidden, heads = super().stored(), self.hidden_size, self.num_heads
         turned = (3 if self.rotary_value else 2) * hidden
         for layer in range(self.num_layers):
             for part in ("kernel", "bias"):

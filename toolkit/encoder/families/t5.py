@@ -3,13 +3,14 @@ al. 2023, arXiv:2304.09151), as transformers' ``T5EncoderModel`` and its kin com
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.encoder.buckets import distance_buckets
+from toolkit.encoder.buckets import by_distance, distance_buckets
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.fields import Fields
 from toolkit.encoder.weights import Weights
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["T5Spec"]
 
 Array = npt.NDArray[np.float32]
+
+BUCKETS = "attention_buckets"
 
 UNUSED = ("shared.",)
 """The words' table under the name that encoder and decoder share; the encoder looks into ``encoder.embed_tokens``."""
@@ -87,26 +90,33 @@ class T5Spec(EncoderSpec):
         """Whether the first layer's biases by distance are those of all."""
         return self.family != "umt5"
 
-    def parameters(self) -> dict[str, Array]:
+    def stored(self) -> dict[str, Array]:
         weights = Weights(self.tensors, ignore=UNUSED)
-        hidden, inner, heads = self.hidden_size, self.intermediate_size, self.num_heads * self.head_size
+        hidden, inner, heads = self.hidden_size, self.intermediate_size, self.num_heads
+        width = heads * self.head_size
         p = {"embeddings/word": weights.take("encoder.embed_tokens.weight", (self.vocab_size, hidden))}
-        rows = distance_buckets(self.max_distance + 1, self.buckets, self.max_distance)
         for layer in range(self.num_layers):
             out, first, second = f"layer_{layer}", *(f"encoder.block.{layer}.layer.{part}" for part in (0, 1))
             attention, forward = f"{first}.SelfAttention", f"{second}.DenseReluDense"
-            p |= weights.linear([f"{attention}.{x}" for x in "qkv"], f"{out}/qkv", hidden, heads, bias=False)
-            p |= weights.linear([f"{attention}.o"], f"{out}/attention_output", heads, hidden, bias=False)
+            p |= weights.linear([f"{attention}.{x}" for x in "qkv"], f"{out}/qkv", hidden, width, bias=False)
+            p |= weights.linear([f"{attention}.o"], f"{out}/attention_output", width, hidden, bias=False)
             inward = ["wi_0", "wi_1"] if self.gated else ["wi"]
             p |= weights.linear([f"{forward}.{x}" for x in inward], f"{out}/intermediate", hidden, inner, bias=False)
             p |= weights.linear([f"{forward}.wo"], f"{out}/output", inner, hidden, bias=False)
             p[f"{out}/attention_norm/gamma"] = weights.take(f"{first}.layer_norm.weight", (hidden,))
             p[f"{out}/output_norm/gamma"] = weights.take(f"{second}.layer_norm.weight", (hidden,))
             if layer == 0 or not self.shared_bias:
-                stored = weights.take(f"{attention}.relative_attention_bias.weight", (self.buckets, self.num_heads))
-                p[f"{out}/attention_bias"] = np.ascontiguousarray(stored[rows].T)
+                shape = (self.buckets, heads)
+                p[f"{out}/{BUCKETS}"] = weights.take(f"{attention}.relative_attention_bias.weight", shape)
         p["last_norm/gamma"] = weights.take("encoder.final_layer_norm.weight", (hidden,))
         weights.finish()
+        return p
+
+    def derived(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        p = dict(stored)
+        rows = distance_buckets(self.max_distance + 1, self.buckets, self.max_distance)
+        for name in [name for name in p if name.endswith(f"/{BUCKETS}")]:
+            p[f"{name.removesuffix(BUCKETS)}attention_bias"] = by_distance(p.pop(name), rows)
         return p
 
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
