@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,13 @@ TEXTS = (
 
 
 def wordpiece_tokenizer(specials: Sequence[str] = SPECIALS) -> Tokenizer:
+    """A WordPiece tokenizer of its own for the caller; see ``_wordpiece``."""
+    return Tokenizer.from_str(_wordpiece(tuple(specials)))
+
+
+# The trainers break ties by chance. One tokenizer for all tests of a process is compiled once, and then in the cache.
+@functools.cache
+def _wordpiece(specials: tuple[str, ...]) -> str:
     """A WordPiece tokenizer like BERT's, trained on the check's corpus; ``specials`` are padding, unknown, first and
     last token and mask in the order of their ids, told apart by their names."""
     unknown = next(token for token in specials if "unk" in token.lower())
@@ -50,7 +58,7 @@ def wordpiece_tokenizer(specials: Sequence[str] = SPECIALS) -> Tokenizer:
     tokenizer.post_processor = TemplateProcessing(
         single=f"{first} $A {last}", pair=f"{first} $A {last} $B:1 {last}:1", special_tokens=ids
     )
-    return tokenizer
+    return str(tokenizer.to_str())
 
 
 def save_encoder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
@@ -65,7 +73,12 @@ def save_encoder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedToke
 
 
 def unigram_tokenizer() -> Tokenizer:
-    """A small Unigram tokenizer in the style of XLM-R."""
+    """A small Unigram tokenizer in the style of XLM-R, of its own for the caller."""
+    return Tokenizer.from_str(_unigram())
+
+
+@functools.cache
+def _unigram() -> str:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Nmt()
     metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
@@ -76,7 +89,7 @@ def unigram_tokenizer() -> Tokenizer:
     tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     root = json.loads(tokenizer.to_str())  # scores are in single precision, as SentencePiece writes them
     root["model"]["vocab"] = [[piece, float(np.float32(score))] for piece, score in root["model"]["vocab"]]
-    return Tokenizer.from_str(json.dumps(root))
+    return json.dumps(root)
 
 
 def byte_level_tokenizer() -> Tokenizer:
