@@ -26,7 +26,8 @@ from toolkit.corpus.check import SHORT
 from toolkit.encoder.batching_options import Batching
 from toolkit.graph import model as model_module
 from toolkit.graph.guard import guarded
-from toolkit.graph.spec import ModelSpec, read_spec
+from toolkit.graph.tasks import read_spec, serving_model
+from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.signatures import SIGNATURES
 from toolkit.source.checkpoint import open_checkpoint
 
@@ -45,11 +46,11 @@ def opened(folder: str) -> Run:
     return made
 
 
-def model(spec: ModelSpec, checks: bool) -> Run:
+def model(spec: EmbedSpec, checks: bool) -> Run:
     """The model, with its checks or without."""
     guard = guarded if checks else lambda function, inputs: function
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(model_module, "guarded", guard):
-        write_model(model_module.ServingModel(spec, Batching()), Path(folder))
+        write_model(serving_model(spec, Batching()), Path(folder))
         return opened(folder)
 
 

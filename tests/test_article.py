@@ -13,8 +13,8 @@ import tensorflow as tf
 from sentence_transformers import SentenceTransformer
 from support import largest_difference
 
-from toolkit.graph.model import ServingModel
-from toolkit.graph.spec import read_spec
+from toolkit.graph.tasks import read_spec
+from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.source.checkpoint import open_checkpoint
 
 pytestmark = pytest.mark.real_model
@@ -38,7 +38,7 @@ def original(article: Path) -> SentenceTransformer:
 
 @pytest.fixture(scope="module")
 def converted(article: Path) -> Any:
-    return ServingModel(read_spec(open_checkpoint(article)))
+    return EmbedModel(read_spec(open_checkpoint(article)))
 
 
 def test_training_moved_the_model(article: Path, minilm: Path) -> None:

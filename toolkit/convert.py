@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,24 +29,25 @@ from toolkit.artifact.savedmodel import (
     write_warmup,
 )
 from toolkit.corpus.calibration import Calibration, built_in_texts, read_texts
-from toolkit.corpus.check import SHORT, check_texts
+from toolkit.corpus.check import check_texts
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import MODEL_TYPES
 from toolkit.errors import InputError, MissingExtraError, SourceNotice
-from toolkit.graph.spec import ModelSpec, read_spec
-from toolkit.heads.head import stage_names
+from toolkit.graph.spec import TaskSpec
+from toolkit.graph.tasks import read_spec, serving_model
+from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.proof.check import check
 from toolkit.proof.comparison import Bounds, CheckReport
 from toolkit.proof.precision import Precision
 from toolkit.proof.ranges import calibrated_ranges
-from toolkit.signatures import DEFAULT_SIGNATURE, Views
+from toolkit.signatures import Views
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
 from toolkit.source.settings import SourceSettings
 from toolkit.tokenizer import COMPILED, Engine, self_check
 from toolkit.tokenizer.bare import BareTokenizer, compare_bare
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.model import BaseModel
 
     from toolkit.graph.model import ServingModel
     from toolkit.tokenizer.selfcheck import TokenizerReport
@@ -76,17 +77,18 @@ class Export:
     path: Path
     name: str
     version: int
-    spec: ModelSpec
+    spec: TaskSpec
     report: CheckReport | None
     tokenizer_report: TokenizerReport | None
     notices: tuple[str, ...]
 
 
 def export(
-    source: str | Path | SentenceTransformer,
+    source: str | Path | BaseModel,
     models_dir: str | Path,
     name: str,
     *,
+    task: str | None = None,
     version: int | None = None,
     verify: bool = True,
     tokenizer_sample: float = 1.0,
@@ -110,7 +112,9 @@ def export(
 ) -> Export:
     """Convert ``source`` to ``<models_dir>/<name>/<version>/`` and prove that it equals the original.
 
-    ``source`` is a folder, a hub id or a live ``SentenceTransformer``; ``version`` defaults to the next free number.
+    ``source`` is a folder, a hub id or a live model of sentence-transformers, whose class is for one task: ``task``
+    names it (``"embed"``) where the folder of a plain encoder leaves it open. ``version`` defaults to the next free
+    number.
     The proof is in two parts: the tokenizer's tables against the tokenizers package on over a million texts (every code
     point among them; ``tokenizer_sample`` takes a share of them), then the written artifact, reloaded, against the
     original. With ``verify=False`` there is none, and the provenance says so. ``tokenizer_engine`` is ``compiled`` or,
@@ -158,24 +162,28 @@ def export(
         say("reading the checkpoint", 0, 0)
         checkpoint = open_checkpoint(
             source,
+            task=task,
             revision=revision,
             trust_remote_code=trust_remote_code,
             settings=settings,
             model_types=MODEL_TYPES,
         )
         spec = read_spec(checkpoint, views)
+        if wanted.name not in spec.precisions:
+            raise InputError(f"precision {wanted.name!r}: not for {spec.task}; supported: {', '.join(spec.precisions)}")
         bare = compare_bare(checkpoint.tokenizer_file, checkpoint.tokenizer) if checkpoint.tokenizer_file else None
         said = (*([str(bare)] if bare is not None and bare.differences else []), *spec.notices)
         for notice in said:
             warnings.warn(notice, SourceNotice, stacklevel=2)
         require_space(staged.folder, _size_estimate(checkpoint))
         ranges: dict[str, Any] = {}
-        if ranged:
+        options: dict[str, Any] = {"fused_norm": fused_norm}
+        if ranged and isinstance(spec, EmbedSpec):
             say("calibrating ranges", 0, 0)
             texts = texts or built_in_texts(spec.max_length)
-            ranges = calibrated_ranges(checkpoint, spec.texts, texts.texts)
+            ranges = options["ranges"] = calibrated_ranges(checkpoint, spec.texts, texts.texts)
         say("building the graph", 0, 0)
-        model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, fused_norm, ranges, say)
+        model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, say, options)
         tokenizer_report = None
         if verify:
             tokenizer_report = self_check(
@@ -189,62 +197,54 @@ def export(
         releases = serving_releases(graph_ops(staged.folder))
         require_release(releases, oldest_server)
         write_ranges(staged.folder, ranges)
-        write_warmup(staged.folder, name, _warmup_requests(spec, batching))
+        write_warmup(staged.folder, name, spec.warmup(batching))
+        provenance = _provenance(checkpoint, spec, model, stamp, releases, tokenizer_report, bare)
+        provenance["ranges"] = texts.to_json() if ranged and texts is not None else None
+        write_provenance(staged.folder, provenance)
         report = None
         if verify:
             say("checking", 0, 0)
             report = check(
                 staged.folder,
                 checkpoint,
-                bounds=bounds or wanted.bounds,
-                signatures=spec.texts,
+                bounds=bounds,
                 progress=lambda done, total: say("checking", done, total),
             )
             report.require_passed()
-        provenance = _provenance(checkpoint, spec, model, stamp, releases, report, tokenizer_report, bare)
-        provenance["ranges"] = texts.to_json() if ranged and texts is not None else None
-        write_provenance(staged.folder, provenance)
+            write_provenance(staged.folder, {**provenance, "check": report.to_json()})
     notices = (*checkpoint.notices, *said)
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report, notices)
 
 
 def _build(
-    spec: ModelSpec,
+    spec: TaskSpec,
     batching: Batching | None,
     engine: Engine,
     wanted: Precision,
     texts: Calibration | None,
-    fused_norm: bool,
-    ranges: Mapping[str, Any],
     say: Progress,
+    options: dict[str, Any],
 ) -> tuple[ServingModel, dict[str, Any]]:
-    """The model in the precision that is wanted, and what the provenance says of it."""
+    """The model in the precision that is wanted, and what the provenance says of it. ``options`` are its class's."""
     try:
-        from toolkit.graph.model import ServingModel
         from toolkit.graph.precision_choice import all_bfloat16, choose_int8
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
     stamp: dict[str, Any] = {"name": wanted.name, "min_cosine": wanted.required_cosine}
-    if wanted.name == "float32":
-        return ServingModel(spec, batching, engine, fused_norm=fused_norm, ranges=ranges), stamp
+    plan = None
     if wanted.name == "bfloat16":
         plan = all_bfloat16(spec.encoder)
-    else:
+    elif wanted.name == "int8" and isinstance(spec, EmbedSpec):
         calibration = texts or built_in_texts(spec.max_length)
         assert wanted.required_cosine is not None
-        choice = choose_int8(
-            ServingModel(spec, ranges=ranges),
-            spec,
-            calibration,
-            check_texts(spec.max_length),
-            wanted.required_cosine,
-            say,
-        )
+        exact: Any = serving_model(spec, **options)
+        choice = choose_int8(exact, spec, calibration, check_texts(spec.max_length), wanted.required_cosine, say)
         plan = choice.plan
         stamp["calibration"] = calibration.to_json()
         stamp["losses"] = choice.losses
-    stamp["products"] = plan.by_precision(spec.encoder.product_names())
-    return ServingModel(spec, batching, engine, plan, fused_norm, ranges), stamp
+    if plan is not None:
+        stamp["products"] = plan.by_precision(spec.encoder.product_names())
+    return serving_model(spec, batching, engine, plan, **options), stamp
 
 
 def _size_estimate(checkpoint: Checkpoint) -> int:
@@ -252,35 +252,19 @@ def _size_estimate(checkpoint: Checkpoint) -> int:
     return sum(array.nbytes for module in checkpoint.modules for array in module.tensors.values()) + 64_000_000
 
 
-_WARMUP_ROWS = 8
-"""Texts in a warm-up request at most: a server that batches by rows may take no more than so many."""
-
-
-def _warmup_requests(spec: ModelSpec, batching: Batching | None) -> list[tuple[str, list[str]]]:
-    """From a short text alone to the longest the model takes, mixed batches, and a request too large to be batched;
-    and a short one for each further signature from text to embedding."""
-    texts = check_texts(spec.max_length)
-    longest = max(texts, key=len)
-    requests = [[SHORT[0]], [SHORT[4]], list(SHORT[:8]), [texts[-7], *SHORT[:7]], [longest]]
-    if batching is not None and spec.max_length <= batching.max_tokens:  # else the longest alone is too large
-        requests.append([longest] * min(_WARMUP_ROWS, batching.max_tokens // spec.max_length + 1))
-    further = [(item.name, [SHORT[0]]) for item in spec.texts[1:]]
-    return [*((DEFAULT_SIGNATURE, texts) for texts in requests), *further]
-
-
 def _provenance(
     checkpoint: Checkpoint,
-    spec: ModelSpec,
+    spec: TaskSpec,
     model: ServingModel,
     stamp: dict[str, Any],
     releases: ServingReleases,
-    report: CheckReport | None,
     tokenizer_report: TokenizerReport | None,
     bare: BareTokenizer | None,
 ) -> dict[str, Any]:
     encoder = spec.encoder
     return {
         "format": 1,
+        "task": spec.task,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "source": {
             "name": checkpoint.source,
@@ -297,7 +281,7 @@ def _provenance(
             "family": encoder.family,
             "layers": encoder.num_layers,
             "hidden_size": encoder.hidden_size,
-            "heads": list(stage_names(spec.modules)),
+            "heads": list(spec.stages),
             "dimension": spec.dim,
             "max_sequence_length": spec.max_length,
             "prompt": spec.prompt,
@@ -307,9 +291,9 @@ def _provenance(
         "precision": stamp,
         "tokenizer": [str(step) for step in model.tokenizer.steps],
         "signatures": [item.name for item in model.signatures],
-        "text_signatures": [asdict(item) for item in spec.texts],
+        **spec.stamp(),
         "tf_serving": {"since": releases.since, "because": list(releases.because)},
-        "check": report.to_json() if report is not None else None,
+        "check": None,
         "tokenizer_check": {"texts": tokenizer_report.texts, "differences": 0}
         if tokenizer_report is not None
         else None,

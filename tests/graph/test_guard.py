@@ -17,9 +17,10 @@ from toolkit.corpus.calibration import built_in_texts
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.graph import model as model_module
-from toolkit.graph.model import ServingModel
 from toolkit.graph.precision_choice import choose_int8
-from toolkit.graph.spec import ModelSpec, read_spec
+from toolkit.graph.tasks import read_spec
+from toolkit.graph.tasks.embed import EmbedSpec
+from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.tokenizer import Engine
 
@@ -27,7 +28,7 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def spec(tiny_source: Path) -> ModelSpec:
+def spec(tiny_source: Path) -> EmbedSpec:
     return read_spec(open_checkpoint(tiny_source))
 
 
@@ -46,20 +47,20 @@ def test_no_request_ends_the_process_with_any_kind_of_tokenizer(every_kind: Path
 
 
 @pytest.mark.long
-def test_no_request_ends_the_process_with_an_engine_of_tensorflow_text(spec: ModelSpec, tmp_path: Path) -> None:
+def test_no_request_ends_the_process_with_an_engine_of_tensorflow_text(spec: EmbedSpec, tmp_path: Path) -> None:
     engines: tuple[Engine, ...] = ("BertTokenizer", "FastBertTokenizer")
     for engine in engines:
-        write_model(ServingModel(spec, None, engine), tmp_path / engine)
+        write_model(EmbedModel(spec, None, engine), tmp_path / engine)
     survive(*(tmp_path / engine for engine in engines))
 
 
 @pytest.mark.long
 @needs_onednn
-def test_no_request_ends_the_process_in_fewer_bits(spec: ModelSpec, tmp_path: Path) -> None:
+def test_no_request_ends_the_process_in_fewer_bits(spec: EmbedSpec, tmp_path: Path) -> None:
     bfloat16 = Plan(bfloat16=frozenset(spec.encoder.product_names()))
-    int8 = choose_int8(ServingModel(spec), spec, built_in_texts(48), ["hello world"], 0.5).plan
-    write_model(ServingModel(spec, None, plan=bfloat16), tmp_path / "bfloat16")
-    write_model(ServingModel(spec, Batching(), plan=int8), tmp_path / "int8")
+    int8 = choose_int8(EmbedModel(spec), spec, built_in_texts(48), ["hello world"], 0.5).plan
+    write_model(EmbedModel(spec, None, plan=bfloat16), tmp_path / "bfloat16")
+    write_model(EmbedModel(spec, Batching(), plan=int8), tmp_path / "int8")
     survive(tmp_path / "bfloat16", tmp_path / "int8")
 
 
@@ -71,9 +72,9 @@ def test_a_column_of_texts_is_answered_as_its_texts(tiny_export: Path) -> None:
 
 
 def test_inspect_tells_which_artifacts_refuse_wrong_shapes(
-    spec: ModelSpec, tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: EmbedSpec, tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert inspect(tiny_export).guarded
     monkeypatch.setattr(model_module, "guarded", lambda function, inputs: function)
-    write_model(ServingModel(spec), tmp_path / "1")
+    write_model(EmbedModel(spec), tmp_path / "1")
     assert not inspect(tmp_path / "1").guarded

@@ -17,8 +17,8 @@ from torch import nn
 
 from toolkit.artifact.savedmodel import write_model
 from toolkit.encoder.batching_options import Batching
-from toolkit.graph.model import ServingModel
-from toolkit.graph.spec import read_spec
+from toolkit.graph.tasks import read_spec
+from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.heads.pooling import POOLING_MODES
 from toolkit.proof.check import check
 from toolkit.signatures import SIGNATURES
@@ -40,7 +40,7 @@ def original(tiny_source: Path) -> SentenceTransformer:
 
 def functions(model: SentenceTransformer) -> Any:
     """The signatures of a live model's conversion, without the way over the disk."""
-    return ServingModel(read_spec(open_checkpoint(model)))
+    return EmbedModel(read_spec(open_checkpoint(model)))
 
 
 def embed(model: SentenceTransformer, texts: Any = TEXTS) -> Any:
@@ -67,7 +67,7 @@ def test_what_is_not_a_number_stays_in_its_row(tiny_bert: Path, pooling: str) ->
     words = spec.encoder.tensors["embeddings.word_embeddings.weight"]
     words[model.tokenizer("hello")["input_ids"][1]] = np.nan
     texts = ["hello", "short", "a longer sentence", "say hello", "another", "hello hello hello hello"]
-    served = ServingModel(spec)
+    served = EmbedModel(spec)
     wrong = np.isnan(served._serving_default(tf.constant(texts))["embedding"].numpy()).any(1)
     assert wrong.tolist() == ["hello" in text for text in texts]
     tokens = served._token_embeddings(tf.constant(texts))["token_embeddings"].numpy()
@@ -148,7 +148,7 @@ def test_a_text_with_a_token_without_an_embedding_is_refused_and_its_neighbours_
     texts = ["hello world", "see <image> here", "short"]
     with pytest.raises(IndexError):
         imageless.encode(texts)
-    served = ServingModel(read_spec(open_checkpoint(imageless)), Batching())
+    served = EmbedModel(read_spec(open_checkpoint(imageless)), Batching())
     signatures = served.signature_functions()
     for name in ("serving_default", "detailed", "token_embeddings"):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"text must contain no token that .*: <image>"):
@@ -300,7 +300,7 @@ def test_a_live_model_and_its_saved_folder_have_one_digest(tiny_source: Path) ->
 @pytest.mark.long
 def test_the_real_minilm_is_exact(minilm: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(minilm)
-    write_model(ServingModel(read_spec(checkpoint)), tmp_path / "1")
+    write_model(EmbedModel(read_spec(checkpoint)), tmp_path / "1")
     report = check(tmp_path / "1", checkpoint)
     report.require_passed()
     assert report.max_abs < 1e-6

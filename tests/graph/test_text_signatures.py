@@ -17,8 +17,8 @@ from support import HIDDEN, TEXTS, largest_difference, sentence_transformer
 
 from toolkit.encoder.batching_options import Batching
 from toolkit.errors import ArtifactError, InputError
-from toolkit.graph.model import ServingModel
-from toolkit.graph.spec import read_spec
+from toolkit.graph.tasks import read_spec
+from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.heads.pooling import POOLING_MODES
 from toolkit.heads.quantized import quantized, starts_and_steps
 from toolkit.proof.ranges import calibrated_ranges
@@ -44,7 +44,7 @@ def answers(model: SentenceTransformer, batching: Batching | None = None, views:
     checkpoint = open_checkpoint(model)
     spec = read_spec(checkpoint, views)
     ranges = calibrated_ranges(checkpoint, spec.texts, TEXTS)
-    served = ServingModel(spec, batching, ranges=ranges)
+    served = EmbedModel(spec, batching, ranges=ranges)
     return {item.name: served._text_signature(item, tf.constant(list(TEXTS)))["embedding"] for item in spec.texts}
 
 
@@ -94,7 +94,7 @@ def test_every_prompt_answers_like_encode_with_it(
 def test_token_ids_know_of_no_prompt(model: SentenceTransformer) -> None:
     model[1].include_prompt = False
     model.default_prompt_name = "query"
-    served = ServingModel(read_spec(open_checkpoint(model)))
+    served = EmbedModel(read_spec(open_checkpoint(model)))
     tokens = served._tokenize_signature(tf.constant(list(TEXTS)))
     model[1].include_prompt = True
     ours = served._embed_tokens(**tokens)["embedding"]
@@ -105,7 +105,7 @@ def test_a_model_without_a_prompt_has_the_signatures_of_every_model(tiny_bert: P
     model = sentence_transformer(tiny_bert)
     assert model.prompts == {"query": "", "document": ""}
     assert prompts(model) == {"serving_default": ""}
-    assert [item.name for item in ServingModel(read_spec(open_checkpoint(model))).signatures] == [
+    assert [item.name for item in EmbedModel(read_spec(open_checkpoint(model))).signatures] == [
         item.name for item in SIGNATURES
     ]
 

@@ -18,8 +18,8 @@ from toolkit.artifact.savedmodel import read_provenance, write_model
 from toolkit.convert import export
 from toolkit.corpus.check import check_texts
 from toolkit.errors import ArtifactError, CheckError, InputError
-from toolkit.graph.model import ServingModel
-from toolkit.graph.spec import read_spec
+from toolkit.graph.tasks import read_spec
+from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.heads.dense import DenseSpec
 from toolkit.proof.artifact_runner import run_batches
 from toolkit.proof.check import check
@@ -44,7 +44,7 @@ def altered(source: Path, folder: Path, tensor: str, by: float) -> Path:
             for head in spec.heads
         ]
         spec = replace(spec, heads=tuple(heads))
-    write_model(ServingModel(spec), folder)
+    write_model(EmbedModel(spec), folder)
     return folder
 
 

@@ -48,7 +48,7 @@ def test_all_mpnet_base_v2_passes_the_whole_proof(mpnet: Path, tmp_path: Path) -
 def test_its_biases_by_distance_are_the_originals(mpnet: Path) -> None:
     import torch
 
-    from toolkit.graph.spec import read_spec
+    from toolkit.graph.tasks import read_spec
 
     checkpoint = open_checkpoint(mpnet)
     ours = read_spec(checkpoint).encoder.parameters()["attention/bias"]

@@ -20,7 +20,7 @@ from torch import nn
 from unigram_support import changed, make_unigram
 
 from toolkit.errors import InputError, SourceError, UnsupportedError
-from toolkit.graph.spec import read_spec
+from toolkit.graph.tasks import read_spec
 from toolkit.heads.dense import DenseSpec
 from toolkit.heads.normalize import NormalizeSpec
 from toolkit.heads.pooling import PoolingSpec

@@ -17,7 +17,7 @@ from support import HIDDEN, TEXTS, largest_difference, save_bert, sentence_trans
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from toolkit.errors import SourceError, SourceNotice, UnsupportedError
-from toolkit.graph.spec import read_spec
+from toolkit.graph.tasks import read_spec
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.source.folder import inspect_folder
 from toolkit.source.settings import POOLING_MODES, SourceSettings

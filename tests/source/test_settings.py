@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from support import TEXTS, largest_difference, save_bert, sentence_transformer
 
 from toolkit.errors import ArtifactError, InputError, SourceError, SourceNotice, UnsupportedError
-from toolkit.graph.spec import read_spec
+from toolkit.graph.tasks import read_spec
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.source.settings import POOLING_MODES, SourceSettings, stamped_settings
@@ -76,7 +76,7 @@ def test_left_padding_with_absolute_positions_is_refused_by_name(tiny_bert: Path
         read_spec(open_checkpoint(model))
     error = caught.value
     assert (error.file, error.field, error.value) == ("the live model/tokenizer_config.json", "padding_side", "left")
-    assert "vectors depend on the batch" in str(error)
+    assert "answers depend on the batch" in str(error)
 
 
 def test_left_padding_is_taken_where_positions_do_not_count_it(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_left_padding_is_taken_where_positions_do_not_count_it(tmp_path: Path) -
 def test_a_model_that_attends_to_padding_is_refused(tiny_bert: Path) -> None:
     model = sentence_transformer(tiny_bert)
     model.tokenizer.model_input_names = ["input_ids"]
-    with pytest.raises(SourceError, match="the original's own vectors depend on the batch"):
+    with pytest.raises(SourceError, match="the original's own answers depend on the batch"):
         read_spec(open_checkpoint(model))
 
 

@@ -27,6 +27,7 @@ from toolkit.errors import ArtifactError, InputError, MissingExtraError, Version
 
 if TYPE_CHECKING:
     from toolkit.graph.model import ServingModel
+    from toolkit.graph.spec import Request
 
 __all__ = [
     "PROVENANCE",
@@ -150,8 +151,8 @@ def write_model(model: ServingModel, folder: Path) -> None:
         absl_logging.set_verbosity(verbosity)
 
 
-def write_warmup(folder: Path, name: str, requests: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Write a warm-up record for each of ``requests``: a signature and the texts of a ``Predict`` request to it.
+def write_warmup(folder: Path, name: str, requests: Sequence[Request]) -> None:
+    """Write a warm-up record for each of ``requests``: the signature and the texts, by input, of a ``Predict`` request.
 
     The server replays them before it calls the version available, so that no caller pays for the first run. Batches
     stay small: where the server batches by rows, a record may not exceed its ``max_batch_size``.
@@ -165,11 +166,12 @@ def write_warmup(folder: Path, name: str, requests: Sequence[tuple[str, Sequence
     path = folder / WARMUP
     path.parent.mkdir(exist_ok=True)
     with _file_errors(folder.parent), tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, texts in requests:
+        for signature, inputs in requests:
             request = predict_pb2.PredictRequest()
             request.model_spec.name = name
             request.model_spec.signature_name = signature
-            request.inputs["text"].CopyFrom(tf.make_tensor_proto([text.encode() for text in texts], tf.string))
+            for column, texts in inputs.items():
+                request.inputs[column].CopyFrom(tf.make_tensor_proto([text.encode() for text in texts], tf.string))
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString())
 

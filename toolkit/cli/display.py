@@ -137,7 +137,9 @@ def check_table(report: CheckReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{report.texts} texts, alone and in mixed batches: {report.comparisons} vectors", min_width=64)
+    table = Table(
+        title=f"{report.texts} texts, alone and in mixed batches: {report.comparisons} {report.unit}", min_width=64
+    )
     table.add_column("stage")
     table.add_column("max abs difference", justify="right")
     table.add_column("largest value", justify="right")
@@ -153,8 +155,12 @@ def check_table(report: CheckReport) -> None:
     word = "equal" if bounds.max_abs is not None else "close enough"
     verdict = f"[green]{word}[/green]" if report.passed else f"[red]NOT {word}[/red]"
     console.print(
-        f"{verdict}: max abs difference {report.max_abs:.2e}{largest}, "
-        f"cosine distance {report.max_cosine_distance:.2e} (bound {bounds.max_cosine_distance:.1g})",
+        f"{verdict}: max abs difference {report.max_abs:.2e}{largest}"
+        + (
+            f", cosine distance {report.max_cosine_distance:.2e} (bound {bounds.max_cosine_distance:.1g})"
+            if report.max_cosine_distance is not None
+            else ""
+        ),
         soft_wrap=True,
         highlight=False,
     )

@@ -14,6 +14,7 @@ from toolkit.cli.tune_artifact import batching_changes, batching_options
 from toolkit.proof.precision import PRECISIONS
 from toolkit.signatures import QUANTIZED
 from toolkit.source.settings import POOLING_MODES
+from toolkit.source.tasks import TASKS
 from toolkit.tokenizer import COMPILED, ENGINES, Engine
 
 __all__ = ["command"]
@@ -23,6 +24,11 @@ __all__ = ["command"]
 @click.argument("source")
 @click.argument("models_dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", required=True, help="Model name that clients will ask for.")
+@click.option(
+    "--task",
+    type=click.Choice(tuple(TASKS)),
+    help="What the model is for, where the folder of an encoder alone leaves it open.  [default: as its class says]",
+)
 @click.option("--version", type=int, help="Version number.  [default: next free]")
 @click.option("--revision", help="Branch, tag or commit, where SOURCE is a hub id.")
 @click.option(
@@ -109,6 +115,7 @@ def command(
     source: str,
     models_dir: Path,
     name: str,
+    task: str | None,
     version: int | None,
     revision: str | None,
     truncate_dim: int | None,
@@ -155,6 +162,7 @@ def command(
             source,
             models_dir,
             name,
+            task=task,
             version=version,
             verify=not no_check,
             tokenizer_sample=tokenizer_sample,

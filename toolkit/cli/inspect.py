@@ -100,6 +100,7 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
         return [("provenance", "none; not exported by sentence-serving")]
     source, model, check = (provenance.get(key) or {} for key in ("source", "model", "check"))
     rows = [
+        ("task", str(provenance.get("task", "embed"))),
         ("source", f"{source.get('name')}"),
         ("digest", f"{source.get('digest')}"),
         ("created", f"{provenance.get('created')}"),
@@ -118,11 +119,13 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
     if not check:
         rows.append(("check", "skipped: nothing proves that this artifact equals its original"))
     else:
+        distance = check["max_cosine_distance"]
+        cosine = "" if distance is None else f", cosine distance {distance:.2e}"
         rows.append(
             (
                 "check",
-                f"{'passed' if check['passed'] else 'FAILED'}: {check['comparisons']} vectors, token ids identical, "
-                f"max abs difference {check['max_abs']:.2e}, cosine distance {check['max_cosine_distance']:.2e}",
+                f"{'passed' if check['passed'] else 'FAILED'}: {check['comparisons']} {check.get('unit', 'vectors')}, "
+                f"token ids identical, max abs difference {check['max_abs']:.2e}{cosine}",
             )
         )
         if check.get("mean_cosine_distance") is not None and stamp and stamp.get("products"):

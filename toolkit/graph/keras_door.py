@@ -21,7 +21,7 @@ from toolkit.encoder.packing import make_chunk, pack, padded_index
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.errors import InputError
 from toolkit.graph.guard import with_embeddings
-from toolkit.graph.spec import read_spec
+from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.heads import HEADS
 from toolkit.heads.head import HeadSpec, head_parameters, own_parameters, stage_names
 from toolkit.heads.pooling import PoolingSpec, pool
@@ -245,12 +245,13 @@ def to_keras(
         )
     checkpoint = open_checkpoint(
         source,
+        task="embed",
         revision=revision,
         trust_remote_code=trust_remote_code,
         settings=SourceSettings(prompt_name=prompt_name),
         model_types=MODEL_TYPES,
     )
-    spec = read_spec(checkpoint, Views(prompts=()))
+    spec = EmbedSpec.read(checkpoint, Views(prompts=()))
     if inputs == "text":
         entry = keras.Input(shape=(), dtype="string", name="text")
         raw = replace(checkpoint.tokenizer, max_length=spec.max_length)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from toolkit.corpus.calibration import Calibration
     from toolkit.encoder.family import EncoderSpec
     from toolkit.encoder.packing import Tokens
-    from toolkit.graph.model import ServingModel
-    from toolkit.graph.spec import ModelSpec
+    from toolkit.graph.tasks.embed import EmbedSpec
+    from toolkit.graph.tasks.embed_model import EmbedModel
 
 __all__ = ["Choice", "all_bfloat16", "choose_int8"]
 
@@ -56,7 +56,7 @@ def all_bfloat16(spec: EncoderSpec) -> Plan:
 class _Laboratory:
     """The float32 model, in which products are exchanged."""
 
-    def __init__(self, model: ServingModel, spec: ModelSpec, values: Mapping[str, Array], texts: Sequence[str]) -> None:
+    def __init__(self, model: EmbedModel, spec: EmbedSpec, values: Mapping[str, Array], texts: Sequence[str]) -> None:
         self._model, self._spec, self._values = model, spec, values
         self._all = self._tokens(texts)
         step = max(1, len(texts) // SAMPLE)
@@ -64,7 +64,7 @@ class _Laboratory:
         self._exact = {which: self._embed(Plan(), which) for which in (True, False)}
 
     def _tokens(self, texts: Sequence[str]) -> Tokens:
-        return self._model.text_tokens(tf.constant([text.encode() for text in texts]))[0]
+        return self._model.prompted_tokens(tf.constant([text.encode() for text in texts]))[0]
 
     def _embed(self, plan: Plan, sample: bool) -> Array:
         encoder, pooling = self._spec.encoder, self._spec.pooling
@@ -84,8 +84,8 @@ class _Laboratory:
 
 
 def choose_int8(
-    model: ServingModel,
-    spec: ModelSpec,
+    model: EmbedModel,
+    spec: EmbedSpec,
     calibration: Calibration,
     texts: Sequence[str],
     min_cosine: float,
@@ -96,7 +96,7 @@ def choose_int8(
     ``model`` is the float32 one of ``spec``. Raises ``CheckError`` if not even all products in bfloat16 are enough.
     """
     values = spec.encoder.parameters()
-    tokens, _ = model.text_tokens(tf.constant([text.encode() for text in calibration.texts]))
+    tokens, _ = model.prompted_tokens(tf.constant([text.encode() for text in calibration.texts]))
     inputs = record(
         model.encoder_parameters(), spec.encoder, tokens, lambda done, total: progress("calibrating", done, total)
     )

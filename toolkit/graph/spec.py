@@ -1,51 +1,85 @@
-"""Raw checkpoint -> frozen ``ModelSpec``: the encoder's family, the modules behind it, the tokenizer.
+"""What the specs of all tasks have in common; each is a frozen dataclass in :mod:`toolkit.graph.tasks`.
 
-Nothing after this stage opens a configuration file. What a family or a module refuses stands with it.
+Nothing behind a spec opens a configuration file. What a family or a module refuses stands with it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
-from toolkit.encoder.families import read_encoder
+from toolkit.corpus.check import SHORT, check_texts
+from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.fields import Fields
 from toolkit.errors import InputError, SourceError, UnsupportedError
-from toolkit.heads import HEADS
-from toolkit.heads.head import HeadSpec
-from toolkit.heads.normalize import NormalizeSpec
-from toolkit.heads.pooling import PoolingSpec, read_pooling
-from toolkit.signatures import Prompt, TextSignature, Views, prompt_texts, text_signatures
+from toolkit.signatures import Signature, Views
 from toolkit.source.checkpoint import Checkpoint, RawModule
-from toolkit.source.loaded import prompt_tokens, require_independent_rows
-from toolkit.tokenizer import TokenizerSource, TokenizerSpec, read_tokenizer, reference_tokenizer
+from toolkit.tokenizer import TokenizerSpec, reference_tokenizer
 from toolkit.tokenizer.steps import listed
 
-__all__ = ["ModelSpec", "read_spec"]
+__all__ = ["Request", "TaskSpec", "chosen_names", "max_length", "require_output", "require_room", "warmup_batches"]
 
-_ONE_TOKEN = ("cls", "max", "lasttoken")  # pooling modes that have no answer for a text without a token
+Request = tuple[str, Mapping[str, Sequence[str]]]
+"""A signature's name, and the texts of each of its inputs."""
+
+_WARMUP_ROWS = 8
+"""Rows in a warm-up request at most: a server that batches by rows may take no more than so many."""
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """A whole model: its signatures from text to embedding (the default one first), tokenizer, encoder, the modules
-    after it, the embedding's size."""
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec(ABC):
+    """A whole model of one task: its tokenizer, its encoder, the most tokens that a row has, and how many numbers its
+    answer to a row has.
 
-    texts: tuple[TextSignature, ...]
+    A task is a subclass, in a file of its own and in the table of :mod:`toolkit.graph.tasks`.
+    """
+
+    task: ClassVar[str]
+    """The name of :data:`toolkit.source.tasks.TASKS`."""
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    """What the encoder's products can be exported in."""
+
     tokenizer: TokenizerSpec
     encoder: EncoderSpec
-    pooling: PoolingSpec
-    heads: tuple[HeadSpec, ...]
-    truncate_dim: int | None
-    dim: int
     max_length: int
+    dim: int
+
+    @classmethod
+    @abstractmethod
+    def read(cls, checkpoint: Checkpoint, views: Views = Views()) -> Self:
+        """The spec of a checkpoint of this task, with the further signatures that ``views`` ask for.
+
+        Raises ``UnsupportedError`` naming file, field, value and what is supported; ``SourceError`` for tensors that
+        are missing, left over or of another shape than the configuration says; ``InputError`` for ``views`` that do not
+        go with the model.
+        """
 
     @property
+    @abstractmethod
+    def signatures(self) -> tuple[Signature, ...]:
+        """All that the artifact has."""
+
+    @property
+    @abstractmethod
     def prompt(self) -> str:
-        """What is put before each text by default."""
-        return self.texts[0].prompt.text
+        """What is put before each text (or the first one of several) by default."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> tuple[str, ...]:
+        """Names of what stands behind the encoder, in order."""
+
+    @abstractmethod
+    def stamp(self) -> dict[str, Any]:
+        """What the provenance says of the signatures of this model, as JSON values."""
+
+    @abstractmethod
+    def warmup(self, batching: Batching | None) -> list[Request]:
+        """The requests that a server answers before it calls the model available."""
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -54,76 +88,17 @@ class ModelSpec:
         said = f"texts with {listed(list(without))} are refused: the model has no embedding for it"
         return (f"{self.tokenizer.file}: {said}",) if without else ()
 
-    @property
-    def modules(self) -> tuple[PoolingSpec | HeadSpec, ...]:
-        """What stands behind the encoder, in order."""
-        return (self.pooling, *self.heads)
-
-    def __str__(self) -> str:
+    def described(self) -> list[str]:
+        """Tokenizer and encoder, a line each."""
         e, tokenizer = self.encoder, type(self.tokenizer.model).__name__
         lines = [
             f"tokenizer   {tokenizer.removesuffix('Model')}, at most {self.max_length} tokens",
             f"encoder     {e.family}, {e.num_layers} layers, hidden size {e.hidden_size}, {e.num_heads} heads",
-            *map(str, self.modules),
-            f"embedding   float32 [{self.dim}]",
         ]
-        if self.prompt:
-            lines.insert(0, f"prompt      {self.prompt!r}")
-        return "\n".join([*lines, *(f"signature   {item.name}: {item}" for item in self.texts[1:])])
+        return [f"prompt      {self.prompt!r}", *lines] if self.prompt else lines
 
 
-def read_spec(checkpoint: Checkpoint, views: Views = Views()) -> ModelSpec:
-    """Turn a checkpoint into a ``ModelSpec``, with the signatures from text to embedding that ``views`` ask for.
-
-    Raises ``UnsupportedError`` naming file, field, value and what is supported; ``SourceError`` for tensors that are
-    missing, left over or of another shape than the configuration says; ``InputError`` for ``views`` that do not go with
-    the model.
-    """
-    first, *rest = checkpoint.modules
-    if first.type != "Transformer":
-        raise UnsupportedError(first.file, "module 0", first.type, "Transformer")
-    _require_token_embeddings(first)
-    encoder = read_encoder(first)
-    modules = [module for module in rest if module.type != "Dropout"]  # which does nothing at inference
-    if not modules:
-        raise SourceError(f"{first.file}: the model has no Pooling module, so no sentence embedding")
-    if modules[0].type != "Pooling":
-        raise UnsupportedError(modules[0].file, "module after Transformer", modules[0].type, "Pooling")
-    pooling = read_pooling(modules[0], encoder.hidden_size)
-    heads: list[HeadSpec] = []
-    dim = pooling.dim
-    for module in modules[1:]:
-        if module.type not in HEADS:
-            raise UnsupportedError(module.file, "module after Pooling", module.type, HEADS)
-        heads.append(HEADS[module.type].read(module, dim))
-        dim = heads[-1].width(dim)
-    limit = _max_length(checkpoint, encoder)
-    source = replace(checkpoint.tokenizer, max_length=limit)
-    cut = checkpoint.truncate_dim
-    if cut is not None and cut < 1:
-        raise UnsupportedError(first.file, "truncate_dim", cut, "positive numbers")
-    tokenizer = read_tokenizer(source)
-    dim = min(dim, cut) if cut else dim
-    normalized = bool(heads) and isinstance(heads[-1], NormalizeSpec)
-    texts = text_signatures(_prompts(checkpoint, pooling, views.prompts), dim, views, normalized=normalized)
-    prompts = {item.prompt.text for item in texts}
-    _require_room(tokenizer, prompts, encoder.vocab_size)
-    for prompt in prompts:
-        _require_a_token(source, tokenizer, prompt, pooling)
-    require_independent_rows(checkpoint.reference, first.file.removesuffix("/config.json"))
-    return ModelSpec(
-        texts=texts,
-        tokenizer=tokenizer,
-        encoder=encoder,
-        pooling=pooling,
-        heads=tuple(heads),
-        truncate_dim=cut,
-        dim=dim,
-        max_length=limit,
-    )
-
-
-def _max_length(checkpoint: Checkpoint, encoder: EncoderSpec) -> int:
+def max_length(checkpoint: Checkpoint, encoder: EncoderSpec) -> int:
     """The tokens at which texts are cut: sentence-transformers' limit, else the encoder's own."""
     file, limit, own = checkpoint.modules[0].file, checkpoint.tokenizer.max_length, encoder.max_length
     if limit is None:
@@ -136,21 +111,15 @@ def _max_length(checkpoint: Checkpoint, encoder: EncoderSpec) -> int:
     return limit
 
 
-def _prompts(checkpoint: Checkpoint, pooling: PoolingSpec, chosen: Sequence[str] | None) -> list[Prompt]:
-    """The default prompt, and those of them that get a signature of their own."""
-    there = prompt_texts(checkpoint.prompts, checkpoint.prompt)
+def chosen_names(there: Mapping[str, str], chosen: Sequence[str] | None) -> list[str]:
+    """The prompts that get a signature of their own, of those that are ``there``: all, or those that are ``chosen``."""
     if unknown := [name for name in chosen or () if name not in there]:
         known = ", ".join(there) or "none, or only empty ones"
         raise InputError(f"prompts: {unknown[0]!r} is none of the model's; it has: {known}")
-    named = [(name, there[name]) for name in (there if chosen is None else dict.fromkeys(chosen))]
-
-    def skipped(text: str) -> int:
-        return prompt_tokens(checkpoint.reference, text) if text and not pooling.include_prompt else 0
-
-    return [Prompt(name, text, skipped(text)) for name, text in ((None, checkpoint.prompt), *named)]
+    return list(there if chosen is None else dict.fromkeys(chosen))
 
 
-def _require_room(tokenizer: TokenizerSpec, prompts: Iterable[str], vocab_size: int) -> None:
+def require_room(tokenizer: TokenizerSpec, prompts: Iterable[str], vocab_size: int) -> None:
     """Every id that texts have needs an embedding; tokens added without resizing the model have none.
 
     A special token may lack one (the place of an image in Gemma's text, say): only a text that contains it has it, and
@@ -173,20 +142,21 @@ def _require_room(tokenizer: TokenizerSpec, prompts: Iterable[str], vocab_size: 
         raise SourceError(f"{tokenizer.file}: {message}")
 
 
-def _require_a_token(source: TokenizerSource, tokenizer: TokenizerSpec, prompt: str, pooling: PoolingSpec) -> None:
-    """Refuse a pooling that has to take some token, where an empty text has none."""
-    modes = [mode for mode in pooling.modes if mode in _ONE_TOKEN]
-    if modes and not reference_tokenizer(tokenizer).encode(prompt).ids:
-        value = (json.loads(source.json).get("post_processor") or {}).get("type")
-        supported = f"one that adds special tokens, with {modes[0]} pooling: an empty text has no token otherwise"
-        raise UnsupportedError(source.file, "post_processor", value, supported)
-
-
-def _require_token_embeddings(module: RawModule) -> None:
-    """Refuse a Transformer module that yields something else than the last hidden state of a text."""
+def require_output(module: RawModule, does: str, output: str) -> None:
+    """Refuse a Transformer module that does something else with a text than ``does``, or calls it otherwise."""
     fields = Fields(module)
-    fields.only("transformer_task", ("feature-extraction",), "feature-extraction")
-    fields.only("module_output_name", ("token_embeddings",), "token_embeddings")
+    fields.only("transformer_task", (does,), does)
+    fields.only("module_output_name", (output,), output)
     fields.only("query_expansion", (None,))
     if options := module.config.get("processing_kwargs"):
         raise UnsupportedError(module.file, "processing_kwargs", options, "none")
+
+
+def warmup_batches(length: int, batching: Batching | None) -> list[list[str]]:
+    """From a short text alone to the longest the model takes, mixed batches, and a request too large to be batched."""
+    texts = check_texts(length)
+    longest = max(texts, key=len)
+    batches = [[SHORT[0]], [SHORT[4]], list(SHORT[:8]), [texts[-7], *SHORT[:7]], [longest]]
+    if batching is not None and length <= batching.max_tokens:  # else the longest alone is too large
+        batches.append([longest] * min(_WARMUP_ROWS, batching.max_tokens // length + 1))
+    return batches

@@ -1,10 +1,10 @@
-"""Run a SavedModel on batches of texts: the fresh process in which ``check`` reloads an artifact.
+"""Run a SavedModel on batches of rows: the fresh process in which ``check`` reloads an artifact.
 
-``python -m toolkit.proof.artifact_runner SAVED_MODEL 0<>FILE``. The file holds JSON,
-``{"batches": [[text, ...], ...], "hidden": n, "further": [signature, ...]}``, and in its place afterwards an ``.npz``
-archive of arrays named ``<batch>/<output>``. The first ``n`` batches are run through ``token_embeddings``,
-``embed_tokens``, the stages and the ``further`` signatures from text to embedding (``<batch>/text/<signature>``) too.
-One line with the number of finished batches goes to stdout after each.
+``python -m toolkit.proof.artifact_runner SAVED_MODEL 0<>FILE``. The file holds JSON, ``{"batches": [{"inputs": {column:
+[text, ...]}, "calls": [[function, of], ...]}, ...]}``, and in its place afterwards an ``.npz`` archive of arrays named
+``<batch>/<function>/<output>``. A function is a signature, or one that is not served (``stages``); it is given the
+outputs of the function ``of``, else the batch's inputs. One line with the number of finished batches goes to stdout
+after each.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +22,24 @@ import numpy.typing as npt
 __all__ = ["run_batches"]
 
 
-def run_batches(
-    saved_model: Path, batches: list[list[str]], hidden: int, further: list[str]
-) -> dict[str, npt.NDArray[Any]]:
-    """Answers of the artifact's signatures by ``<batch>/<name>``; prints progress."""
+def run_batches(saved_model: Path, batches: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Answers of the artifact's functions by ``<batch>/<function>/<output>``; prints progress."""
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  registers the tokenizer's ops
 
     loaded = tf.saved_model.load(str(saved_model))
-    signatures = loaded.signatures
     arrays: dict[str, npt.NDArray[Any]] = {}
     for index, batch in enumerate(batches):
-        text = tf.constant([item.encode() for item in batch], tf.string)
-        tokens = signatures["tokenize"](text=text)
-        outputs = {
-            "serving_default": signatures["serving_default"](text=text)["embedding"],
-            **signatures["detailed"](text=text),
-            "input_ids": tokens["input_ids"],
-            "attention_mask": tokens["attention_mask"],
+        inputs = {
+            name: tf.constant([item.encode() for item in column], tf.string) for name, column in batch["inputs"].items()
         }
-        if index < hidden:
-            outputs["embed_tokens"] = signatures["embed_tokens"](**tokens)["embedding"]
-            outputs["hidden"] = signatures["token_embeddings"](text=text)["token_embeddings"]
-            outputs |= {f"stage/{name}": value for name, value in loaded.stages(text).items()}
-            outputs |= {f"text/{name}": signatures[name](text=text)["embedding"] for name in further}
-        arrays |= {f"{index}/{name}": value.numpy() for name, value in outputs.items()}
+        outputs: dict[str, Any] = {}
+        for name, of in batch["calls"]:
+            given = inputs if of is None else outputs[of]
+            served = loaded.signatures.get(name)
+            outputs[name] = served(**given) if served is not None else getattr(loaded, name)(*given.values())
+        for name, found in outputs.items():
+            arrays |= {f"{index}/{name}/{output}": value.numpy() for output, value in found.items()}
         print(index + 1, flush=True)
     return arrays
 
@@ -54,8 +48,7 @@ def main() -> None:
     """Entry point of the process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with open(0, "r+b", closefd=False) as exchange:
-        request = json.load(exchange)
-        arrays = run_batches(Path(sys.argv[1]), request["batches"], request["hidden"], request["further"])
+        arrays = run_batches(Path(sys.argv[1]), json.load(exchange)["batches"])
         exchange.seek(0)
         exchange.truncate()
         np.savez(exchange, **arrays)  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -20,40 +19,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.artifact.savedmodel import read_provenance, read_ranges
-from toolkit.corpus.check import check_texts
+from toolkit.artifact.savedmodel import read_provenance
 from toolkit.errors import ArtifactError, InputError
-from toolkit.proof.comparison import Arrays, Bounds, CheckReport, compare
+from toolkit.proof.comparison import Arrays, Bounds, CheckReport
 from toolkit.proof.precision import stamped_bounds
-from toolkit.proof.reference import reference_answers
-from toolkit.signatures import DEFAULT_SIGNATURE, TextSignature, stamped_text_signatures
+from toolkit.proof.tasks import PROOFS
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
 from toolkit.source.settings import stamped_settings
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.model import BaseModel
 
 __all__ = ["check"]
 
 Progress = Callable[[int, int], None]
-BATCH_SIZES = (32, 7, 2)
 
 
 def check(
     saved_model: str | Path,
-    source: str | Path | SentenceTransformer | Checkpoint,
+    source: str | Path | BaseModel | Checkpoint,
     *,
     texts: Sequence[str] | None = None,
     bounds: Bounds | None = None,
-    signatures: Sequence[TextSignature] | None = None,
     progress: Progress | None = None,
     trust_remote_code: bool = False,
 ) -> CheckReport:
     """Compare a SavedModel (a version directory) with its original; the result says whether they are equal.
 
     ``texts`` replaces the built-in corpus; ``bounds`` those of the precision that the artifact was exported in, which
-    its provenance names, as it does the settings (prompt, cuts, pooling) that the original gets too, and the
-    ``signatures`` from text to embedding. ``progress`` is called with (batches done, batches in all).
+    its provenance names, as it does the task, the settings (prompt, cuts, pooling) that the original gets too, and
+    the further signatures. ``progress`` is called with (batches done, batches in all).
     Raises ``ArtifactError`` if the SavedModel cannot be loaded or run, ``SourceError`` for the original.
     """
     folder = Path(saved_model)
@@ -64,36 +59,17 @@ def check(
     provenance = read_provenance(folder)
     if bounds is None:
         bounds = stamped_bounds(provenance)
+    task = (provenance or {}).get("task", "embed")
     if isinstance(source, Checkpoint):
         checkpoint = source
     else:
         settings = stamped_settings(provenance)
-        checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code, settings=settings)
-    further = [item for item in signatures or stamped_text_signatures(provenance) if item.name != DEFAULT_SIGNATURE]
-    chosen = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
-    batches = _batches(len(chosen))
-    # The intermediate stages are large: looked at in the first pass over the texts only.
-    hidden = -(-len(chosen) // BATCH_SIZES[0])
+        checkpoint = open_checkpoint(source, task=task, trust_remote_code=trust_remote_code, settings=settings)
+    proof = PROOFS[checkpoint.task](checkpoint, folder, provenance, texts)
     with ThreadPoolExecutor(1) as pool:  # the original runs while the other process starts and loads
-        references = pool.submit(reference_answers, checkpoint, chosen, further)
-        request = {
-            "batches": [[chosen[i] for i in batch] for batch in batches],
-            "hidden": hidden,
-            "further": [item.name for item in further],
-        }
-        arrays = _run_artifact(folder, request, progress)
-        return compare(chosen, references.result(), batches, arrays, bounds, further, read_ranges(folder))
-
-
-def _batches(count: int) -> list[list[int]]:
-    """Text numbers in the batches to run: all texts in shuffled batches of several sizes, then each alone."""
-    shuffle = random.Random(0)
-    batches: list[list[int]] = []
-    for size in BATCH_SIZES:
-        order = list(range(count))
-        shuffle.shuffle(order)
-        batches += [order[start : start + size] for start in range(0, count, size)]
-    return batches + [[index] for index in range(count)]
+        references = pool.submit(proof.references)
+        arrays = _run_artifact(folder, {"batches": proof.requests()}, progress)
+        return proof.compare(references.result(), arrays, bounds)
 
 
 def _run_artifact(folder: Path, request: dict[str, Any], progress: Progress | None) -> Arrays:

@@ -1,11 +1,11 @@
 """Two sets of answers side by side: figures for every stage, and the first stage that diverges.
 
-Pure: arrays of an artifact (as ``toolkit.proof.artifact_runner`` names them) against ``ReferenceAnswer``s.
+What is compared is a task's own business (:mod:`toolkit.proof.tasks`); how, and what comes of it, is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,22 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import CheckError
-from toolkit.proof.quantized import QuantizedFigure, compare_quantized
-from toolkit.proof.reference import ReferenceAnswer
-from toolkit.signatures import DEFAULT_SIGNATURE, TextSignature
+from toolkit.proof.quantized import QuantizedFigure
 
-__all__ = ["Arrays", "Bounds", "CheckReport", "Divergence", "StageFigure", "compare"]
+__all__ = ["Arrays", "Bounds", "CheckReport", "Comparison", "Divergence", "StageFigure"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
-
-# Intermediate values may be large, so their tolerance scales with them; the final vector's bound does not. Hidden
-# states have gone through the most operations and are averaged away by pooling: they are given ten times as much.
-HIDDEN_TOLERANCE = 10.0
-NEIGHBOURS = 10
-AGAIN = 1e-6
-"""How far a float may be from what the same graph gives for it another time."""
-VECTORS = ("serving_default", "embedding")
 
 
 @dataclass(frozen=True)
@@ -62,28 +52,29 @@ class Divergence:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Figures of a check. ``comparisons`` counts vectors: each text alone and in batches of several sizes.
+    """Figures of a check. ``comparisons`` counts ``unit``, of each row alone and in batches of several sizes.
 
-    ``neighbours`` is the share of the ``NEIGHBOURS`` texts nearest to each text by the original's vectors that are
-    still among its nearest by the artifact's; ``None`` where there are too few texts to tell. ``quantized`` are figures
-    of the signatures whose embeddings are.
+    Cosine distances are those of vectors; ``None`` where answers are none. ``neighbours`` is the share of the ten texts
+    nearest to each text by the original's vectors that are still among its nearest by the artifact's; ``None`` where
+    there are too few texts to tell. ``quantized`` are figures of the signatures whose embeddings are.
     """
 
     texts: int
     comparisons: int
     token_ids_equal: bool
     max_abs: float
-    max_cosine_distance: float
-    mean_cosine_distance: float
+    max_cosine_distance: float | None
+    mean_cosine_distance: float | None
     neighbours: float | None
     bounds: Bounds
     stages: tuple[StageFigure, ...]
     divergence: Divergence | None
     quantized: tuple[QuantizedFigure, ...] = ()
+    unit: str = "vectors"
 
     @property
     def passed(self) -> bool:
-        """Whether all token ids are equal and all vectors within the bounds."""
+        """Whether all token ids are equal and all answers within the bounds."""
         return self.divergence is None
 
     def to_json(self) -> dict[str, Any]:
@@ -97,89 +88,76 @@ class CheckReport:
             raise CheckError(f"the artifact differs from the original, first at {d.stage}: {d.detail}; text {d.text!r}")
 
 
-class _Comparison:
-    """Collects figures and divergences; stages rank in the order in which they are first seen."""
+class Comparison:
+    """Collects figures and divergences of rows, which are shown as ``shown`` says; stages rank in the order in which
+    they are first seen, behind ``first``."""
 
-    def __init__(self, texts: Sequence[str], bounds: Bounds) -> None:
-        self.texts = texts
+    def __init__(self, shown: Sequence[str], bounds: Bounds, first: Sequence[str] = ("token ids",)) -> None:
+        self.shown = shown
         self.bounds = bounds
         self.comparisons = 0
         self.max_abs = 0.0
-        self.max_cosine = 0.0
-        self.sum_cosine = 0.0
-        self.vectors: dict[int, Array] = {}
         self.ids_equal = True
         self.failed = False
         self.figures: dict[str, StageFigure] = {}
-        self.quantized_figures: dict[str, QuantizedFigure] = {}
-        self._ranks = {"token ids": 0, "number of tokens": 1}
+        self.cosines: list[float] = []
+        self._ranks = {stage: rank for rank, stage in enumerate(first)}
         self._divergences: list[tuple[int, int, Divergence]] = []
 
-    def note(self, stage: str, text: int, detail: str) -> None:
+    def note(self, stage: str, row: int, detail: str) -> None:
+        """A stage that differs, by rounding perhaps."""
         rank = self._ranks.setdefault(stage, len(self._ranks))
-        self._divergences.append((rank, text, Divergence(stage, self.texts[text], detail)))
+        self._divergences.append((rank, row, Divergence(stage, self.shown[row], detail)))
+
+    def fail(self, stage: str, row: int, detail: str) -> None:
+        """A stage that differs and must not."""
+        self.failed = True
+        self.note(stage, row, detail)
 
     def first(self) -> Divergence | None:
         """The earliest stage that diverges; rounding in between does not count if the results are equal."""
         return min(self._divergences, key=lambda item: item[:2])[2] if self.failed else None
 
-    def tokens(self, text: int, ids: tuple[int, ...], count: int, truncated: bool, reference: ReferenceAnswer) -> bool:
-        """Compare ids and counts; whether the ids are equal."""
-        if ids != reference.input_ids:
-            self.ids_equal, self.failed = False, True
-            self.note("token ids", text, f"{_clip(ids)} instead of {_clip(reference.input_ids)}")
-            return False
-        expected = (reference.num_tokens, len(reference.input_ids) < reference.num_tokens)
-        if (count, truncated) != expected:
-            self.failed = True
-            detail = f"{count}, truncated {truncated} instead of {expected[0]}, {expected[1]}"
-            self.note("number of tokens", text, detail)
-        return True
-
-    def stage(self, stage: str, text: int, ours: Array, theirs: Array, factor: float = 1.0) -> None:
-        """Compare an intermediate value: within ``factor`` times the bound, where there is one."""
+    def seen(self, stage: str) -> None:
+        """Give ``stage`` its place."""
         self._ranks.setdefault(stage, len(self._ranks))
+
+    def ids(self, row: int, ours: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
+        """Compare a row's token ids; whether they are equal."""
+        if ours == theirs:
+            return True
+        self.ids_equal = False
+        self.fail("token ids", row, f"{_clip(ours)} instead of {_clip(theirs)}")
+        return False
+
+    def stage(self, stage: str, row: int, ours: Array, theirs: Array, factor: float = 1.0) -> None:
+        """Compare an intermediate value: within ``factor`` times the bound, where there is one."""
+        self.seen(stage)
         if ours.shape != theirs.shape:
-            self.note(stage, text, f"shape {ours.shape} instead of {theirs.shape}")
+            self.note(stage, row, f"shape {ours.shape} instead of {theirs.shape}")
             return
         difference, magnitude = self._figure(stage, ours, theirs)
         bound = self.bounds.max_abs
         if bound is not None and not difference <= factor * bound * max(1.0, magnitude):
-            self.note(stage, text, f"max abs difference {difference:.3g}")
+            self.note(stage, row, f"max abs difference {difference:.3g}")
 
-    def vector(self, text: int, ours: Array, theirs: Array, signature: str | None = None) -> None:
-        """Compare a final embedding, which decides; that of another ``signature`` than those of the default one."""
-        stage = signature or "embedding"
-        self._ranks.setdefault(stage, len(self._ranks))
+    def answer(self, stage: str, row: int, ours: Array, theirs: Array, *, cosine: bool = False) -> None:
+        """Compare a final answer, which decides: by its numbers, and as a vector if its ``cosine`` counts."""
+        self.seen(stage)
         if ours.shape != theirs.shape:
-            self.failed = True
-            self.note(stage, text, f"shape {ours.shape} instead of {theirs.shape}")
+            self.fail(stage, row, f"shape {ours.shape} instead of {theirs.shape}")
             return
         difference, _ = self._figure(stage, ours, theirs)
-        cosine = _cosine_distance(ours, theirs)
         self.comparisons += 1
-        self.sum_cosine += cosine
-        if signature is None:
-            self.vectors.setdefault(text, ours)
-        self.max_abs, self.max_cosine = max(self.max_abs, difference), max(self.max_cosine, cosine)
-        exact = self.bounds.max_abs is None or difference <= self.bounds.max_abs
-        if not (exact and cosine <= self.bounds.max_cosine_distance):
-            self.failed = True
-            self.note(stage, text, f"max abs difference {difference:.3g}, cosine distance {cosine:.3g}")
-
-    def quantized(
-        self, signature: TextSignature, text: int, ours: Array, floats: Array, bound: float, ranges: Array | None
-    ) -> None:
-        """Compare a quantized embedding with the floats that it stands for."""
-        self._ranks.setdefault(signature.name, len(self._ranks))
-        off, wrong = compare_quantized(signature, ours, floats, bound, ranges)
-        before = self.quantized_figures.get(signature.name, QuantizedFigure(signature.name, 0, 0))
-        self.quantized_figures[signature.name] = QuantizedFigure(
-            signature.name, before.values + signature.dim, before.off + off
-        )
-        if wrong is not None:
-            self.failed = True
-            self.note(signature.name, text, wrong)
+        self.max_abs = max(self.max_abs, difference)
+        equal = self.bounds.max_abs is None or difference <= self.bounds.max_abs
+        detail = f"max abs difference {difference:.3g}"
+        if cosine:
+            self.cosines.append(distance := _cosine_distance(ours, theirs))
+            equal = equal and distance <= self.bounds.max_cosine_distance
+            detail += f", cosine distance {distance:.3g}"
+        if not equal:
+            self.fail(stage, row, detail)
 
     def _figure(self, stage: str, ours: Array, theirs: Array) -> tuple[float, float]:
         difference, magnitude = _largest_difference(ours, theirs), float(np.max(np.abs(theirs), initial=0.0))
@@ -187,89 +165,23 @@ class _Comparison:
         self.figures[stage] = StageFigure(stage, max(before.max_abs, difference), max(before.magnitude, magnitude))
         return difference, magnitude
 
-
-def compare(
-    texts: Sequence[str],
-    references: Sequence[ReferenceAnswer],
-    batches: Sequence[Sequence[int]],
-    arrays: Arrays,
-    bounds: Bounds,
-    further: Sequence[TextSignature] = (),
-    ranges: Mapping[str, Array] | None = None,
-) -> CheckReport:
-    """Compare an artifact's answers for ``batches`` (text numbers) with the references of all texts.
-
-    The ``further`` signatures' answers are looked at too; those in 256 steps are quantized by ``ranges``.
-    """
-    comparison = _Comparison(texts, bounds)
-    for number, batch in enumerate(batches):
-        outputs = {key.split("/", 1)[1]: value for key, value in arrays.items() if key.startswith(f"{number}/")}
-        stages = sorted((key for key in outputs if key.startswith("stage/")), key=_stage_number)
-        for row, text in enumerate(batch):
-            reference = references[text]
-            mask = outputs["attention_mask"][row].astype(bool)
-            ids = tuple(int(token) for token in outputs["input_ids"][row][mask])
-            count, truncated = int(outputs["num_tokens"][row]), bool(outputs["truncated"][row])
-            if not comparison.tokens(text, ids, count, truncated, reference):
-                continue  # other tokens give another vector: nothing to learn from it
-            if "hidden" in outputs:
-                hidden = outputs["hidden"][row][mask]
-                comparison.stage("hidden state", text, hidden, reference.hidden, HIDDEN_TOLERANCE)
-            for key, theirs in zip(stages, reference.stages, strict=True) if stages else ():
-                comparison.stage(key.removeprefix("stage/"), text, outputs[key][row], theirs)
-            for key in VECTORS:
-                comparison.vector(text, outputs[key][row], reference.embedding)
-            if "embed_tokens" in outputs:
-                comparison.vector(text, outputs["embed_tokens"][row], reference.of_tokens)
-                floats = {DEFAULT_SIGNATURE: outputs[DEFAULT_SIGNATURE][row]}
-                for item in further:
-                    ours = outputs[f"text/{item.name}"][row]
-                    if item.quantized is None:
-                        comparison.vector(text, ours, reference.further[item.name], item.name)
-                        floats[item.name] = ours
-                    else:  # where floats need not be the original's, bits are those of the artifact's own
-                        exact = bounds.max_abs is not None
-                        theirs = reference.further[item.floats] if exact else floats[item.floats]
-                        bound = bounds.max_abs if bounds.max_abs is not None else AGAIN
-                        comparison.quantized(item, text, ours, theirs, bound, (ranges or {}).get(item.ranges or ""))
-    return CheckReport(
-        texts=len(texts),
-        comparisons=comparison.comparisons,
-        token_ids_equal=comparison.ids_equal,
-        max_abs=comparison.max_abs,
-        max_cosine_distance=comparison.max_cosine,
-        mean_cosine_distance=comparison.sum_cosine / max(1, comparison.comparisons),
-        neighbours=_neighbours_kept(comparison.vectors, references),
-        bounds=bounds,
-        stages=tuple(comparison.figures.values()),
-        divergence=comparison.first(),
-        quantized=tuple(comparison.quantized_figures.values()),
-    )
-
-
-def _neighbours_kept(vectors: dict[int, Array], references: Sequence[ReferenceAnswer]) -> float | None:
-    texts = sorted(vectors)
-    if len(texts) <= NEIGHBOURS:
-        return None
-    ours = _similarities(np.stack([vectors[text] for text in texts]))
-    theirs = _similarities(np.stack([references[text].embedding for text in texts]))
-    nearest = np.argsort(-ours, axis=1, kind="stable")[:, :NEIGHBOURS]
-    # Texts that are as near as the last of the nearest, such as equal ones, count as nearest too.
-    last = np.sort(theirs, axis=1)[:, -NEIGHBOURS][:, None]
-    return float(np.mean(np.take_along_axis(theirs, nearest, 1) >= last - 1e-6))
-
-
-def _similarities(vectors: Array) -> Array:
-    """Cosines of all pairs, in float64; -1 of each with itself."""
-    x = np.nan_to_num(vectors.astype(np.float64))
-    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
-    similarities: Array = x @ x.T
-    np.fill_diagonal(similarities, -1.0)
-    return similarities
-
-
-def _stage_number(key: str) -> int:
-    return int(key.removeprefix("stage/").split("_")[0])
+    def report(self, **further: Any) -> CheckReport:
+        """What came of it; ``further`` are fields of the report that only some tasks have."""
+        return CheckReport(
+            **{
+                "texts": len(self.shown),
+                "comparisons": self.comparisons,
+                "token_ids_equal": self.ids_equal,
+                "max_abs": self.max_abs,
+                "max_cosine_distance": max(self.cosines, default=0.0),
+                "mean_cosine_distance": sum(self.cosines) / max(1, len(self.cosines)),
+                "neighbours": None,
+                "bounds": self.bounds,
+                "stages": tuple(self.figures.values()),
+                "divergence": self.first(),
+                **further,
+            }
+        )
 
 
 def _largest_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:

@@ -49,12 +49,6 @@ class Precision:
         """The smallest cosine allowed; ``None`` for float32."""
         return self.min_cosine if self.min_cosine is not None else _MIN_COSINE[self.name]
 
-    @property
-    def bounds(self) -> Bounds:
-        """What an artifact of this precision is held to."""
-        cosine = self.required_cosine
-        return Bounds() if cosine is None else Bounds(max_abs=None, max_cosine_distance=1 - cosine)
-
 
 def stamped_bounds(provenance: Mapping[str, Any] | None) -> Bounds:
     """The bounds that an artifact was exported with, from its provenance; those of float32 where it names none."""

@@ -1,4 +1,4 @@
-"""SentenceTransformer folder, hub id or live object -> raw module configurations and tensors.
+"""Folder, hub id or live object of sentence-transformers -> raw module configurations and tensors.
 
 The one reader of checkpoints is sentence-transformers itself: what it loads is the reference that an export must
 equal, so its own view of tokenizer, prompts and sequence length is taken instead of parsing those files a second
@@ -22,15 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import InputError, MissingExtraError, SourceError, SourceNotice, UnsupportedError
-from toolkit.source.folder import MODULE_TYPES, inspect_folder
+from toolkit.source.folder import inspect_folder
 from toolkit.source.loaded import half_precision_notice, notices, require_text_encoder, with_settings
 from toolkit.source.settings import SourceSettings
 from toolkit.source.stored import find_stored
-from toolkit.source.traced import UNUSED, explain_mismatch, merged_state, require_finite, require_stored
+from toolkit.source.tasks import TASKS, Task, require_task, task_of_class
+from toolkit.source.traced import explain_mismatch, require_finite, require_stored, used_state
 from toolkit.tokenizer import TokenizerSource
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.model import BaseModel
 
 __all__ = ["Checkpoint", "RawModule", "open_checkpoint"]
 
@@ -57,30 +58,33 @@ class RawModule:
 class Checkpoint:
     """All that an export reads from its source.
 
+    ``task`` is what its class in sentence-transformers is for, a name of :data:`toolkit.source.tasks.TASKS`.
     ``tokenizer`` is the tokenizer as the tokenizers package serialises it, with the padding and truncation that
-    sentence-transformers sets. ``prompt`` is what ``encode`` puts before each text by default (empty: nothing), and
+    sentence-transformers sets. ``prompt`` is what the original puts before each text by default (empty: nothing), and
     ``prompts`` are those that it puts there by name.
-    ``truncate_dim`` cuts the embedding (``None``: not cut). ``reference`` is the live model, in evaluation mode and
+    ``truncate_dim`` cuts an embedding (``None``: not cut). ``reference`` is the live model, in evaluation mode and
     float32 on the CPU: what an export must equal. ``settings`` were put on it before it was read. ``notices`` are what
     its user should know. ``tokenizer_file`` is the folder's ``tokenizer.json``, for those that take it as it is.
     """
 
     source: str
+    task: str
     modules: tuple[RawModule, ...]
     tokenizer: TokenizerSource
     prompt: str
     prompts: Mapping[str, str]
     truncate_dim: int | None
     digest: str
-    reference: SentenceTransformer = field(repr=False, compare=False)
+    reference: BaseModel = field(repr=False, compare=False)
     settings: SourceSettings = SourceSettings()
     notices: tuple[str, ...] = ()
     tokenizer_file: Path | None = None
 
 
 def open_checkpoint(
-    source: str | Path | SentenceTransformer,
+    source: str | Path | BaseModel,
     *,
+    task: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     settings: SourceSettings = SourceSettings(),
@@ -88,23 +92,24 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Read a checkpoint.
 
-    ``source`` is a folder written by ``SentenceTransformer.save``, or a plain encoder's as transformers writes it, a
-    model id on the Hugging Face hub (``revision`` picks a branch, tag or commit) or a live ``SentenceTransformer``,
-    which stays as it is. ``settings`` are put on it first. Code that a checkpoint brings along is run only with
-    ``trust_remote_code``. An encoder of none of the ``model_types`` is refused before its weights are looked at
-    (``None``: not here). Of a folder every tensor that is used is traced to the file that holds it. What its user
-    should know is said as a ``SourceNotice`` warning.
+    ``source`` is a folder that sentence-transformers saved, or a plain encoder's as transformers writes it, a model id
+    on the Hugging Face hub (``revision`` picks a branch, tag or commit) or a live model, which stays as it is. Its
+    class says what its task is; ``task`` does where a plain folder leaves that open. ``settings`` are put on it first.
+    Code that a checkpoint brings along is run only with ``trust_remote_code``. An encoder of none of the
+    ``model_types`` is refused before its weights are looked at (``None``: not here). Of a folder every tensor that is
+    used is traced to the file that holds it. What its user should know is said as a ``SourceNotice`` warning.
 
     Raises ``SourceError`` if it cannot be found or read, ``UnsupportedError`` naming what is not supported,
-    ``InputError`` for settings that do not go with it.
+    ``InputError`` for settings or a task that do not go with it.
     """
+    asked = require_task(task) if task is not None else None
     if not isinstance(source, str | Path):
-        return _said(_from_model(source, "live SentenceTransformer", "the live model", settings))
+        return _said(_from_model(source, f"live {type(source).__name__}", "the live model", settings, asked))
     path = _resolve(source, revision)
-    folder = inspect_folder(path, trust_remote_code)
+    folder = inspect_folder(path, trust_remote_code, asked)
     stored = find_stored(folder.modules, lambda base: _resolve(base, None), model_types)
     try:
-        model = _load(path, trust_remote_code)
+        model = _load(path, folder.task, trust_remote_code)
     except SourceError as error:
         if reason := explain_mismatch(stored.values(), _quiet_loading):
             raise SourceError(reason) from error
@@ -113,7 +118,7 @@ def open_checkpoint(
         require_stored(model, stored, trust_remote_code=trust_remote_code)
     half = [str(dtype).removeprefix("torch.") for dtype in {p.dtype for p in model.parameters()} if dtype.itemsize == 2]
     # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
-    checkpoint = _from_model(model.float(), str(source), str(path), settings, plain=folder.plain)
+    checkpoint = _from_model(model.float(), str(source), str(path), settings, folder.task, plain=folder.plain)
     notes = (*checkpoint.notices, *(half_precision_notice(str(path), dtype) for dtype in half))
     file = folder.tokenizer_file if folder.tokenizer_file.is_file() else None
     return _said(replace(checkpoint, notices=notes, tokenizer_file=file))
@@ -169,14 +174,14 @@ def _quiet_loading() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _load(folder: Path, trust_remote_code: bool) -> SentenceTransformer:
+def _load(folder: Path, task: Task, trust_remote_code: bool) -> BaseModel:
     try:
-        from sentence_transformers import SentenceTransformer
+        import sentence_transformers
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "sentence-transformers", "convert") from error
     try:
         with _quiet_loading():
-            return SentenceTransformer(
+            return getattr(sentence_transformers, task.model_class)(
                 str(folder), device="cpu", local_files_only=True, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # whatever a damaged checkpoint makes the loaders raise
@@ -185,21 +190,21 @@ def _load(folder: Path, trust_remote_code: bool) -> SentenceTransformer:
 
 
 def _from_model(
-    model: SentenceTransformer, source: str, folder: str, settings: SourceSettings, *, plain: bool = False
+    model: BaseModel, source: str, folder: str, settings: SourceSettings, asked: Task | None, *, plain: bool = False
 ) -> Checkpoint:
     try:
-        import sentence_transformers
         import torch
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "sentence-transformers", "convert") from error
-    if not isinstance(model, sentence_transformers.SentenceTransformer):
-        raise InputError(f"the source is a {type(model).__name__}; expected a folder, hub id or SentenceTransformer")
+        raise MissingExtraError(error.name or "torch", "convert") from error
+    task = _task_of(model)
+    if asked not in (None, task):
+        raise InputError(f"task {asked.name!r}: the source is a {type(model).__name__}, whose task is {task.name!r}")
     dtypes = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
     if dtypes:
         raise UnsupportedError(folder, "dtype", str(dtypes.pop()), "torch.float32 (call model.float() first)")
     require_text_encoder(model, folder)
     model = with_settings(model.eval(), settings, plain=plain)
-    modules = tuple(_raw_module(index, module, folder) for index, module in enumerate(model))
+    modules = tuple(_raw_module(index, module, folder, task) for index, module in enumerate(model))
     tokenizer: Any = getattr(model, "tokenizer", None)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -209,7 +214,7 @@ def _from_model(
         )
     if getattr(tokenizer, "split_special_tokens", False) or backend.encode_special_tokens:
         raise UnsupportedError(f"{folder}/tokenizer_config.json", "split_special_tokens", True, "false")
-    limit = model.max_seq_length
+    limit, cut = model.max_seq_length, getattr(model, "truncate_dim", None)
     prompt = ""
     if model.default_prompt_name is not None:
         prompt = str(model.prompts.get(model.default_prompt_name) or "")
@@ -229,28 +234,38 @@ def _from_model(
     )
     return Checkpoint(
         source=source,
+        task=task.name,
         modules=modules,
         tokenizer=source_of_ids,
         prompt=prompt,
         prompts=prompts,
-        truncate_dim=model.truncate_dim,
-        digest=_digest(modules, source_of_ids, prompt, model.truncate_dim, *named),
+        truncate_dim=cut,
+        digest=_digest(modules, source_of_ids, prompt, cut, *named),
         reference=model,
         settings=settings,
-        notices=tuple(notices(model, settings, folder, plain=plain)),
+        notices=tuple(notices(model, settings, folder, pooled=plain and task.name == "embed")),
     )
 
 
-def _raw_module(index: int, module: Any, folder: str) -> RawModule:
+def _task_of(model: Any) -> Task:
+    """The task of a live model's class. Raises ``InputError`` for anything else."""
+    for kind in type(model).__mro__:
+        if kind.__module__.startswith("sentence_transformers.") and (task := task_of_class(kind.__name__)):
+            return task
+    classes = " or ".join(task.model_class for task in TASKS.values())
+    raise InputError(f"the source is a {type(model).__name__}; expected a folder, hub id or {classes}")
+
+
+def _raw_module(index: int, module: Any, folder: str, task: Task) -> RawModule:
     kind = type(module).__name__
-    if kind not in MODULE_TYPES:
-        raise UnsupportedError(folder, f"module {index}", kind, MODULE_TYPES)
+    if kind not in task.module_types:
+        raise UnsupportedError(folder, f"module {index}", kind, task.module_types)
     config = dict(module.get_config_dict())
     if kind == "Transformer":
         config["processing_kwargs"] = getattr(module, "processing_kwargs", None) or {}
         config["query_expansion"] = getattr(module, "query_expansion", None)
         config.update(module.auto_model.config.to_dict())
-        state = merged_state(module.auto_model)
+        state = used_state(module.auto_model)
         file = f"{folder}/config.json"
     else:
         if kind == "Dense":
@@ -259,7 +274,7 @@ def _raw_module(index: int, module: Any, folder: str) -> RawModule:
             config["activation_default_repr"] = _default_repr(module.activation_function)
         state = dict(module.state_dict())
         file = f"{folder}/{index}_{kind}/config.json"
-    require_finite({name: value for name, value in state.items() if not name.startswith(UNUSED)}, folder)
+    require_finite(state, folder)
     tensors = {name: np.asarray(value.detach().cpu().numpy()) for name, value in state.items()}
     return RawModule(kind, file, config, tensors)
 
@@ -278,8 +293,6 @@ def _digest(modules: tuple[RawModule, ...], tokenizer: TokenizerSource, *rest: o
         config = {key: value for key, value in module.config.items() if key not in _VOLATILE}
         sha.update(f"{module.type}\n{json.dumps(config, sort_keys=True, default=str)}\n".encode())
         for name in sorted(module.tensors):
-            if name.startswith(UNUSED):  # where it is not stored each load has another
-                continue
             tensor = module.tensors[name]
             sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
             sha.update(np.ascontiguousarray(tensor).data)

@@ -6,7 +6,6 @@ with no more than a log line: what is not known here is refused by file, field a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,9 @@ from typing import Any
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
 from toolkit.source.files import read_json
 from toolkit.source.settings import POOLING_MODES
+from toolkit.source.tasks import TASKS, Task, task_of_class
 
-__all__ = ["MODULE_TYPES", "Folder", "ModuleFolder", "inspect_folder", "require_unquantized"]
-
-# Module classes of sentence-transformers that the spec knows. Their dotted paths changed between releases
-# (sentence_transformers.models.X, sentence_transformers.base.modules.X.X, ...): the class name decides.
-MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
+__all__ = ["Folder", "ModuleFolder", "inspect_folder", "require_unquantized"]
 
 # Fields of each module's own file, those of earlier releases too. sentence-transformers drops a field that it does not
 # know, of a Dense for example, or fails without naming the file.
@@ -54,9 +50,6 @@ _TRANSFORMER_FILES = tuple(
 _MODEL_FILE = "config_sentence_transformers.json"
 # Model types that came with code of their own before transformers had them, of which it has all that they compute.
 _TAKEN_OVER = ("eurobert", "nomic_bert")
-# How transformers' classes without a head end ("LMHeadModel" and the like have one); Contriever's is BertModel under
-# another name.
-_HEADLESS = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model\Z|Contriever\Z")
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,7 @@ class Folder:
     """A folder that may be loaded. A ``plain`` one is an encoder as transformers saves it, without ``modules.json``."""
 
     path: Path
+    task: Task
     modules: tuple[ModuleFolder, ...]
     plain: bool
 
@@ -86,29 +80,37 @@ class Folder:
         return self.modules[0].path / "tokenizer.json"
 
 
-def inspect_folder(path: Path, trust_remote_code: bool) -> Folder:
+def inspect_folder(path: Path, trust_remote_code: bool, asked: Task | None = None) -> Folder:
     """What ``path`` holds; refuses what sentence-transformers would load wrongly, late or with someone's code.
 
-    Raises ``SourceError`` for what is missing or damaged, ``UnsupportedError`` naming file, field and value.
+    ``asked`` decides on the task where the folder does not. Raises ``SourceError`` for what is missing or damaged,
+    ``UnsupportedError`` naming file, field and value.
     """
-    _require_sentence_transformer(path / _MODEL_FILE)
+    declared = _declared_task(path / _MODEL_FILE)
     file = path / "modules.json"
     if not file.exists():
-        return Folder(path, (_inspect_plain(path),), plain=True)
+        task = _inspect_plain(path, asked)
+        return Folder(path, task, (ModuleFolder("Transformer", path),), plain=True)
+    if asked is not None and asked != declared:  # sentence-transformers would leave the folder's modules out
+        supported = f"{asked.model_class}, where the task is {asked.name}"
+        raise UnsupportedError(str(path / _MODEL_FILE), "model_type", declared.model_class, supported)
     items = read_json(file)
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
         raise SourceError(f"{file}: expected a list of modules, like sentence-transformers writes")
-    return Folder(path, tuple(_inspect_module(path, file, item, trust_remote_code) for item in items), plain=False)
+    modules = tuple(_inspect_module(path, file, item, declared, trust_remote_code) for item in items)
+    return Folder(path, declared, modules, plain=False)
 
 
-def _require_sentence_transformer(file: Path) -> None:
-    """Refuse the folders of sentence-transformers' other models: its SentenceTransformer makes mean pooling of each."""
-    if file.exists() and (kind := _object(file).get("model_type", "SentenceTransformer")) != "SentenceTransformer":
-        raise UnsupportedError(str(file), "model_type", kind, "SentenceTransformer")
+def _declared_task(file: Path) -> Task:
+    """The task of the class that saved the folder: another class would make a model of its own of it."""
+    kind = _object(file).get("model_type", "SentenceTransformer") if file.exists() else "SentenceTransformer"
+    if (task := task_of_class(str(kind))) is None:
+        raise UnsupportedError(str(file), "model_type", kind, [task.model_class for task in TASKS.values()])
+    return task
 
 
-def _inspect_plain(path: Path) -> ModuleFolder:
-    """The encoder of a folder without ``modules.json``; whatever more than an encoder it holds is refused."""
+def _inspect_plain(path: Path, asked: Task | None) -> Task:
+    """The task of a folder without ``modules.json``; whatever more it holds than that task takes is refused."""
     missing = f"{path / 'modules.json'}: is missing"
     for trace in (_MODEL_FILE, *_TRANSFORMER_FILES, "1_Pooling"):
         if (path / trace).exists():
@@ -116,7 +118,7 @@ def _inspect_plain(path: Path) -> ModuleFolder:
                 f"{missing}, but {trace} is there: this is not a SentenceTransformer folder as it was saved"
             )
     if _is_adapter(path):
-        return ModuleFolder("Transformer", path)
+        return asked or TASKS["embed"]
     file = path / "config.json"
     if not file.exists():
         raise SourceError(
@@ -124,41 +126,46 @@ def _inspect_plain(path: Path) -> ModuleFolder:
         )
     if (path / "artifact.metadata").exists():
         raise UnsupportedError(str(path / "artifact.metadata"), "model", "ColBERT", "encoders of one vector a text")
-    architectures = _object(file).get("architectures") or []
-    if heads := [name for name in architectures if not _HEADLESS.search(str(name))]:
-        supported = "encoders without a head, such as BertModel, where there is no modules.json"
-        raise UnsupportedError(str(file), "architectures", heads[0], supported)
+    architectures = [str(name) for name in _object(file).get("architectures") or []]
+    possible = [asked] if asked is not None else [task for task in TASKS.values() if task.implied]
+    fitting = [task for task in possible if all(task.architectures.search(name) for name in architectures)]
+    if not fitting:
+        strange = next(name for name in architectures if not possible[0].architectures.search(name))
+        supported = f"{', '.join(task.plain for task in possible)}, where there is no modules.json"
+        raise UnsupportedError(str(file), "architectures", strange, supported)
     _inspect_encoder(file)
     _require_fast_tokenizer(path)
-    return ModuleFolder("Transformer", path)
+    return fitting[0]
 
 
-def _inspect_module(folder: Path, file: Path, item: dict[str, Any], trust_remote_code: bool) -> ModuleFolder:
+def _inspect_module(
+    folder: Path, file: Path, item: dict[str, Any], task: Task, trust_remote_code: bool
+) -> ModuleFolder:
     kind = str(item.get("type", ""))
     name = kind.rsplit(".", 1)[-1]
-    known = kind.startswith("sentence_transformers.") and name in MODULE_TYPES
+    known = kind.startswith("sentence_transformers.") and name in task.module_types
     if not known and not trust_remote_code:
-        raise UnsupportedError(str(file), "type", kind, MODULE_TYPES)
+        raise UnsupportedError(str(file), "type", kind, task.module_types)
     module = ModuleFolder(name, folder / str(item.get("path", "")))
     if not module.path.resolve().is_relative_to(folder.resolve()):
         raise SourceError(f"{file}: path {item.get('path')!r} leads out of the folder")
     if not module.path.is_dir() and name in ("Transformer", *_NEED_A_FILE):
         raise SourceError(f"{module.path}: is missing, but modules.json names it")
     if name == "Transformer":
-        _inspect_transformer(module.path)
+        _inspect_transformer(module.path, task)
     elif known:
         _inspect_fields(module, trust_remote_code)
     return module
 
 
-def _inspect_transformer(path: Path) -> None:
+def _inspect_transformer(path: Path, task: Task) -> None:
     if not _is_adapter(path):
         _inspect_encoder(path / "config.json")
     for file in (path / name for name in _TRANSFORMER_FILES):
         if file.exists() and (config := _object(file)):
             _require_fields(file, config, "Transformer")
-            if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
-                raise UnsupportedError(str(file), "transformer_task", task, "feature-extraction")
+            if (does := config.get("transformer_task", "feature-extraction")) not in task.transformer_tasks:
+                raise UnsupportedError(str(file), "transformer_task", does, task.transformer_tasks)
             if (tokenizer := config.get("tokenizer_name_or_path")) is not None:
                 raise UnsupportedError(str(file), "tokenizer_name_or_path", tokenizer, "the folder's own tokenizer")
             break

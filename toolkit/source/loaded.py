@@ -4,15 +4,17 @@ user should know of it."""
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from toolkit.errors import InputError, SourceError, UnsupportedError
 from toolkit.source.settings import SourceSettings
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.model import BaseModel
 
 __all__ = [
     "half_precision_notice",
@@ -23,13 +25,17 @@ __all__ = [
     "with_settings",
 ]
 
-_TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+_OUTPUTS = {"feature-extraction": "last_hidden_state"}
+"""What a Transformer module takes from its encoder's class, by what it does."""
+
+Model = TypeVar("Model", bound="BaseModel")
+Array = npt.NDArray[np.float32]
 
 # How far a half-precision model's own vectors were from those of its weights computed in float32.
 _HALF_ERROR = {"float16": "6e-4", "bfloat16": "5e-3"}
 
 
-def with_settings(model: SentenceTransformer, settings: SourceSettings, *, plain: bool) -> SentenceTransformer:
+def with_settings(model: Model, settings: SourceSettings, *, plain: bool) -> Model:
     """``model`` with ``settings``, a copy where it matters: the caller's model stays as it is, weights are shared.
 
     ``plain`` says that its pooling is sentence-transformers' default, not the checkpoint's. Raises ``InputError`` for
@@ -39,6 +45,9 @@ def with_settings(model: SentenceTransformer, settings: SourceSettings, *, plain
         return model
     model = copy.copy(model)
     model._modules = dict(model._modules)
+    for name in ("truncate_dim", "pooling"):
+        if getattr(settings, name) is not None and not hasattr(model, "truncate_dim"):
+            raise InputError(f"{name} is for models of embeddings; this is a {type(model).__name__}")
     if settings.pooling is not None:
         if not plain:
             raise InputError("pooling is for folders without modules.json; this model has a pooling of its own")
@@ -60,7 +69,7 @@ def with_settings(model: SentenceTransformer, settings: SourceSettings, *, plain
     return model
 
 
-def require_text_encoder(model: SentenceTransformer, folder: str) -> None:
+def require_text_encoder(model: BaseModel, folder: str) -> None:
     """Refuse modules that are not sentence-transformers' own, encoders not of transformers, and more than plain text.
 
     Raises ``UnsupportedError``.
@@ -72,9 +81,12 @@ def require_text_encoder(model: SentenceTransformer, folder: str) -> None:
         return  # refused by its type
     _require_home(first.auto_model, "transformers", f"{folder}/config.json", "encoder")
     file = f"{folder}/sentence_bert_config.json"
+    if (output := _OUTPUTS.get(first.transformer_task)) is None:
+        raise UnsupportedError(file, "transformer_task", first.transformer_task, _OUTPUTS)
     # A chat template, for example, would be put around every text.
-    if (modality := first.modality_config) != _TEXT_ONLY and first.module_output_name == "token_embeddings":
-        raise UnsupportedError(file, "modality_config", modality, str(_TEXT_ONLY))
+    text_only = {"text": {"method": "forward", "method_output_name": output}}
+    if (modality := first.modality_config) != text_only and first.module_output_name == "token_embeddings":
+        raise UnsupportedError(file, "modality_config", modality, str(text_only))
     for field in ("query_length", "document_length"):
         if (value := getattr(first, field)) is not None:
             raise UnsupportedError(file, field, value, "none: max_seq_length alone cuts texts")
@@ -86,21 +98,22 @@ def _require_home(module: Any, package: str, file: str, field: str) -> None:
         raise UnsupportedError(file, field, f"{kind.__module__}.{kind.__qualname__}", f"classes of {package}")
 
 
-def require_independent_rows(model: SentenceTransformer, folder: str) -> None:
-    """Refuse a model whose own vector of a text depends on the other texts of the batch: nothing can equal it.
+def require_independent_rows(model: BaseModel, answers: Callable[[list[str]], Array], folder: str) -> None:
+    """Refuse a model whose own answer to a text depends on the other texts of the batch: nothing can equal it.
 
-    Raises ``UnsupportedError`` where the tokenizer's ``padding_side`` is to blame, else ``SourceError``.
+    ``answers`` are those of ``model``. Raises ``UnsupportedError`` where the tokenizer's ``padding_side`` is to blame,
+    else ``SourceError``.
     """
     text, longer = "hello", "hello, this is a longer text than the other one"
     try:
-        alone = np.asarray(model.encode([text], show_progress_bar=False))[0]
-        beside = np.asarray(model.encode([text, longer], show_progress_bar=False))[0]
+        alone = answers([text])[0]
+        beside = answers([text, longer])[0]
     except (IndexError, RuntimeError, ValueError) as error:  # what torch raises for models that do not fit together
-        raise SourceError(f"{folder}: the original model cannot embed a text: {error}") from error
+        raise SourceError(f"{folder}: the original model cannot take a text: {error}") from error
     difference = float(np.max(np.abs(alone - beside)))
     if not difference > 1e-3 * float(np.max(np.abs(alone))):  # rounding, which differs by batch size
         return
-    reason = f"the original's own vectors depend on the batch: {text!r} alone and in a pair differ by {difference:.2g}"
+    reason = f"the original's own answers depend on the batch: {text!r} alone and in a pair differ by {difference:.2g}"
     if model.tokenizer.padding_side != "right":
         file = f"{folder}/tokenizer_config.json"
         raise UnsupportedError(
@@ -109,20 +122,21 @@ def require_independent_rows(model: SentenceTransformer, folder: str) -> None:
     raise SourceError(f"{folder}: {reason}")
 
 
-def notices(model: SentenceTransformer, settings: SourceSettings, folder: str, *, plain: bool) -> list[str]:
-    """What the user of a model that can be served should know of it all the same."""
+def notices(model: BaseModel, settings: SourceSettings, folder: str, *, pooled: bool) -> list[str]:
+    """What the user of a model that can be served should know of it all the same. ``pooled``: nothing but
+    sentence-transformers' default says how it is pooled."""
     found = []
-    if plain:
+    if pooled:
         chosen = (
             f"{settings.pooling} pooling" if settings.pooling else "mean pooling, as sentence-transformers takes it"
         )
         found.append(f"{folder}: has no modules.json; served with {chosen} (--pooling sets it)")
     if settings.prompt_name is not None and not model.prompts[settings.prompt_name]:
-        found.append(f"prompt {settings.prompt_name!r} is empty in this model: texts are embedded as they are")
+        found.append(f"prompt {settings.prompt_name!r} is empty in this model: texts are taken as they are")
     return found
 
 
-def prompt_tokens(model: SentenceTransformer, prompt: str) -> int:
+def prompt_tokens(model: BaseModel, prompt: str) -> int:
     """How many tokens at the start of a text belong to ``prompt``, as a pooling without the prompt counts them."""
     return int(model.preprocess([""], prompt=prompt).get("prompt_length") or 0)
 
@@ -131,6 +145,6 @@ def half_precision_notice(folder: str, dtype: str) -> str:
     """What "equal" means for weights of half precision."""
     return (
         f"{folder}: the weights are {dtype}; equal means equal to those weights computed in float32. "
-        f"SentenceTransformer.encode on the folder as it is loaded computes in {dtype} and differs from that by up to "
+        f"sentence-transformers on the folder as it is loaded computes in {dtype} and differs from that by up to "
         f"about {_HALF_ERROR.get(dtype, 'its own rounding')}"
     )

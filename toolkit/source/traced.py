@@ -20,23 +20,21 @@ from toolkit.source.stored import StoredModule, read_tensors
 
 if TYPE_CHECKING:
     import torch
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.model import BaseModel
 
     Tensors = Mapping[str, torch.Tensor]
 
-__all__ = ["UNUSED", "explain_mismatch", "merged_state", "require_finite", "require_stored"]
+__all__ = ["explain_mismatch", "require_finite", "require_stored", "used_state"]
 
-UNUSED = ("pooler.",)
-"""Prefixes of an encoder's tensors that take no part in a sentence embedding: sentence-transformers' Pooling does not
-use BERT's pooler, and many checkpoints do not store one."""
+_UNUSED = ("pooler.",)
+"""Prefixes of an encoder's tensors that take no part in its hidden states: nothing behind a class without a head uses
+BERT's pooler, and many checkpoints do not store one."""
 
 _HEAD = 32
 """Values of a tensor by which those that may be equal are found."""
 
 
-def require_stored(
-    model: SentenceTransformer, stored: Mapping[int, StoredModule], *, trust_remote_code: bool = False
-) -> None:
+def require_stored(model: BaseModel, stored: Mapping[int, StoredModule], *, trust_remote_code: bool = False) -> None:
     """Raise ``SourceError``, naming file and tensor, unless each tensor of ``model`` that counts is what is stored.
 
     ``model`` has the dtypes that it was loaded in. What is not finite is refused as well.
@@ -49,14 +47,21 @@ def require_stored(
             encoder: Any = module.auto_model
             again, unplaced = _second_load(encoder, files, trust_remote_code)
             loaded, same = encoder.state_dict(), again.state_dict()
-            for name, tensor in loaded.items():
-                if not name.startswith(UNUSED) and (name not in same or not _equal(tensor, same[name])):
+            used = _used(encoder, loaded)
+            for name, tensor in used.items():
+                if name not in same or not _equal(tensor, same[name]):
                     raise SourceError(f"{_shown(files)}: tensor {name!r} is another at each load, so it is not stored")
             # A split or merged tensor has no equal; the report and the second load speak for it, unless it is an
             # adapter's, of which the report is only a part.
-            _require_traced(loaded, files, None if files.base is not None else unplaced)
+            _require_traced(loaded, used, files, None if files.base is not None else unplaced)
         else:
-            _require_traced(module.state_dict(), files, None)
+            _require_traced(state := module.state_dict(), state, files, None)
+
+
+def _used(encoder: Any, tensors: Tensors) -> Tensors:
+    """Those that take part in what ``encoder`` answers."""
+    unused = _UNUSED if encoder.base_model is encoder else ()
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}
 
 
 def _shown(files: StoredModule) -> str:
@@ -94,16 +99,16 @@ def _second_load(encoder: Any, files: StoredModule, trust_remote_code: bool) -> 
 
 def _require_nothing_reported(encoder: Any, report: Mapping[str, Any], files: StoredModule) -> None:
     absent = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
-    missing = [name for name in encoder.state_dict() if name in absent and not name.startswith(UNUSED)]
+    missing = [name for name in _used(encoder, encoder.state_dict()) if name in absent]
     if missing:
         raise SourceError(
             f"{_shown(files)}: has no tensor {missing[0]!r}{_more(missing)}, which {files.config} asks for; "
             "a loader would make it up"
         )
     # Heads of other tasks may be stored beside the encoder; layers of its own that it does not have, may not.
-    children = {name for name, _ in encoder.named_children()}
-    buffers = {name for name, _ in encoder.named_buffers()}
-    prefix = f"{encoder.base_model_prefix}."
+    prefix, parts = f"{encoder.base_model_prefix}.", (encoder, encoder.base_model)
+    children = {name for part in parts for name, _ in part.named_children()}
+    buffers = {name for part in parts for name, _ in part.named_buffers()}
     left = sorted(name.removeprefix(prefix) for name in report["unexpected_keys"])
     left = [name for name in left if name.split(".", 1)[0] in children - {"pooler"} and name not in buffers]
     if left:
@@ -116,8 +121,10 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def _require_traced(loaded: Tensors, files: StoredModule, unplaced: Collection[str] | None) -> None:
-    """Find the stored tensor that each of ``loaded`` equals; refuse what counts and has none, or is not finite.
+def _require_traced(
+    loaded: Tensors, used: Collection[str], files: StoredModule, unplaced: Collection[str] | None
+) -> None:
+    """Find the stored tensor that each of ``loaded`` equals; refuse what is ``used`` and has none, or is not finite.
 
     ``unplaced`` names stored tensors that went nowhere. What equals none may have come out of the others, if those
     hold enough numbers; not where ``unplaced`` is ``None``.
@@ -135,12 +142,12 @@ def _require_traced(loaded: Tensors, files: StoredModule, unplaced: Collection[s
                 cast = stored.to(dtype)
                 equal = [name for name in waiting.get(_key(cast), ()) if _equal(loaded[name], cast)]
                 claimed |= bool(equal)
-                if any(not name.startswith(UNUSED) for name in equal):
+                if any(name in used for name in equal):
                     require_finite({stored_name: cast}, file)
                 left.difference_update(equal)
             if not claimed and unplaced is not None and stored_name not in unplaced:
                 unclaimed += stored.numel()
-    others = [name for name in loaded if name in left and not name.startswith(UNUSED)]
+    others = [name for name in loaded if name in left and name in used]
     if others and (unplaced is None or unclaimed < sum(loaded[name].numel() for name in others)):
         raise SourceError(
             f"{_shown(files)}: no tensor holds the values of {others[0]!r}{_more(others)} in the loaded model"
@@ -201,7 +208,7 @@ def explain_mismatch(stored: Iterable[StoredModule], quietly: Callable[[], Any])
         except Exception:  # whatever it was, the loader's own words are shown then
             return None
         for name, found, wanted in sorted(report["mismatched_keys"]):
-            if name.startswith(UNUSED):
+            if name.startswith(_UNUSED):
                 continue
             sizes = {b for a, b in zip(found, wanted, strict=False) if a != b} if len(found) == len(wanted) else set()
             fields = sorted(key for key, value in config.items() if type(value) is int and value in sizes)
@@ -211,13 +218,14 @@ def explain_mismatch(stored: Iterable[StoredModule], quietly: Callable[[], Any])
     return None
 
 
-def merged_state(encoder: Any) -> Tensors:
-    """The encoder's tensors by name; with PEFT adapters in it, those of the same encoder with the adapters merged in.
+def used_state(encoder: Any) -> Tensors:
+    """The tensors by name that take part in what the encoder answers; with PEFT adapters in it, those of the same
+    encoder with the adapters merged in.
 
     ``encoder`` stays as it is.
     """
     if not getattr(encoder, "_hf_peft_config_loaded", False):
-        return dict(encoder.state_dict())
+        return _used(encoder, encoder.state_dict())
     from copy import deepcopy
 
     import torch
@@ -225,7 +233,7 @@ def merged_state(encoder: Any) -> Tensors:
     merged = deepcopy(encoder)
     with torch.no_grad():
         _merge_inside(merged)
-    return dict(merged.state_dict())
+    return _used(merged, merged.state_dict())
 
 
 def _merge_inside(parent: Any) -> None:

@@ -25,18 +25,18 @@ from toolkit.convert import export
 from toolkit.encoder.families import FAMILIES, MODEL_TYPES
 from toolkit.encoder.fields import NO_MATTER
 from toolkit.errors import SourceError, UnsupportedError
-from toolkit.graph.model import ServingModel
-from toolkit.graph.spec import read_spec
+from toolkit.graph.tasks import read_spec
+from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.source.checkpoint import RawModule, open_checkpoint
 
 PADDING_WRITTEN_OUT = ("<pad> a word behind padding", "one <pad><pad> two [PAD] three", "<s>inside</s> and </s>")
 
 
-def serving(source: Path | SentenceTransformer) -> ServingModel:
-    return ServingModel(read_spec(open_checkpoint(source)))
+def serving(source: Path | SentenceTransformer) -> EmbedModel:
+    return EmbedModel(read_spec(open_checkpoint(source)))
 
 
-def embed(model: ServingModel, texts: Any) -> Any:
+def embed(model: EmbedModel, texts: Any) -> Any:
     return model._serving_default(tf.constant(list(texts)))["embedding"].numpy()
 
 

@@ -20,9 +20,10 @@ from toolkit.corpus.calibration import built_in_texts
 from toolkit.corpus.check import check_texts
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.errors import CheckError, InputError
-from toolkit.graph.model import ServingModel
 from toolkit.graph.precision_choice import _Laboratory, choose_int8
-from toolkit.graph.spec import ModelSpec, read_spec
+from toolkit.graph.tasks import read_spec
+from toolkit.graph.tasks.embed import EmbedSpec
+from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.proof.check import check
 from toolkit.proof.comparison import Bounds
 from toolkit.source.checkpoint import open_checkpoint
@@ -73,13 +74,13 @@ def test_quantized_vectors_are_held_to_the_artifacts_own_floats(exported: Callab
     assert provenance["check"]["max_abs"] > 1e-4, "the floats are not the original's"
 
 
-def spec_of(source: Path) -> ModelSpec:
+def spec_of(source: Path) -> EmbedSpec:
     return read_spec(open_checkpoint(source))
 
 
 def test_bfloat16_runs_fused_bfloat16_kernels(tiny_source: Path, tmp_path: Path) -> None:
     plan = Plan(bfloat16=frozenset(spec_of(tiny_source).encoder.product_names()))
-    write_model(ServingModel(spec_of(tiny_source), plan=plan), tmp_path / "1")
+    write_model(EmbedModel(spec_of(tiny_source), plan=plan), tmp_path / "1")
     ops = optimized_ops(tmp_path / "1", with_types=True)
     assert ops["_MklNativeFusedMatMul[BiasAdd]:bfloat16"] == 3 * LAYERS * PATHS
     assert ops["_MklNativeFusedMatMul[BiasAdd,GeluExact]:bfloat16"] == LAYERS * PATHS
@@ -91,9 +92,9 @@ def test_bfloat16_runs_fused_bfloat16_kernels(tiny_source: Path, tmp_path: Path)
 
 def test_int8_runs_one_kernel_a_product_with_what_follows_it(tiny_source: Path, tmp_path: Path) -> None:
     spec = spec_of(tiny_source)
-    choice = choose_int8(ServingModel(spec), spec, built_in_texts(48), ["hello world"], 0.5)
+    choice = choose_int8(EmbedModel(spec), spec, built_in_texts(48), ["hello world"], 0.5)
     assert not choice.plan.bfloat16
-    write_model(ServingModel(spec, plan=choice.plan), tmp_path / "1")
+    write_model(EmbedModel(spec, plan=choice.plan), tmp_path / "1")
     ops = optimized_ops(tmp_path / "1")
     assert ops["_QuantizedMatMul[BiasAdd,Dequantize]"] == LAYERS * PATHS
     assert ops["_QuantizedMatMul[BiasAdd,GeluExact,Dequantize]"] == LAYERS * PATHS
@@ -161,7 +162,7 @@ def test_a_row_does_not_depend_on_its_neighbours(exported: Callable[[str], Path]
 
 def test_products_that_lose_most_are_computed_in_bfloat16_until_the_cosine_is_met(tiny_source: Path) -> None:
     spec = spec_of(tiny_source)
-    model, texts = ServingModel(spec), check_texts(48)
+    model, texts = EmbedModel(spec), check_texts(48)
     loose = choose_int8(model, spec, built_in_texts(48), texts, 0.5)
     assert len(loose.plan.int8) == 4 * LAYERS
     assert not loose.losses
@@ -209,5 +210,5 @@ def test_options_that_are_not_usable_are_refused_before_anything_is_read(
 def test_the_real_minilm_in_int8_keeps_a_cosine_of_0_98_with_every_product_in_int8(minilm: Path) -> None:
     spec = spec_of(minilm)
     texts = [*check_texts(64)[:60], "A text of which nobody has thought before, about quarks, leeks and taxes."]
-    choice = choose_int8(ServingModel(spec), spec, built_in_texts(64), texts, 0.98)
+    choice = choose_int8(EmbedModel(spec), spec, built_in_texts(64), texts, 0.98)
     assert not choice.plan.bfloat16

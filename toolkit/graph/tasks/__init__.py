@@ -1,0 +1,32 @@
+"""The tasks that can be exported: a spec and a model each, one line of each table each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from toolkit.graph.spec import TaskSpec
+from toolkit.graph.tasks.embed import EmbedSpec
+from toolkit.signatures import Views
+
+if TYPE_CHECKING:
+    from toolkit.graph.model import ServingModel
+    from toolkit.source.checkpoint import Checkpoint
+
+__all__ = ["SPECS", "read_spec", "serving_model"]
+
+SPECS: Mapping[str, type[TaskSpec]] = {spec.task: spec for spec in (EmbedSpec,)}
+"""The name of a task to the class of its specs."""
+
+
+def read_spec(checkpoint: Checkpoint, views: Views = Views()) -> TaskSpec:
+    """The spec of a checkpoint, of whatever task. Raises what :meth:`TaskSpec.read` does."""
+    return SPECS[checkpoint.task].read(checkpoint, views)
+
+
+def serving_model(spec: TaskSpec, *options: Any, **further: Any) -> ServingModel:
+    """The model of ``spec``; the options are those of its class. Imports tensorflow."""
+    from toolkit.graph.tasks.embed_model import EmbedModel
+
+    models: Mapping[str, type[ServingModel]] = {"embed": EmbedModel}
+    return models[spec.task](spec, *options, **further)

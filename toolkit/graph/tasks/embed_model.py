@@ -1,0 +1,171 @@
+"""The model of ``embed`` as one TensorFlow module: tokenizer, encoder, pooling and what is behind it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.family import padded_positions
+from toolkit.encoder.packing import Tokens, pack
+from toolkit.encoder.parameters import Parameters
+from toolkit.encoder.precision.mixed import Plan
+from toolkit.graph.model import TEXT, Outputs, TextModel, joined
+from toolkit.graph.tasks.embed import EmbedSpec
+from toolkit.heads.head import head_parameters, own_parameters, stage_names
+from toolkit.heads.normalize import NormalizeSpec
+from toolkit.heads.pooling import pool
+from toolkit.heads.quantized import quantized, starts_and_steps
+from toolkit.signatures import TextSignature
+from toolkit.tokenizer import COMPILED, Engine
+
+__all__ = ["EmbedModel"]
+
+Array = npt.NDArray[np.float32]
+
+SKIPPED = tf.TensorSpec([], tf.int32)
+
+
+class EmbedModel(TextModel):
+    """An ``EmbedSpec`` as TensorFlow functions.
+
+    ``stages`` yields the embedding after every module. ``ranges`` are the smallest and largest value of each number,
+    ``[2, dim]``, by the names by which signatures that are quantized to 256 steps ask for them.
+    """
+
+    def __init__(
+        self,
+        spec: EmbedSpec,
+        batching: Batching | None = None,
+        tokenizer_engine: Engine = COMPILED,
+        plan: Plan | None = None,
+        fused_norm: bool = True,
+        ranges: Mapping[str, Array] | None = None,
+    ) -> None:
+        super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
+        self._spec = spec
+        self._heads = Parameters(head_parameters(spec.modules))
+        self._ranges = {name: tf.Variable(starts_and_steps(item), name=name) for name, item in (ranges or {}).items()}
+        pooling, columns = spec.pooling, spec.encoder.any_mask
+        self._pool = self.by_row(
+            lambda: lambda hidden, chunk: pool(pooling, hidden, chunk, columns=columns),
+            pooling.dim,
+            skipping=not pooling.include_prompt,
+        )
+        self._embed = tf.function(self._embed_joined, input_signature=[TEXT, SKIPPED], autograph=False)
+        self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+
+    # parts of the graph
+
+    def prompted_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
+        """Strings to packed tokens, the default prompt's first, and the int32 number of each text's tokens before
+        truncation."""
+        prompt = self._spec.texts[0].prompt
+        tokens, num_tokens = self.text_tokens(joined(prompt.text, text))
+        return self._skipping(tokens, prompt.skipped), num_tokens
+
+    def _skipping(self, tokens: Tokens, count: int | tf.Tensor) -> Tokens:
+        return tokens if self._spec.pooling.include_prompt else tokens.with_skipped(count)
+
+    def _embed_joined(self, text: tf.Tensor, skipped: tf.Tensor) -> tf.Tensor:
+        return self._embedding(self._skipping(self.text_tokens(text)[0], skipped))[0]
+
+    def _embedding(self, tokens: Tokens) -> tuple[tf.Tensor, Outputs]:
+        """The final embedding ``[batch, dim]``, and the embedding after each module."""
+        return self.finish(self._pool(*tokens.tensors()))
+
+    def finish(self, pooled: tf.Tensor) -> tuple[tf.Tensor, Outputs]:
+        """What pooling gave to the final embedding ``[batch, dim]``; and the embedding after each module."""
+        x, params = pooled, self._heads.named(self._heads.read())
+        first, *names = stage_names(self._spec.modules)
+        stages = {first: x}
+        for name, head in zip(names, self._spec.heads, strict=True):
+            x = head.apply(own_parameters(params, name), x)
+            stages[name] = x
+        return x[:, : self._spec.dim], stages
+
+    # signatures
+
+    def _serving_default(self, text: tf.Tensor) -> Outputs:
+        return self._text_signature(self._spec.texts[0], text)
+
+    def _text_signature(self, signature: TextSignature, text: tf.Tensor) -> Outputs:
+        prompt = signature.prompt
+        x = self._embed(joined(prompt.text, text), prompt.skipped)
+        if signature.cut:
+            x = x[:, : signature.dim]
+        if signature.normalized:
+            x = NormalizeSpec().apply({}, x)
+        if signature.quantized:
+            x = quantized(x, signature.quantized, self._ranges[signature.ranges] if signature.ranges else None)
+        return {"embedding": x}
+
+    def _detailed(self, text: tf.Tensor) -> Outputs:
+        tokens, num_tokens = self.prompted_tokens(text)
+        return {
+            "embedding": self._embedding(tokens)[0],
+            "num_tokens": num_tokens,
+            "truncated": num_tokens > self._spec.max_length,
+        }
+
+    def _tokenize_signature(self, text: tf.Tensor) -> Outputs:
+        ids, splits, _ = self._tokenize(joined(self._spec.prompt, text))
+        input_ids, mask = self.padded(splits, (ids, self.tokenizer.pad_id))
+        return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": tf.zeros_like(input_ids)}
+
+    def _embed_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Outputs:
+        positions = padded_positions(self._spec.encoder, input_ids)
+        attention_mask = self._without_holes(attention_mask)
+        tokens = self._checked(pack(input_ids, attention_mask, token_type_ids, positions))
+        return {"embedding": self._embedding(self._skipping(tokens, 0))[0]}
+
+    def _without_holes(self, attention_mask: tf.Tensor) -> tf.Tensor:
+        """A caller's mask, once its rows are known to be such as the encoder takes."""
+        if self._spec.encoder.any_mask:
+            return attention_mask
+        on = tf.cast(tf.not_equal(attention_mask, 0), tf.int32)
+        starts = tf.maximum(on - tf.pad(on, [[0, 0], [1, 0]])[:, :-1], 0)
+        message = f"attention_mask must have its ones side by side in each row for {self._spec.encoder.family}"
+        check = tf.debugging.Assert(tf.reduce_all(tf.reduce_sum(starts, 1) <= 1), [message])
+        with tf.control_dependencies([check]):
+            return tf.identity(attention_mask)
+
+    def _checked(self, tokens: Tokens) -> Tokens:
+        """``tokens`` that a caller chose, once each is known to have an embedding.
+
+        The lookups would notice as well, but only in a batch, where they fail for the other callers too.
+        """
+        encoder = self._spec.encoder
+        limits = (encoder.vocab_size, encoder.type_vocab_size, encoder.max_positions)
+        names = ("input_ids", "token_type_ids", "positions")
+        checks = [
+            tf.debugging.Assert(
+                tf.reduce_all((values >= 0) & (values < limit)), [f"{name} must be from 0 to {limit - 1}"]
+            )
+            for name, values, limit in zip(names, tokens[:3], limits, strict=True)
+            if limit  # no table of positions otherwise
+        ]
+        with tf.control_dependencies(checks):
+            return Tokens(*map(tf.identity, tokens.tensors()))
+
+    def _token_embeddings(self, text: tf.Tensor) -> Outputs:
+        tokens, _ = self.prompted_tokens(text)
+        hidden, mask = self.padded(tokens.row_splits, (self._hidden(*tokens[:4]), 0.0))
+        return {"token_embeddings": hidden, "attention_mask": mask}
+
+    def _stages(self, text: tf.Tensor) -> Outputs:
+        return self._embedding(self.prompted_tokens(text)[0])[1]
+
+    def functions(self) -> Mapping[str, Callable[..., Outputs]]:
+        return {
+            "serving_default": self._serving_default,
+            "detailed": self._detailed,
+            "tokenize": self._tokenize_signature,
+            "embed_tokens": self._embed_tokens,
+            "token_embeddings": self._token_embeddings,
+            **{item.name: functools.partial(self._text_signature, item) for item in self._spec.texts[1:]},
+        }

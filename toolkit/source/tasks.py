@@ -1,0 +1,64 @@
+"""The tasks that models are made for: one class of sentence-transformers each, one line of the table each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from toolkit.errors import InputError
+
+__all__ = ["TASKS", "Task", "require_task", "task_of_class"]
+
+# How transformers' classes without a head end ("LMHeadModel" and the like have one); Contriever's is BertModel under
+# another name.
+_HEADLESS = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model\Z|Contriever\Z")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the models of one class of sentence-transformers (6.2) are for.
+
+    ``model_class`` is the name of that class, as ``config_sentence_transformers.json`` has it too. ``module_types`` are
+    the classes of modules that its models may have, and ``transformer_tasks`` what their Transformer module may do. A
+    folder as transformers saves it, without ``modules.json``, is one of this task where the name of its class is found
+    by ``architectures`` (in words: ``plain``): by itself if ``implied``, else where the task is asked for.
+    """
+
+    name: str
+    model_class: str
+    module_types: tuple[str, ...]
+    transformer_tasks: tuple[str, ...]
+    architectures: re.Pattern[str]
+    plain: str
+    implied: bool = True
+
+
+# Module classes that the spec knows. Their dotted paths changed between releases (sentence_transformers.models.X,
+# sentence_transformers.base.modules.X.X, ...): the class name decides.
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            "embed",
+            "SentenceTransformer",
+            ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"),
+            ("feature-extraction",),
+            _HEADLESS,
+            "encoders without a head, such as BertModel",
+        ),
+    )
+}
+"""By name, in the order in which a folder that could be of several is taken."""
+
+
+def require_task(name: str) -> Task:
+    """The task of that name. Raises ``InputError`` if there is none."""
+    if name not in TASKS:
+        raise InputError(f"task {name!r}: not supported; supported: {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def task_of_class(name: str) -> Task | None:
+    """The task whose models are of the class of that name in sentence-transformers, if there is one."""
+    return next((task for task in TASKS.values() if task.model_class == name), None)
