@@ -18,6 +18,7 @@
         ├── ModelNotFoundError   the server does not have this model, version or label
         ├── SignatureError       the model does not have this signature
         ├── RequestError         the server refuses the request's content
+        │   └── RejectedError    more rows have no embedding than a run allows               exit 2
         ├── OverloadedError      the server (or a proxy) has no room for the request now
         ├── AuthenticationError  the server wants other credentials
         └── ResponseError        the server's answer cannot be understood
@@ -42,6 +43,7 @@ __all__ = [
     "MissingExtraError",
     "ModelNotFoundError",
     "OverloadedError",
+    "RejectedError",
     "RequestError",
     "ResponseError",
     "ServerError",
@@ -182,6 +184,12 @@ class SignatureError(ClientError):
 
 class RequestError(ClientError):
     """The server refuses the request's content."""
+
+
+class RejectedError(RequestError):
+    """More rows have no embedding, refused by the server or unusable as they are, than a bulk run allows."""
+
+    exit_code = 2  # as for a run that ends with rows without embedding
 
 
 class OverloadedError(ClientError):

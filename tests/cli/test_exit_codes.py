@@ -88,6 +88,101 @@ def _2_some_rows_were_rejected_on_stdout(request: pytest.FixtureRequest, folder:
 
 
 @case
+def _2_some_rows_were_rejected_and_there_is_nothing_to_resume(
+    request: pytest.FixtureRequest, folder: Path, url: str
+) -> int:
+    (folder / "in.txt").write_bytes(b"one\n\xff\n")
+    arguments = ("--input", folder / "in.txt", "--output", folder / "out.npy", "--resume")
+    assert embed(url, *arguments) == 2
+    return embed(url, *arguments)
+
+
+@case
+def _2_more_rows_were_rejected_than_allowed(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    (folder / "in.txt").write_bytes(b"one\n\xff\n")
+    return embed(url, "--input", folder / "in.txt", "--output", folder / "out.npy", "--max-rejected", 0)
+
+
+@case
+def _0_a_shard_is_done_and_the_next_one_joins(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    (folder / "in.txt").write_text("one\ntwo\n")
+    arguments = ("--part-rows", 1, "--input", folder / "in.txt", "--output", folder / "out")
+    assert embed(url, "--shard", "0/2", *arguments) == 0
+    return embed(url, "--shard", "1/2", *arguments)
+
+
+@case
+def _2_rows_of_a_shard_were_rejected_also_when_it_is_repeated(
+    request: pytest.FixtureRequest, folder: Path, url: str
+) -> int:
+    (folder / "in.txt").write_bytes(b"one\n\xff\n")
+    arguments = ("--shard", "0/1", "--input", folder / "in.txt", "--output", folder / "out", "--resume")
+    assert embed(url, *arguments) == 2
+    return embed(url, *arguments)
+
+
+@case
+def _2_a_shard_had_more_rows_rejected_than_allowed(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    (folder / "in.txt").write_bytes(b"one\n\xff\n")
+    return embed(url, "--shard", "0/1", "--input", folder / "in.txt", "--output", folder / "out", "--max-rejected", 0)
+
+
+@case
+def _2_a_shards_output_is_there(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    (folder / "in.txt").write_text("one\n")
+    arguments = ("--shard", "0/1", "--input", folder / "in.txt", "--output", folder / "out")
+    assert embed(url, *arguments) == 0
+    return embed(url, *arguments)
+
+
+@case
+def _4_no_ray_cluster(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    (folder / "in.txt").write_text("one\n")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        arguments = ("--ray-address", address, "--input", folder / "in.txt", "--output", folder / "out")
+        return embed(url, "--engine", "ray", *arguments)
+
+
+@case
+def _4_a_shard_has_no_room_for_the_model(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    (folder / "in.txt").write_text("one\n")
+    arguments = ("--input", folder / "in.txt", "--output", folder / "out")
+    return embed(url, "--shard", "0/1", "--worker-memory", 1 << 30, *arguments)
+
+
+@case
+def _5_a_shard_has_no_server(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    (folder / "in.txt").write_text("one\n")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        arguments = ("--shard", "0/1", "--patience", 0, "--input", folder / "in.txt", "--output", folder / "out")
+        return embed(f"grpc://127.0.0.1:{closed.getsockname()[1]}", *arguments)
+
+
+@case
+def _6_no_ray(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    (folder / "ray.py").write_text("raise ImportError")
+    (folder / "in.txt").write_text("one\n")
+    return embed(url, "--engine", "ray", "--input", folder / "in.txt", "--output", folder / "out", path=folder)
+
+
+@case
+def _130_a_shard_is_interrupted(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
+    (folder / "in.txt").write_text("one\n")
+    arguments = ("--shard", "0/1", "--model", "fake", "--input", folder / "in.txt", "--output", folder / "out")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        process = start_installed("embed", "--url", f"grpc://127.0.0.1:{silent.getsockname()[1]}", *arguments)
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+    assert err.splitlines()[-1] == "interrupted"
+    return process.returncode
+
+
+@case
 def _3_no_source(request: pytest.FixtureRequest, folder: Path, url: str) -> int:
     return installed("export", folder / "nowhere", folder, "--name", "m").returncode
 

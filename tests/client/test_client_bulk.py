@@ -147,6 +147,11 @@ def test_rows_that_cannot_be_embedded_go_to_the_side_file_with_the_reason(
         f"21 of 26 rows embedded: {target}",
         f"5 rows have no embedding; reasons: {side}",
     ]
+    again = CliRunner().invoke(cli, [*args, "--resume"])
+    assert (again.exit_code, again.stderr.splitlines()) == (
+        2,
+        [f"{target} is complete already", f"5 rows have no embedding; reasons: {side}"],
+    )
     refused = [json.loads(line) for line in side.open()]
     assert [item["row"] for item in refused] == [3, 4, 6, 24, 25]
     assert [item["text"] for item in refused] == [None, None, "poison", None, None]

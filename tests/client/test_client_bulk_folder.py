@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from text_vectors import vectors
 
 from toolkit.cli import cli
 from toolkit.client.bulk import FolderSummary, Inputs, Place, Served, Shard, Source, embed_folder
-from toolkit.errors import InputError, MissingExtraError, RequestError, ToolkitError
+from toolkit.client.bulk.machine import memory_limit
+from toolkit.errors import InputError, MissingExtraError, RejectedError, ServerError, ToolkitError
 
 TEXTS = [f"row {i} é" for i in range(100)]
 ONE = Shard(0, 1)
@@ -109,16 +111,40 @@ def test_every_row_of_every_file_is_in_the_folder_once_for_every_reader(
 
 
 def test_shards_share_a_job_and_the_last_one_finishes_it(fake: FakeServing, folder: Path, tmp_path: Path) -> None:
-    summaries = [fill(fake, [folder], tmp_path / "out", Shard(i, 3), resume=True) for i in range(3)]
+    # shards other than the first one join what it began, without being told
+    summaries = [fill(fake, [folder], tmp_path / "out", Shard(i, 3)) for i in range(3)]
     assert [summary.finished for summary in summaries] == [False, False, True]
     assert np.array_equal(found(whole(tmp_path / "out")), vectors(TEXTS))
-    assert fill(fake, [folder], tmp_path / "out", Shard(1, 3), resume=True).already_done
+    assert fill(fake, [folder], tmp_path / "out", Shard(1, 3)).already_done
+    with pytest.raises(InputError, match="exists already"):
+        fill(fake, [folder], tmp_path / "out", Shard(0, 3))
 
 
 def test_a_shard_waits_for_the_first_one_and_says_so(fake: FakeServing, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"_manifest\.json is not there after 0\.1 seconds; shard 0 writes it"):
         fill(fake, [folder], tmp_path / "out", Shard(1, 2), patience=0.1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_has_no_room_is_named_and_nothing_written(fake: FakeServing, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ServerError, match=r"a worker with 1,000,000,000 MB of memory, which grpc://.* needs; this machine"
+    ):
+        fill(fake, [folder], tmp_path / "out", Shard(0, 1, memory=10**15))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_memory_of_a_container_is_what_its_cgroup_allows(tmp_path: Path) -> None:
+    machine = memory_limit(tmp_path)
+    assert 1 << 28 < machine < 1 << 50
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory_limit(tmp_path) == machine
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert memory_limit(tmp_path) == 1048576
+    (tmp_path / "memory.max").unlink()
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("2097152\n")
+    assert memory_limit(tmp_path) == 2097152
 
 
 def test_a_shards_number_comes_from_the_job_and_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +236,14 @@ def test_rejected_rows_are_listed_with_their_reasons(serve: Callable[..., FakeSe
     assert "not UTF-8" in lines[0]["reason"]
     assert "this text is poison" in lines[1]["reason"]
     assert whole(tmp_path / "out")["row"].to_pylist() == [0, *range(2, 12), 13]
-    with pytest.raises(RequestError, match="2 rows cannot be embedded, more than the 1 allowed"):
+    again = fill(fake, [tmp_path / "in.txt"], tmp_path / "out", resume=True)
+    assert (again.rejected, again.already_done, str(again.side_file)) == (2, True, f"{tmp_path}/out.rejected.jsonl")
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "in.txt").write_text("one\ntwo\n")
+    assert fill(fake, [tmp_path / "in.txt"], tmp_path / "out").rejected == 0
+    assert not (tmp_path / "out.rejected.jsonl").exists()  # the other output's
+    (tmp_path / "in.txt").write_bytes(b"one\n\xff\n\xff\n")
+    with pytest.raises(RejectedError, match="2 rows cannot be embedded, more than the 1 allowed"):
         fill(fake, [tmp_path / "in.txt"], tmp_path / "other", max_rejected=1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ import psutil
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
-from command_support import installed
+from command_support import installed, start_installed
 from fake_serving import FakeServing
 from text_vectors import vectors
 
 from toolkit.client.bulk import FolderSummary, Inputs, OnRay, Place, Served, embed_folder
-from toolkit.errors import InputError, RequestError, ServerError
+from toolkit.errors import InputError, ServerError
 
-TEXTS = [f"row {i} é" for i in range(400)]
+TEXTS = [f"row {i} é" for i in range(200)]
 NODE = {"num_cpus": 1, "memory": 2 << 30, "object_store_memory": 100 << 20}
 
 
@@ -45,10 +45,15 @@ def lines(tmp_path: Path) -> Path:
 
 
 def fill(cluster: Any, fake: FakeServing, source: Path, output: Path, **options: Any) -> FolderSummary:
-    runner = OnRay(cluster.address, memory=100 << 20, **options.pop("ray", {}))
+    runner = OnRay(cluster.address, **{"memory": 100 << 20, **options.pop("ray", {})})
     served = Served(fake.grpc_url, "fake")
-    options = {"part_rows": 20, **options}
-    return embed_folder(served, Inputs.of([source]), Place.of(output), runner, **options)
+    return embed_folder(served, Inputs.of([source]), Place.of(output), runner, part_rows=10, **options)
+
+
+def arguments(cluster: Any, fake: FakeServing, source: Path, output: Path) -> list[object]:
+    cluster_options = ["--engine", "ray", "--ray-address", cluster.address, "--worker-memory", 100]
+    files = ["--input", source, "--output", output, "--part-rows", 10]
+    return ["embed", "--model", "fake", "--url", fake.grpc_url, *cluster_options, *files]
 
 
 def check(output: Path) -> None:
@@ -59,9 +64,9 @@ def check(output: Path) -> None:
 
 @pytest.mark.slow
 def test_actors_make_every_row_once_though_one_is_killed(
-    cluster: Any, serve: Callable[..., FakeServing], lines: Path, tmp_path: Path
+    cluster: Any, fake: FakeServing, lines: Path, tmp_path: Path
 ) -> None:
-    fake, killed = serve(), []
+    killed: list[int] = []
 
     def kill(news: Any) -> None:
         if news.rows and not killed:
@@ -69,63 +74,74 @@ def test_actors_make_every_row_once_though_one_is_killed(
             os.kill(killed[0], signal.SIGKILL)
 
     summary = fill(cluster, fake, lines, tmp_path / "out", progress=kill)
-    assert (summary.rows, summary.rejected, summary.finished) == (400, 0, True)
+    assert (summary.rows, summary.rejected, summary.finished) == (200, 0, True)
     assert killed
     check(tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_a_stopped_run_is_continued_on_the_cluster(
-    cluster: Any, fake: FakeServing, lines: Path, tmp_path: Path
+def test_an_interrupted_command_ends_with_130_and_the_same_one_resumed_with_0(
+    cluster: Any, serve: Callable[..., FakeServing], lines: Path, tmp_path: Path
 ) -> None:
-    def stop(news: Any) -> None:
-        if news.rows >= 100:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fill(cluster, fake, lines, tmp_path / "out", progress=stop)
-    assert 5 <= len(list((tmp_path / "out").glob("part-*"))) < 20
-    assert fill(cluster, fake, lines, tmp_path / "out", resume=True).rows == 400
-    check(tmp_path / "out")
+    slow, output = serve(before=lambda call, rows: time.sleep(0.2)), tmp_path / "out"
+    process = start_installed(*arguments(cluster, slow, lines, output))
+    end = time.monotonic() + 60
+    while not list(output.glob("part-*")):
+        assert process.poll() is None and time.monotonic() < end, process.communicate()  # noqa: PT018
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    # before them Ray's C++ half may have warned
+    words = [f"interrupted; the same command with --resume continues ({output})", "", "interrupted"]
+    assert err.splitlines()[-3:] == words
+    assert 1 <= len(list(output.glob("part-*"))) < 20
+    again = installed(*arguments(cluster, slow, lines, output), "--resume")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.endswith(f"200 of 200 rows embedded: {output}\n")
+    check(output)
 
 
 @pytest.mark.slow
-def test_a_workers_error_arrives_by_its_name_with_the_worker(
-    cluster: Any, serve: Callable[..., FakeServing], tmp_path: Path
+def test_rejected_rows_end_the_command_with_2_and_too_many_name_the_worker(
+    cluster: Any, fake: FakeServing, tmp_path: Path
 ) -> None:
-    fake = serve()
     (tmp_path / "bad.txt").write_bytes(b"one\n\xff\n\xff\n")
-    with pytest.raises(RequestError, match="2 rows cannot be embedded, more than the 1 allowed") as caught:
-        fill(cluster, fake, tmp_path / "bad.txt", tmp_path / "out", max_rejected=1)
-    assert caught.value.__notes__[0].startswith("worker ")
+    start = arguments(cluster, fake, tmp_path / "bad.txt", tmp_path / "out")
+    stopped = installed(*start, "--max-rejected", 1)
+    assert stopped.returncode == 2, stopped.stderr
+    worker, error = stopped.stderr.splitlines()[-2:]
+    assert worker.startswith("worker ")
+    assert "2 rows cannot be embedded, more than the 1 allowed" in error
+    for _ in range(2):  # also where there is nothing left to do
+        done = installed(*start, "--resume")
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.endswith(f"2 rows have no embedding; reasons: {tmp_path}/out.rejected.jsonl\n")
 
 
 @pytest.mark.slow
 def test_what_cannot_work_is_named_and_nothing_written(
     cluster: Any, fake: FakeServing, lines: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ServerError, match="no machine of the cluster has room for a worker of 9 CPUs"):
-        fill(cluster, fake, lines, tmp_path / "out", ray={"cpus": 9})
+    for need, words in (
+        ({"cpus": 9}, "no machine of the cluster has room for a worker of 9 CPUs"),
+        (
+            {"memory": 9 << 30},
+            r"room for a worker of 1 CPUs and 9,664 MB of memory.*the largest has 1 CPUs and 2,147 MB",
+        ),
+    ):
+        with pytest.raises(ServerError, match=words):
+            fill(cluster, fake, lines, tmp_path / "out", ray=need)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/sitecustomize.py").write_text("import ray\nray.__version__ = '2.0.0'\n")
-    arguments = ["embed", "--engine", "ray", "--model", "fake", "--url", fake.grpc_url, "--input", lines]
-    other = installed(
-        *arguments, "--output", tmp_path / "out", "--ray-address", cluster.address, path=tmp_path / "other"
-    )
+    other = installed(*arguments(cluster, fake, lines, tmp_path / "out"), path=tmp_path / "other")
     assert other.returncode == 4, other.stderr
     assert "is of another version" in other.stderr
     assert "2.0.0" in other.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_an_address_without_a_cluster_is_named(fake: FakeServing, lines: Path, tmp_path: Path) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{closed.getsockname()[1]}"
-        runner = OnRay(address)
-        with pytest.raises(ServerError, match=f"no Ray cluster at {address}"):
-            embed_folder(Served(fake.grpc_url, "fake"), Inputs.of([lines]), Place.of(tmp_path / "out"), runner)
-    assert not (tmp_path / "out").exists()
+def test_an_address_that_is_none_is_named() -> None:
     for text, words in (("ray://head:10001", "only host:port and auto"), ("http://x", "only host:port and auto")):
         with pytest.raises(InputError, match=words):
             OnRay(text)

@@ -25,12 +25,13 @@ from toolkit.convert import export
 from toolkit.deploy.tuned import candidate_batching, cpu_target, tuned_files
 from toolkit.errors import GeneratorError, InputError, ServerError
 from toolkit.loadtest import Settings, Target, constant, judge, parse_slo
-from toolkit.loadtest.local_server import LocalServers, Place, batching_in_graph, split_cpus
+from toolkit.loadtest.local_server import LocalServers, batching_in_graph, split_cpus
 from toolkit.loadtest.measure import Measured, Recorder
 from toolkit.loadtest.metrics import ServerFigures, ServerPoint
 from toolkit.loadtest.records import make_records
 from toolkit.loadtest.report import SCHEMA, Generator, LagVerdict, Report, environment
 from toolkit.loadtest.tune import Candidate, State, Tried, Tuning, open_state, question_of, sweeps, tune
+from toolkit.version_folder import VersionFolder
 
 BEGIN = Candidate("graph", 2, 1, 1024, 0)
 SETTINGS = Settings("grpc://localhost", (Target("m"),), constant(10, 2), objectives=parse_slo("p99=50ms"))
@@ -227,12 +228,12 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 @pytest.mark.long
 def test_a_candidate_is_served_from_a_copy_with_its_settings(model: Path, tmp_path: Path) -> None:
     before = contents(model)
-    place = Place.of(model)
+    place = VersionFolder.of(model)
     assert batching_in_graph(place) is not None
     servers = LocalServers(place, tmp_path / "work", "embedded", split_cpus(1)[0], candidate_batching)
     candidate = Candidate("graph", 1, 1, 333, 44)
     with servers.serve(candidate) as running:
-        copy = Place.of(tmp_path / "work/tiny")
+        copy = VersionFolder.of(tmp_path / "work/tiny")
         assert batching_in_graph(copy) == {
             "max_tokens": 333, "timeout_micros": 44, "threads": 1,
             "max_queued_batches": batching_in_graph(place)["max_queued_batches"],  # type: ignore[index]
@@ -256,7 +257,7 @@ def test_the_command_measures_writes_and_applies_only_when_told_to(
     defaults = dict(tune.__kwdefaults__)
     monkeypatch.setitem(tune.__kwdefaults__, "trial", machine.trial)
     before = contents(model)
-    inside = batching_in_graph(Place.of(model))
+    inside = batching_in_graph(VersionFolder.of(model))
     arguments = ["tune", str(model), "--slo=p99=50ms", "--rate=50", "--cpus=1", f"--output={tmp_path}", "--json"]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -270,8 +271,8 @@ def test_the_command_measures_writes_and_applies_only_when_told_to(
     result = CliRunner().invoke(cli, [*arguments[:-1], "--apply"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "holds" in result.stdout
-    assert inside != batching_in_graph(Place.of(model))
-    assert batching_in_graph(Place.of(model)) == {
+    assert inside != batching_in_graph(VersionFolder.of(model))
+    assert batching_in_graph(VersionFolder.of(model)) == {
         **(inside or {}), "max_tokens": 2048, "timeout_micros": 500, "threads": best["threads"],
     }  # fmt: skip
     assert defaults["trial"] is not machine.trial

@@ -16,8 +16,8 @@ from toolkit.client.bulk.plan import Plan
 from toolkit.client.job import Piece
 from toolkit.client.types import Array, ModelMetadata, SignatureInfo, TensorInfo
 from toolkit.errors import ArtifactError, MissingExtraError, RequestError
-from toolkit.loadtest.local_server import Place
 from toolkit.signatures import Signature, Tensor
+from toolkit.version_folder import VersionFolder
 
 __all__ = ["BUDGET", "Artifact", "artifact_digest"]
 
@@ -47,7 +47,7 @@ class Artifact:
 
         Raises ``InputError`` if it is none, ``ArtifactError`` if it cannot be read.
         """
-        place = Place.of(path)
+        place = VersionFolder.of(path)
         return cls(place.folder, int(place.folder.name), artifact_digest(place.folder), place.size)
 
     @property

@@ -56,7 +56,7 @@ _REFUSED = 2  # exit status when some rows have no embedding
 @click.option("--workers", type=click.IntRange(1), help="Actors; default: as many as the cluster has room for.")
 @click.option("--cpus-per-worker", type=click.IntRange(1), help="CPUs of an actor or shard.  [default: 1]")
 @click.option(
-    "--worker-memory", type=click.IntRange(1), metavar="MIB", help="Memory of an actor; default: by the model."
+    "--worker-memory", type=click.IntRange(1), metavar="MIB", help="Memory of an actor or shard; default: by the model."
 )
 @click.option("--artifact", metavar="FOLDER", help="Exported model that the workers load themselves, without a server.")
 @click.option("--shard", metavar="I/N", help="Be shard I of N processes that fill one folder; /N takes I from "
@@ -66,7 +66,8 @@ def command(**options: Any) -> None:
     """Embed TEXTS, the rows of a file, or the lines of stdin through a running server; with --engine ray or --shard
     any number of files into a folder, through a server or with the artifact in the workers.
 
-    Exits with 2 if some rows could not be embedded; they are listed, with the reasons, beside the output.
+    Exits with 2 if some rows could not be embedded, also where --resume finds nothing to do any more; they are listed,
+    with the reasons, beside the output.
     """
     if is_folder_job(options):
         fill_folder(artifact(options) if options["artifact"] is not None else _served(options), options, _REFUSED)
@@ -166,8 +167,8 @@ def _to_file(client: Client, source: Source, options: dict[str, Any]) -> None:
         raise
     if summary.already_done:
         click.echo(f"{target} is complete already", err=True)
-        return
-    click.echo(f"{summary.rows - summary.rejected} of {summary.rows} rows embedded: {target}", err=True)
+    else:
+        click.echo(f"{summary.rows - summary.rejected} of {summary.rows} rows embedded: {target}", err=True)
     if summary.rejected:
         click.echo(f"{summary.rejected} rows have no embedding; reasons: {summary.side_file}", err=True)
         raise click.exceptions.Exit(_REFUSED)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.display import rows_bar
+from toolkit.cli.display import quiet_tensorflow, rows_bar
 from toolkit.errors import ClientError, InputError
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["artifact", "fill_folder", "is_folder_job", "only_for_folders"]
 
-_RAY = ("ray_address", "workers", "worker_memory")
-_FOLDERS = (*_RAY, "artifact", "cpus_per_worker", "part_rows")
+_RAY = ("ray_address", "workers")
+_FOLDERS = (*_RAY, "artifact", "cpus_per_worker", "worker_memory", "part_rows")
 
 
 def is_folder_job(options: dict[str, Any]) -> bool:
@@ -67,16 +67,17 @@ def fill_folder(encoder: Encoder, options: dict[str, Any], rejected_exit: int) -
                 click.echo(note, err=True)
             raise
     _say(summary, options["shard"])
-    if summary.rejected and not summary.already_done:
+    if summary.rejected:
         raise click.exceptions.Exit(rejected_exit)
 
 
 def _say(summary: FolderSummary, shard: str | None) -> None:
     if summary.already_done:
         click.echo(f"{summary.target} is complete already", err=True)
-        return
-    rest = "" if summary.finished else f" by shard {shard}; other shards are not done"
-    click.echo(f"{summary.rows - summary.rejected} of {summary.rows} rows embedded{rest}: {summary.target}", err=True)
+    else:
+        good = summary.rows - summary.rejected
+        rest = "" if summary.finished else f" by shard {shard}; other shards are not done"
+        click.echo(f"{good} of {summary.rows} rows embedded{rest}: {summary.target}", err=True)
     if summary.rejected:
         where = summary.side_file or f"{summary.target}/_part-*.rejected.jsonl"
         click.echo(f"{summary.rejected} rows have no embedding; reasons: {where}", err=True)
@@ -98,15 +99,15 @@ def _runner(options: dict[str, Any]) -> Runner:
     from toolkit.client.bulk import OnRay, Shard
 
     cpus = options["cpus_per_worker"] or 1
+    memory = options["worker_memory"] and options["worker_memory"] << 20
     if options["engine"] == "ray":
         if options["shard"] is not None:
             raise InputError("--engine ray and --shard exclude each other: Ray shares the work out itself")
-        memory = options["worker_memory"]
-        return OnRay(options["ray_address"], options["workers"], cpus, memory and memory << 20)
+        return OnRay(options["ray_address"], options["workers"], cpus, memory)
     given = [name for name in _RAY if options[name] is not None]
     if given:
         raise InputError(f"{_flag(given[0])} needs --engine ray")
-    return Shard.of(options["shard"], cpus)
+    return Shard.of(options["shard"], cpus, memory)
 
 
 def artifact(options: dict[str, Any]) -> Encoder:
@@ -116,7 +117,9 @@ def artifact(options: dict[str, Any]) -> Encoder:
     given = [name for name in ("model", "version", "label", "url") if options[name] is not None]
     if given:
         raise InputError(f"--artifact and {_flag(given[0])} exclude each other")
-    return Artifact.of(Path(options["artifact"]))
+    found = Artifact.of(Path(options["artifact"]))
+    quiet_tensorflow("ray")
+    return found
 
 
 def _flag(name: str) -> str:

@@ -23,9 +23,9 @@ from toolkit.signatures import DEFAULT_SIGNATURE
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from toolkit.loadtest.local_server import Place
     from toolkit.loadtest.run import Settings
     from toolkit.loadtest.tune import Candidate, Tried, Tuning
+    from toolkit.version_folder import VersionFolder
 
 __all__ = ["command"]
 
@@ -65,9 +65,10 @@ def command(**options: Any) -> None:
     target. MODEL_DIR itself changes only with --apply. Exits with 1 if no settings hold the objectives.
     """
     from toolkit.deploy.tuned import tuned_files
-    from toolkit.loadtest.local_server import Place, split_cpus
+    from toolkit.loadtest.local_server import split_cpus
+    from toolkit.version_folder import VersionFolder
 
-    place = Place.of(options["model_dir"])
+    place = VersionFolder.of(options["model_dir"])
     servers, generator = split_cpus(options["cpus"])
     with _on_cpus(generator):
         tuning = _tune(place, servers, options)
@@ -86,7 +87,7 @@ def command(**options: Any) -> None:
         raise click.exceptions.Exit(_NOTHING_HOLDS)
 
 
-def _tune(place: Place, servers: frozenset[int], options: dict[str, Any]) -> Tuning:
+def _tune(place: VersionFolder, servers: frozenset[int], options: dict[str, Any]) -> Tuning:
     from rich.console import Console
 
     from toolkit.deploy.tuned import candidate_batching
@@ -119,7 +120,7 @@ def _tune(place: Place, servers: frozenset[int], options: dict[str, Any]) -> Tun
     )
 
 
-def _settings(place: Place, options: dict[str, Any]) -> Settings:
+def _settings(place: VersionFolder, options: dict[str, Any]) -> Settings:
     from toolkit.loadtest import Settings, Target, constant, parse_slo
 
     if not options["budget"] > 0 or not options["rate"] > 0:
@@ -151,7 +152,7 @@ def _on_cpus(cpus: frozenset[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _fingerprint(place: Place) -> str:
+def _fingerprint(place: VersionFolder) -> str:
     with (place.folder / "saved_model.pb").open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -172,7 +173,7 @@ def _changes(candidate: Candidate) -> list[str]:
     ]
 
 
-def _apply(place: Place, candidate: Candidate) -> bool:
+def _apply(place: VersionFolder, candidate: Candidate) -> bool:
     """Set the artifact; ``False`` where it has nothing to set."""
     from toolkit.loadtest.local_server import own_command
 
@@ -220,7 +221,7 @@ def _table(tuning: Tuning) -> Table:
     return table
 
 
-def _show(tuning: Tuning, place: Place, output: Path, files: dict[str, str], applied: bool) -> None:
+def _show(tuning: Tuning, place: VersionFolder, output: Path, files: dict[str, str], applied: bool) -> None:
     from rich.console import Console
 
     # what is no terminal has no width, and columns that are cut say nothing

@@ -19,8 +19,9 @@ from typing import Literal
 from toolkit.client import Client
 from toolkit.errors import ClientError, InputError, ServerError
 from toolkit.loadtest.tune import Candidate
+from toolkit.version_folder import VersionFolder
 
-__all__ = ["Engine", "LocalServers", "Place", "batching_in_graph", "own_command", "split_cpus"]
+__all__ = ["Engine", "LocalServers", "batching_in_graph", "own_command", "split_cpus"]
 
 Engine = Literal["embedded", "tensorflow_model_server"]
 
@@ -46,37 +47,7 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1].removeprefix("error: ")
 
 
-@dataclass(frozen=True)
-class Place:
-    """A version of a model on disk: ``<models>/<name>/<version>``."""
-
-    folder: Path
-
-    @classmethod
-    def of(cls, path: Path) -> Place:
-        """The newest version in a model's folder, or a version folder itself. Raises `InputError`."""
-        path = path.absolute()
-        if not (path / "saved_model.pb").is_file():
-            numbers = sorted(int(item.parent.name) for item in path.glob("[0-9]*/saved_model.pb")
-                             if item.parent.name.isdecimal())  # fmt: skip
-            if not numbers:
-                raise InputError(f"{path}: no exported model; expected {path}/<version>/saved_model.pb")
-            path /= str(numbers[-1])
-        if not path.name.isdecimal():
-            raise InputError(f"{path}: a version's folder is named by its number")
-        return cls(path)
-
-    @property
-    def model(self) -> str:
-        return self.folder.parent.name
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(item.stat().st_size for item in self.folder.rglob("*") if item.is_file())
-
-
-def batching_in_graph(place: Place) -> dict[str, int] | None:
+def batching_in_graph(place: VersionFolder) -> dict[str, int] | None:
     """The options of the artifact's own batching; ``None`` if it has none."""
     found: dict[str, int] | None = json.loads(_run("inspect", str(place.folder), "--json"))["batching"]
     return found
@@ -113,7 +84,7 @@ class LocalServers:
     it where it is on the artifact's file system, else copied. ``batching_config``: text of the server's batching file.
     """
 
-    place: Place
+    place: VersionFolder
     work: Path
     engine: Engine
     cpus: frozenset[int]

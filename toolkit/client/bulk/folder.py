@@ -11,7 +11,8 @@ from typing import Protocol, TextIO, TypeVar
 from toolkit.client.bulk.encoder import Encoder
 from toolkit.client.bulk.inputs import InputFile, Inputs, Mapper, scan_all
 from toolkit.client.bulk.manifest import MANIFEST, SCRATCH, Manifest, Part, table_schema
-from toolkit.client.bulk.part import PartResult, Work, parquet_bytes, too_many
+from toolkit.client.bulk.pairing import too_many
+from toolkit.client.bulk.part import PartResult, Work, parquet_bytes
 from toolkit.client.bulk.places import Place, file_errors
 from toolkit.client.bulk.plan import Form, continued, new_plan
 from toolkit.client.bulk.run import MAX_REJECTED, PATIENCE
@@ -93,16 +94,16 @@ def embed_folder(
     """Embed all of ``inputs`` into Parquet files in the folder ``output``, each of ``part_rows`` input rows.
 
     A part is there when it is complete; a run that was stopped or killed is continued with ``resume=True``, which
-    makes the parts that are missing. Every row ends up once in a part or, with the reason, in
-    ``<output>.rejected.jsonl``. The model version is settled at the start and never mixed. ``patience``: how many
-    seconds a server may be away.
+    makes the parts that are missing; a runner that does not lead joins what the leader has begun, without ``resume``.
+    Every row ends up once in a part or, with the reason, in ``<output>.rejected.jsonl``. The model version is settled
+    at the start and never mixed. ``patience``: how many seconds a server may be away.
 
-    Raises `InputError` for unusable or changed inputs, `RequestError` after ``max_rejected`` rejected rows, and what
+    Raises `InputError` for unusable or changed inputs, `RejectedError` after ``max_rejected`` rejected rows, and what
     the model and the runner raise. Nothing is written before inputs, model and workers are known to be there.
     """
     if part_rows < 1:
         raise InputError(f"{part_rows} rows a part; it must be at least 1")
-    before = _before(output, resume)
+    before = _before(output, resume or not runner.leads)
     if before is not None and before.finished:
         side_file = output.beside(".rejected.jsonl") if before.rejected else None
         return FolderSummary(before.rows, before.rejected or 0, output, side_file, True, already_done=True)
@@ -254,6 +255,8 @@ def _finish(manifest: Manifest, output: Place) -> FolderSummary:
     with file_errors(output, "written"):
         if any(True for _ in _reasons(output, parts)):
             side_file.put(counted(), scratch)
+        else:
+            side_file.remove_file()  # that of an output that was here before
         if not parts:  # for readers, which take the columns from a file
             (output / "part-00000000.parquet").put([parquet_bytes(manifest.schema.empty_table())], scratch)
         replace(manifest, rejected=rejected).write(output)

@@ -89,7 +89,10 @@ class OnRay:
     def _connect(self, ray: Any) -> None:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address is None:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+            try:
+                ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+            except Exception as error:  # Ray raises no other class where its processes do not start in time
+                raise ServerError(f"Ray does not start on this machine: {_line(error)}") from None
             return
         if self.address != "auto":
             _require_listener(self.address)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from toolkit.client.bulk.rows import Row
 from toolkit.client.bulk.sinks import Batch
 from toolkit.client.job import Piece
+from toolkit.errors import RejectedError
 
-__all__ = ["Pairing", "Refused"]
+__all__ = ["Pairing", "Refused", "too_many"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Refused:
     def line(self) -> bytes:
         """The row as the side file has it."""
         return json.dumps(vars(self), ensure_ascii=False).encode() + b"\n"
+
+
+def too_many(count: int, allowed: int, last: Refused | None, model: str) -> RejectedError:
+    """The error of a run with more rows without embedding than allowed."""
+    example = f"; the last is row {last.row}: {last.reason}" if last else ""
+    return RejectedError(f"{count} rows cannot be embedded, more than the {allowed} allowed{example}", model=model)
 
 
 class Pairing:

@@ -12,12 +12,12 @@ from toolkit.client.bulk.columns import parquet_module, typed
 from toolkit.client.bulk.encoder import Embed, Encoder
 from toolkit.client.bulk.inputs import Inputs
 from toolkit.client.bulk.manifest import SCRATCH, Manifest, Part
-from toolkit.client.bulk.pairing import Pairing, Refused
+from toolkit.client.bulk.pairing import Pairing, Refused, too_many
 from toolkit.client.bulk.places import Place
 from toolkit.client.bulk.sinks import Batch, batch_table
-from toolkit.errors import InputError, RequestError
+from toolkit.errors import InputError
 
-__all__ = ["PartResult", "Work", "Worker", "parquet_bytes", "too_many"]
+__all__ = ["PartResult", "Work", "Worker", "parquet_bytes"]
 
 _ATTEMPTS = 3  # at a part, where a file system fails
 _WAIT = 2.0  # seconds before the second; twice as long before the third
@@ -71,7 +71,7 @@ class Worker:
         """Make part ``number``, unless it stands already.
 
         A file system's failures are met by trying again. Raises `InputError` for an input that has changed or an
-        output that cannot be written, `RequestError` for more rejected rows than allowed, and what the model raises.
+        output that cannot be written, `RejectedError` for more rejected rows than allowed, and what the model raises.
         """
         part = self._manifest.part(number)
         troubles: list[str] = []
@@ -139,9 +139,3 @@ def parquet_bytes(table: Any) -> Any:
     buffer = pyarrow.BufferOutputStream()
     parquet_module().write_table(table, buffer)
     return buffer.getvalue()
-
-
-def too_many(count: int, allowed: int, last: Refused | None, model: str) -> RequestError:
-    """The error of a run with more rows without embedding than allowed."""
-    example = f"; the last is row {last.row}: {last.reason}" if last else ""
-    return RequestError(f"{count} rows cannot be embedded, more than the {allowed} allowed{example}", model=model)

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from toolkit.client.bulk.pairing import Pairing, Refused
+from toolkit.client.bulk.pairing import Pairing, Refused, too_many
 from toolkit.client.bulk.plan import Form, Plan, continued, new_plan
 from toolkit.client.bulk.rows import Row, Source
 from toolkit.client.bulk.sinks import Batch, Sink, open_sink, sink_format
 from toolkit.client.bulk.state import Progress, StateFolder, sync_folder
 from toolkit.client.job import Job
 from toolkit.client.sync import Client
-from toolkit.errors import InputError, RequestError
+from toolkit.errors import InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
 
 __all__ = ["MAX_REJECTED", "PATIENCE", "Summary", "bulk_job", "embed_file", "stream"]
@@ -30,7 +30,8 @@ MAX_REJECTED = 1000
 
 @dataclass(frozen=True)
 class Summary:
-    """``rows`` of input done, ``rejected`` of them without embedding (their reasons are in ``side_file``)."""
+    """``rows`` of input done, ``rejected`` of them without embedding (their reasons are in ``side_file``).
+    ``already_done``: there was nothing to do; ``rows`` is then 0, ``rejected`` that of the run that did it."""
 
     rows: int
     rejected: int
@@ -57,7 +58,7 @@ def embed_file(
     ``<target>.rejected.jsonl``. The model version is settled at the start and never mixed. ``patience``: how many
     seconds a server may be away. ``progress`` is told the number of rows done.
 
-    Raises `InputError` for unusable input or a changed one, `RequestError` after ``max_rejected`` rejected rows, and
+    Raises `InputError` for unusable input or a changed one, `RejectedError` after ``max_rejected`` rejected rows, and
     other `ClientError` classes when the server stays away or lacks the model.
     """
     kind = sink_format(target)
@@ -65,7 +66,7 @@ def embed_file(
     side_file = target.with_name(target.name + ".rejected.jsonl")
     if target.exists() and not folder.exists():
         if resume:
-            return Summary(0, 0, target, side_file if side_file.exists() else None, already_done=True)
+            return _done_before(target, side_file)
         raise InputError(f"{target} exists already")
     if folder.exists() and not resume and (folder / "state.json").exists():
         raise InputError(f"{folder} holds an unfinished run: continue it by resuming, or delete it")
@@ -88,6 +89,11 @@ def embed_file(
         if run is not None:
             run.close()
         state.close()
+
+
+def _done_before(target: Path, side_file: Path) -> Summary:
+    rejected = side_file.read_bytes().count(b"\n") if side_file.exists() else 0
+    return Summary(0, rejected, target, side_file if rejected else None, already_done=True)
 
 
 def _plan(client: Client, source: Source, signature: str, kind: str, before: Plan | None) -> Plan:
@@ -175,6 +181,8 @@ class _Run:
         refused = self._state.path / "rejected.jsonl"
         if refused.exists() and refused.stat().st_size:
             refused.rename(side_file)
+        elif not rejected:
+            side_file.unlink(missing_ok=True)  # that of an output that was here before
         sync_folder(target.parent)
         self._state.remove()
         return Summary(self._done.rows, rejected, target, side_file if rejected else None)
@@ -220,12 +228,7 @@ class _Run:
         self._midway = False
         self._report(self._done.rows)
         if self._done.rejected > self._max_rejected:
-            last = refused[-1]
-            raise RequestError(
-                f"{self._done.rejected} rows cannot be embedded, more than the {self._max_rejected} allowed; "
-                f"the last is row {last.row}: {last.reason}",
-                model=self._plan.model,
-            )
+            raise too_many(self._done.rejected, self._max_rejected, refused[-1], self._plan.model)
 
     def _due(self) -> bool:
         rows = self._done.rows - self._saved_rows

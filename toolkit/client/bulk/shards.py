@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from toolkit.client.bulk.encoder import Encoder
+from toolkit.client.bulk.machine import memory_limit
 from toolkit.client.bulk.part import PartResult, Work, Worker
-from toolkit.errors import InputError
+from toolkit.errors import InputError, ServerError
 
 __all__ = ["Shard"]
 
@@ -22,14 +23,16 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class Shard:
-    """Shard ``index`` of ``count``: every ``count``-th part, by this process. Shard 0 begins the job."""
+    """Shard ``index`` of ``count``: every ``count``-th part, by this process, with ``cpus`` CPUs and ``memory`` bytes
+    (default: what the model needs). Shard 0 begins the job."""
 
     index: int
     count: int
     cpus: int = 1
+    memory: int | None = None
 
     @classmethod
-    def of(cls, text: str, cpus: int) -> Shard:
+    def of(cls, text: str, cpus: int = 1, memory: int | None = None) -> Shard:
         """``2/8``; ``/8`` takes the index from ``JOB_COMPLETION_INDEX``. Raises `InputError`."""
         found = re.fullmatch(r"(\d*)/(\d+)", text)
         if not found:
@@ -39,7 +42,7 @@ class Shard:
             raise InputError(f"shard {text!r} has no index, and JOB_COMPLETION_INDEX is {index!r}")
         if not int(index) < int(found[2]):
             raise InputError(f"shard {index}/{found[2]}: indices go from 0 to {int(found[2]) - 1}")
-        return cls(int(index), int(found[2]), cpus)
+        return cls(int(index), int(found[2]), cpus, memory)
 
     @property
     def leads(self) -> bool:
@@ -51,7 +54,13 @@ class Shard:
 
     @contextmanager
     def open(self, encoder: Encoder) -> Iterator[None]:
-        """Nothing is needed but this process."""
+        """Nothing is needed but this process. Raises `ServerError` where the model has no room in it."""
+        need, there = self.memory or encoder.memory, memory_limit()
+        if need > there:
+            raise ServerError(
+                f"no room for a worker with {need / 1e6:,.0f} MB of memory, which {encoder.name} needs; this machine "
+                f"or container has {there / 1e6:,.0f} MB"
+            )
         yield
 
     def share(self, numbers: Sequence[int]) -> list[int]:
