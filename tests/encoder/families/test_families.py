@@ -40,7 +40,7 @@ def embed(model: EmbedModel, texts: Any) -> Any:
     return model._serving_default(tf.constant(list(texts)))["embedding"].numpy()
 
 
-Made = Callable[[str], tuple[SentenceTransformer, ServingModel]]
+Made = Callable[[str], tuple[SentenceTransformer, EmbedModel]]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The original of a model type and its graph, which is traced once for all tests."""
 
     @functools.cache
-    def make(model_type: str) -> tuple[SentenceTransformer, ServingModel]:
+    def make(model_type: str) -> tuple[SentenceTransformer, EmbedModel]:
         source = save_family(tmp_path_factory.mktemp(model_type), model_type)
         return SentenceTransformer(str(source), device="cpu"), serving(source)
 
