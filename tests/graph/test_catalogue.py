@@ -39,7 +39,7 @@ def test_the_document_has_the_tables_of_the_command() -> None:
 def test_the_command_prints_every_row_and_json() -> None:
     shown = CliRunner().invoke(cli, ["models"], env={"COLUMNS": "160"})
     assert shown.exit_code == 0
-    for word in ("MPNet", "Dense", "byte-level BPE", "serving_default", "BAAI/bge-m3", "model_type new"):
+    for word in ("MPNet", "Dense", "byte-level BPE", "serving_default", "BAAI/bge-m3", "converted to gte"):
         assert word in shown.output
     models = json.loads(CliRunner().invoke(cli, ["models", "--json"]).output)["models"]
     assert {model["works"] for model in models} == {True, False}

@@ -169,6 +169,22 @@ def test_a_class_of_the_checkpoints_own_is_refused_with_and_without_trust(
     inspect_folder(folder, trust)
 
 
+@pytest.mark.parametrize(
+    ("kind", "code", "native"),
+    [
+        ("new", "Alibaba-NLP/new-impl--modeling.NewModel", "gte"),
+        ("gte", "modeling_hf_alibaba_nlp_gte.GteModel", "gte"),
+        ("xlm-roberta", "jinaai/xlm-roberta-flash-implementation--modeling_lora.XLMRobertaLoRA", "jina_embeddings_v3"),
+    ],
+)
+def test_code_whose_layers_transformers_has_is_refused_with_the_family_that_serves_converted_models(
+    source: Path, kind: str, code: str, native: str
+) -> None:
+    own = {"AutoModel": code}
+    edit(source / "config.json", lambda config: config.update(auto_map=own, model_type=kind))
+    assert f"converted to transformers' own '{native}', like " in str(refused(source, "config.json", "auto_map", own))
+
+
 def test_a_class_that_transformers_took_over_under_its_name_is_let_pass(source: Path) -> None:
     own = {"AutoConfig": "configuration.Own", "AutoModel": "modeling.OwnModel"}
     edit(source / "config.json", lambda config: config.update(auto_map=own, model_type="nomic_bert"))

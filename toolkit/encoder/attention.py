@@ -31,13 +31,15 @@ EVERYWHERE = Reach()
 class Attention:
     """Of rows of ``mask``, bool ``[rows, length]``, true at tokens.
 
-    Scores are multiplied by ``scale``; ``dropout`` stands where the model drops weights in training.
+    Scores are multiplied by ``scale``, then kept between ``-cap`` and ``cap`` by a hyperbolic tangent (``None``: not);
+    ``dropout`` stands where the model drops weights in training.
     """
 
     mask: tf.Tensor
     scale: float
     dropout: Callable[[tf.Tensor], tf.Tensor]
     reach: Reach = EVERYWHERE
+    cap: float | None = None
 
     def __call__(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
         """``[rows, heads, length, size]`` of any float type, like ``query``.
@@ -92,13 +94,17 @@ class Attention:
             look &= of_key - of_query <= self.reach.behind
         barred = tf.cast(tf.where(look, 0.0, -1e9), query.dtype)
         if query.shape[1] == key.shape[1]:
-            scores = tf.linalg.matmul(query, key, transpose_b=True) * self.scale + barred
+            scores = self._scores(query, key) + barred
             return tf.linalg.matmul(self.dropout(tf.nn.softmax(scores)), value)
         # The queries of heads that share keys as one longer row of them: no key is repeated.
         n, m = tf.shape(query)[2], tf.shape(key)[2]
         heads, shared, size = query.shape[1], key.shape[1], query.shape[3]
         together = tf.reshape(query, tf.stack([-1, shared, heads // shared * n, size]))
-        scores = tf.linalg.matmul(together, key, transpose_b=True) * self.scale
+        scores = self._scores(together, key)
         weights = self.dropout(tf.nn.softmax(tf.reshape(scores, tf.stack([-1, heads, n, m])) + barred))
         context = tf.linalg.matmul(tf.reshape(weights, tf.stack([-1, shared, heads // shared * n, m])), value)
         return tf.reshape(context, tf.stack([-1, heads, n, size]))
+
+    def _scores(self, query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        scores = tf.linalg.matmul(query, key, transpose_b=True) * self.scale
+        return scores if self.cap is None else tf.tanh(scores / self.cap) * self.cap

@@ -114,19 +114,21 @@ class Blocks:
         reach: Reach = EVERYWHERE,
         normed_heads: bool = False,
         turn_values: bool = False,
+        cap: float | None = None,
     ) -> tf.Tensor:
         """As ``attention``, of queries and keys that are turned; long rows are computed in parts.
 
         With ``normed_heads`` each head of queries and keys is normalized first, by ``name``/query_norm and
-        ``name``/key_norm; with ``turn_values`` values are turned too.
+        ``name``/key_norm; with ``turn_values`` values are turned too. ``reach`` and ``cap`` as in
+        :class:`~toolkit.encoder.attention.Attention`.
         """
         query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
         if normed_heads:
             query, key = self._head_norm(query, f"{name}/query_norm"), self._head_norm(key, f"{name}/key_norm")
         value = rotation(value) if turn_values else value
-        rate = self._spec.attention_dropout
+        rate, scale = self._spec.attention_dropout, self._spec.attention_scale
         attend = Attention(
-            self._chunk.mask, self._spec.attention_scale, lambda weights: self._products.dropout(weights, rate), reach
+            self._chunk.mask, scale, lambda weights: self._products.dropout(weights, rate), reach=reach, cap=cap
         )
         return self._heads.join(attend(rotation(query), rotation(key), value), like=like)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,13 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise SourceError(f"{self._module.file}: {key} is {value!r}; expected a positive integer")
         return value
+
+    def positive_number(self, key: str, default: float | None = None) -> float:
+        """A positive number."""
+        value = self._module.config.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0.0 < value < math.inf:
+            raise SourceError(f"{self._module.file}: {key} is {value!r}; expected a positive number")
+        return float(value)
 
     def index(self, key: str, limit: int) -> int:
         """An integer from 0 to below ``limit``."""

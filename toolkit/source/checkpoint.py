@@ -265,6 +265,7 @@ def _raw_module(index: int, module: Any, folder: str, task: Task) -> RawModule:
         config["processing_kwargs"] = getattr(module, "processing_kwargs", None) or {}
         config["query_expansion"] = getattr(module, "query_expansion", None)
         config.update(module.auto_model.config.to_dict())
+        config.update(_rounded(module.auto_model))
         state = used_state(module.auto_model)
         file = f"{folder}/config.json"
     else:
@@ -277,6 +278,12 @@ def _raw_module(index: int, module: Any, folder: str, task: Task) -> RawModule:
     require_finite(state, folder)
     tensors = {name: np.asarray(value.detach().cpu().numpy()) for name, value in state.items()}
     return RawModule(kind, file, config, tensors)
+
+
+def _rounded(encoder: Any) -> dict[str, float]:
+    """What the dtype of the load left of Gemma's root of the hidden size: no later change of dtype brings it back."""
+    found = [float(value) for name, value in encoder.named_buffers() if name.endswith(".embed_scale")]
+    return {"embed_scale": found[0]} if found else {}
 
 
 def _default_repr(module: Any) -> str | None:

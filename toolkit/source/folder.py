@@ -50,6 +50,12 @@ _TRANSFORMER_FILES = tuple(
 _MODEL_FILE = "config_sentence_transformers.json"
 # Model types that came with code of their own before transformers had them, of which it has all that they compute.
 _TAKEN_OVER = ("eurobert", "nomic_bert")
+# In the names of other checkpoints' own code: transformers' model type of the same layers, and a checkpoint of it.
+_CONVERTED = {
+    "new-impl": ("gte", "alibaba-nlp-community/gte-multilingual-base"),
+    "alibaba_nlp_gte": ("gte", "alibaba-nlp-community/gte-multilingual-base"),
+    "xlm-roberta-flash": ("jina_embeddings_v3", "jinaai/jina-embeddings-v3-hf"),
+}
 
 
 @dataclass(frozen=True)
@@ -185,10 +191,19 @@ def _inspect_encoder(file: Path) -> None:
     config = _object(file)
     own = {} if config.get("model_type") in _TAKEN_OVER else config.get("auto_map") or {}
     if isinstance(own, dict) and (used := {key: own[key] for key in ("AutoConfig", "AutoModel") if key in own}):
-        kind = config.get("model_type")
-        supported = f"none: the checkpoint's own class need not compute what transformers' own {kind!r} does"
-        raise UnsupportedError(str(file), "auto_map", used, f"{supported}, with or without --trust-remote-code")
+        raise UnsupportedError(str(file), "auto_map", used, _instead_of(used, config.get("model_type")))
     require_unquantized(config, file)
+
+
+def _instead_of(own: Mapping[str, Any], kind: object) -> str:
+    """What serves in the place of code that a checkpoint brings along."""
+    for code, (native, example) in _CONVERTED.items():
+        if any(code in str(name) for name in own.values()):
+            return f"such models converted to transformers' own {native!r}, like {example}"
+    return (
+        f"none: the checkpoint's own class need not compute what transformers' own {kind!r} does, with or without "
+        "--trust-remote-code"
+    )
 
 
 def require_unquantized(config: Mapping[str, Any], file: Path) -> None:

@@ -88,6 +88,15 @@ CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
     "mistral": {"num_key_value_heads": 1, "sliding_window": 7},
     "qwen2": {"num_key_value_heads": 4},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 12},
+    # texts are longer than the window of the first and the last layer; scores are larger than their bound
+    "gemma2": {
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "query_pre_attn_scalar": 10,
+        "sliding_window": 7,
+        "attn_logit_softcapping": 2.0,
+        "pad_token_id": 0,
+    },
     # texts are longer than the window, to which two layers in three keep; normalizations are of more than 1
     "gemma3_text": {
         "num_key_value_heads": 2,
@@ -97,6 +106,12 @@ CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
         "use_bidirectional_attention": True,
         "sliding_window_pattern": 3,
         "pad_token_id": 0,
+    },
+    "granite": {
+        "num_key_value_heads": 2,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.4,
+        "residual_multiplier": 0.22,
     },
     "roformer": {"embedding_size": 16},
     "albert": {"embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2, "num_hidden_layers": 5},

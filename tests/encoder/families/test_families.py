@@ -143,8 +143,11 @@ DEBERTA = {"share_att_key": False, "norm_rel_ebd": "none"}
         ("eurobert", {"rope_parameters": LLAMA, "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1}),
         ("llama", {"rope_parameters": LLAMA, "attention_bias": True, "mlp_bias": True, "is_causal": False}),
         ("mistral", {"sliding_window": None, "head_dim": 12}),
+        ("mistral", {"sliding_window": 5, "is_causal": False}),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
         ("qwen3", {"rope_parameters": YARN, "attention_bias": True}),
+        ("gemma2", {"is_causal": False, "attn_logit_softcapping": None, "attention_bias": True}),
+        ("granite", {"rope_parameters": LLAMA, "attention_bias": True, "mlp_bias": True}),
         ("gemma3_text", {"use_bidirectional_attention": False, "attention_bias": True, "attn_logit_softcapping": 2.0}),
         (
             "gemma3_text",
@@ -204,6 +207,7 @@ def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
         "qwen3",
         "gemma3_text",
         "roformer",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("llama", "mistral", "qwen2", "gemma2", "granite")),
     ],
 )
 def test_token_ids_that_a_caller_pads_on_either_side_are_embedded_as_the_original_does(
@@ -247,7 +251,7 @@ def test_a_family_without_a_table_of_positions_takes_texts_of_any_length_and_nee
         serving(original)
 
 
-@pytest.mark.parametrize("model_type", ["modernbert", "eurobert", "mistral", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("model_type", ["modernbert", "eurobert", "mistral", "qwen3", "gemma3_text", "gemma2"])
 def test_rows_that_are_computed_in_parts_equal_the_original(tmp_path: Path, model_type: str) -> None:
     from toolkit.encoder.attention import BLOCK, WHOLE
 
@@ -264,7 +268,7 @@ def test_rows_that_are_computed_in_parts_equal_the_original(tmp_path: Path, mode
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("model_type", ["modernbert"])
+@pytest.mark.parametrize("model_type", ["modernbert", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "granite"])
 def test_a_row_of_8192_tokens_equals_the_original_in_memory_that_does_not_grow_with_its_square(
     tmp_path: Path, model_type: str
 ) -> None:
@@ -288,9 +292,14 @@ def test_gemma_scales_embeddings_by_what_the_weights_dtype_makes_of_the_root(tmp
         str(tmp_path / "half")
     )
     original = SentenceTransformer(str(tmp_path / "half"), device="cpu").float()
+    original.save(str(tmp_path / "single"))
+    with pytest.warns(match=dtype):
+        half = open_checkpoint(tmp_path / "half")
+    assert half.digest != open_checkpoint(tmp_path / "single").digest, "the same numbers, and another root"
     assert float(original[0].auto_model.embed_tokens.embed_scale) == 5.65625 != np.float32(HIDDEN**0.5)
     with pytest.warns(match=dtype):
         assert largest_difference(embed(serving(tmp_path / "half"), TEXTS), original.encode(list(TEXTS))) < 1e-5
+    assert largest_difference(embed(serving(original), TEXTS), original.encode(list(TEXTS))) < 1e-5
 
 
 def test_a_checkpoint_in_the_form_of_its_own_code_is_taken_where_transformers_has_its_class(tmp_path: Path) -> None:
@@ -302,6 +311,20 @@ def test_a_checkpoint_in_the_form_of_its_own_code_is_taken_where_transformers_ha
     names = {"n_embd": HIDDEN, "n_layer": 3, "n_head": 4, "n_inner": 64, "rotary_emb_base": 1000}
     (source / "config.json").write_text(json.dumps({**config, **own, **names, "activation_function": "swiglu"}))
     assert largest_difference(embed(serving(source), TEXTS), original.encode(list(TEXTS))) < 1e-5
+
+
+def test_an_adapter_that_is_chosen_on_a_live_model_is_embedded_with(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    original = SentenceTransformer(str(save_family(tmp_path, "jina_embeddings_v3")), device="cpu")
+    encoder, base = original[0].auto_model, original.encode(list(TEXTS))
+    for task, rank in (("retrieval_query", 2), ("text_matching", 4)):
+        targets = ["word_embeddings", "q_proj", "o_proj", "fc1", "fc2"]
+        encoder.add_adapter(LoraConfig(r=rank, target_modules=targets, init_lora_weights=False), task)
+    encoder.set_adapter("retrieval_query")
+    expected = original.encode(list(TEXTS))
+    assert largest_difference(expected, base) > 0.01
+    assert largest_difference(embed(serving(original), TEXTS), expected) < 1e-5
 
 
 class Recording(Mapping[str, Any]):
@@ -338,6 +361,8 @@ WITHOUT_EFFECT = {
     "deberta": POOLED,
     "deberta-v2": POOLED,
     "eurobert": {"classifier_pooling"},  # of a head
+    "gemma2": {"final_logit_softcapping"},  # of a head
+    "granite": {"logits_scaling"},  # of a head
     # what Gemma3Attention keeps and gives to nothing; of a head; a method
     "gemma3_text": {"attn_logit_softcapping", "final_logit_softcapping", "get_text_config"},
     # of heads, of training, of how attention is computed; half of local_attention under another name
@@ -399,7 +424,11 @@ PARTIAL = {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0, "partial_r
         ("gte", {"rope_parameters": {"rope_type": "ntk", "rope_theta": 1.0}}, ("rope_parameters.rope_type", "ntk")),
         ("jina_embeddings_v3", {"num_attention_heads": 5}, ("num_attention_heads", "5")),
         ("llama", {"num_key_value_heads": 5}, ("num_key_value_heads", "5", "32")),
-        ("mistral", {"is_causal": False}, ("is_causal", "False", "window")),
+        ("llama", {"is_causal": None}, ("is_causal", "None", "True, False")),
+        ("eurobert", {"is_causal": True}, ("is_causal", "True", "False, None")),
+        ("gemma2", {"use_bidirectional_attention": True}, ("use_bidirectional_attention", "True")),
+        ("gemma2", {"attn_logit_softcapping": 0}, ("attn_logit_softcapping", "0", "positive")),
+        ("granite", {"residual_multiplier": -1.0}, ("residual_multiplier", "-1.0")),
         ("qwen3", {"layer_types": ["chunked_attention"]}, ("layer_types", "chunked_attention", "sliding_attention")),
         ("gemma3_text", {"is_causal": False}, ("is_causal", "False", "True")),
         ("gemma3_text", {"sliding_window": None}, ("sliding_window", "None")),

@@ -15,7 +15,9 @@ from toolkit.encoder.families.distilbert import DistilBertSpec
 from toolkit.encoder.families.electra import ElectraSpec
 from toolkit.encoder.families.ernie import ErnieSpec
 from toolkit.encoder.families.eurobert import EuroBertSpec
+from toolkit.encoder.families.gemma2 import Gemma2Spec
 from toolkit.encoder.families.gemma3 import Gemma3Spec
+from toolkit.encoder.families.granite import GraniteSpec
 from toolkit.encoder.families.gte import GteSpec
 from toolkit.encoder.families.jina_embeddings_v3 import JinaEmbeddingsV3Spec
 from toolkit.encoder.families.llama import LlamaSpec, MistralSpec, Qwen2Spec, Qwen3Spec
@@ -58,7 +60,9 @@ FAMILIES: tuple[type[EncoderSpec], ...] = (
     MistralSpec,
     Qwen2Spec,
     Qwen3Spec,
+    Gemma2Spec,
     Gemma3Spec,
+    GraniteSpec,
     RoFormerSpec,
 )
 

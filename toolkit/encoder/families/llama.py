@@ -14,16 +14,17 @@ from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.fields import SLIDING, Fields
 from toolkit.encoder.rotary import Rotary, read_rotary
 from toolkit.encoder.weights import Weights
-from toolkit.errors import SourceError, UnsupportedError
+from toolkit.errors import SourceError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from toolkit.encoder.attention import Reach
     from toolkit.encoder.packing import Chunk
     from toolkit.encoder.precision.products import Products
     from toolkit.source.checkpoint import RawModule
 
-__all__ = ["LlamaSpec", "MistralSpec", "Qwen2Spec", "Qwen3Spec"]
+__all__ = ["LlamaSpec", "MistralSpec", "Qwen2Spec", "Qwen3Spec", "windows_by_type"]
 
 Array = npt.NDArray[np.float32]
 
@@ -32,7 +33,8 @@ Array = npt.NDArray[np.float32]
 class LlamaSpec(EncoderSpec):
     """Layers normalize by the root mean square what goes in, turn queries and keys by position and feed forward through
     a gate. If ``causal`` a token looks at itself and those before it alone, in a layer with a number in ``windows`` at
-    so many at most (0: all). Several heads of queries may share one of keys.
+    so many at most (0: all); if not, it looks at those up to so many places away. Several heads of queries may share
+    one of keys.
 
     Relatives differ in what the class variables say: whether they are a ``decoder``, which is causal unless its
     configuration says otherwise; whether heads of queries and keys are normalized (``normed_heads``); the name of the
@@ -86,7 +88,7 @@ class LlamaSpec(EncoderSpec):
             layer_norm_eps=fields.epsilon("rms_norm_eps"),
             hidden_dropout=0.0,
             attention_dropout=fields.rate("attention_dropout"),
-            causal=cls.read_causal(module, windows),
+            causal=cls.read_causal(module),
             windows=windows,
             tensors=module.tensors,
             **own,
@@ -104,12 +106,13 @@ class LlamaSpec(EncoderSpec):
         return (0,) * layers
 
     @classmethod
-    def read_causal(cls, module: RawModule, windows: tuple[int, ...]) -> bool:
-        """Whether a token looks at itself and those before it alone."""
-        causal = cls.decoder and module.config.get("is_causal") is not False
-        if any(windows) and not causal:
-            raise UnsupportedError(module.file, "is_causal", False, "true, in layers with a window")
-        return causal
+    def read_causal(cls, module: RawModule) -> bool:
+        """Whether a token looks at itself and those before it alone.
+
+        By another value than these transformers masks batches with padding alone: vectors would depend on the batch.
+        """
+        Fields(module).only("is_causal", (True, False) if cls.decoder else (False, None), cls.decoder or None)
+        return cls.decoder and module.config.get("is_causal") is not False
 
     @classmethod
     def read_rotation(cls, module: RawModule, size: int) -> dict[str, Any]:
@@ -124,6 +127,12 @@ class LlamaSpec(EncoderSpec):
     @property
     def attention_scale(self) -> float:
         return float(self.head_size**-0.5)
+
+    def reach(self, window: int) -> Reach:
+        """How far tokens look in a layer with ``window``."""
+        from toolkit.encoder.attention import Reach
+
+        return Reach(window - 1 if window else None, 0) if self.causal else Reach(window or None, window or None)
 
     def stored(self) -> dict[str, Array]:
         weights = Weights(self.tensors)
@@ -150,7 +159,6 @@ class LlamaSpec(EncoderSpec):
         return p
 
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
-        from toolkit.encoder.attention import Reach
         from toolkit.encoder.blocks import Blocks
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
@@ -159,9 +167,8 @@ class LlamaSpec(EncoderSpec):
         for layer, window in enumerate(self.windows):
             name = f"layer_{layer}"
             normed = blocks.rms_norm(x, f"{name}/attention_norm")
-            reach = Reach(window - 1 if window else None, 0 if self.causal else None)
             context = blocks.rotary_attention(
-                normed, name, like=x, rotation=rotation, reach=reach, normed_heads=self.normed_heads
+                normed, name, like=x, rotation=rotation, reach=self.reach(window), normed_heads=self.normed_heads
             )
             x = blocks.linear(context, f"{name}/attention_output", residual=x)
             inner = blocks.gated(blocks.rms_norm(x, f"{name}/output_norm"), f"{name}/intermediate")
@@ -199,11 +206,7 @@ class Qwen2Spec(LlamaSpec):
 
     @classmethod
     def read_windows(cls, module: RawModule, layers: int) -> tuple[int, ...]:
-        types = Fields(module).layer_types(layers)
-        if module.config.get("sliding_window") is None and SLIDING not in types:
-            return (0,) * layers
-        window = Fields(module).positive("sliding_window")
-        return tuple(window if kind == SLIDING else 0 for kind in types)
+        return windows_by_type(module, layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,3 +221,10 @@ class Qwen3Spec(Qwen2Spec):
     def biases(cls, fields: Fields) -> dict[str, bool]:
         attention = fields.flag("attention_bias")
         return {"qkv_bias": attention, "output_bias": attention, "inner_bias": False}
+
+
+def windows_by_type(module: RawModule, layers: int) -> tuple[int, ...]:
+    """The configuration's window in the layers whose type has one, 0 in the others."""
+    types = Fields(module).layer_types(layers)
+    window = Fields(module).positive("sliding_window") if SLIDING in types else 0
+    return tuple(window if kind == SLIDING else 0 for kind in types)
