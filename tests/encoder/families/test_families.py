@@ -179,8 +179,11 @@ def test_what_a_configuration_may_choose_equals_the_original(
         pytest.param("mpnet", "bfloat16", 0.998, marks=pytest.mark.long),
         pytest.param("albert", "int8", 0.98, marks=pytest.mark.long),
         pytest.param("xlm-roberta-xl", "int8", 0.98, marks=pytest.mark.long),
-        pytest.param("modernbert", "int8", 0.98, marks=pytest.mark.long),
-        pytest.param("qwen3", "bfloat16", 0.998, marks=pytest.mark.long),
+        *(
+            pytest.param(name, precision, cosine, marks=pytest.mark.long)
+            for name in ("modernbert", "xlm-roberta", "qwen3")
+            for precision, cosine in (("int8", 0.98), ("bfloat16", 0.998))
+        ),
     ],
 )
 def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
