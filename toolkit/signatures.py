@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit.errors import ArtifactError, InputError
@@ -20,14 +20,19 @@ __all__ = [
     "DEFAULT_SIGNATURE",
     "FURTHER_SIGNATURES",
     "GUARD_NODE",
+    "PAIR_SIGNATURES",
     "QUANTIZED",
     "SIGNATURES",
+    "PairSignature",
     "Prompt",
     "Signature",
     "Tensor",
     "TextSignature",
     "Views",
+    "all_pair_signatures",
+    "pair_signatures",
     "prompt_texts",
+    "stamped_pair_signatures",
     "stamped_text_signatures",
     "text_signatures",
 ]
@@ -88,6 +93,16 @@ SIGNATURES: tuple[Signature, ...] = (
         ),
     ),
 )
+
+_PAIR = (Tensor("query", "string", ("batch",)), Tensor("document", "string", ("batch",)))
+_TOKENIZE_PAIRS = Signature("tokenize_pairs", "pairs of raw texts to padded token ids", _PAIR, _TOKENS)
+
+PAIR_SIGNATURES = (
+    ("rerank", "pairs of raw texts to their scores, as predict of a CrossEncoder; serving_default is the same"),
+    ("rerank_PROMPT", "the same with that prompt of the model before each query"),
+    (_TOKENIZE_PAIRS.name, _TOKENIZE_PAIRS.doc),
+)
+"""Name and meaning, in words, of those of a CrossEncoder."""
 
 FURTHER_SIGNATURES = (
     ("embed_PROMPT", "raw text to its embedding, with that prompt of the model before it"),
@@ -254,3 +269,50 @@ def stamped_text_signatures(provenance: Mapping[str, Any] | None) -> tuple[TextS
         return tuple(TextSignature(**{**item, "prompt": Prompt(**item["prompt"])}) for item in stamp)
     except (TypeError, KeyError) as error:
         raise ArtifactError(f"provenance.json: text_signatures is {stamp!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class PairSignature:
+    """A signature from pairs of raw texts to their scores, with the prompt that is put before each query. ``labels``
+    are the scores of a pair; of one alone no dimension is made."""
+
+    name: str
+    prompt: Prompt
+    labels: int
+
+    def __str__(self) -> str:
+        return f"prompt {self.prompt.text[:_SHOWN]!r}" if self.prompt.text else "no prompt"
+
+    @property
+    def signature(self) -> Signature:
+        """Its inputs and outputs."""
+        shape = ("batch",) if self.labels == 1 else ("batch", "labels")
+        return Signature(self.name, str(self), _PAIR, (Tensor("score", "float32", shape),))
+
+
+def pair_signatures(prompts: Sequence[Prompt], labels: int) -> tuple[PairSignature, ...]:
+    """``rerank`` for the default prompt, which ``prompts`` begin with, and ``rerank_<name>`` for each other one.
+
+    Raises ``InputError`` for a name that no signature can have.
+    """
+    found = [PairSignature("rerank" if item.name is None else f"rerank_{item.name}", item, labels) for item in prompts]
+    for item in found:
+        if not _SIGNATURE_NAME.fullmatch(item.name):
+            words = "a signature's name is made of letters, digits, '_', '.' and '-'"
+            raise InputError(f"prompt {item.prompt.name!r}: {words}; {_CHOOSE}")
+    return tuple(found)
+
+
+def all_pair_signatures(pairs: Sequence[PairSignature]) -> tuple[Signature, ...]:
+    """All that a CrossEncoder's artifact has: the default one under its own name too, and its tokens."""
+    default = replace(pairs[0].signature, name=DEFAULT_SIGNATURE)
+    return (default, *(item.signature for item in pairs), _TOKENIZE_PAIRS)
+
+
+def stamped_pair_signatures(provenance: Mapping[str, Any] | None) -> tuple[PairSignature, ...]:
+    """Those of an artifact, from its provenance. Raises ``ArtifactError`` where they cannot be read."""
+    stamp = (provenance or {}).get("pair_signatures") or []
+    try:
+        return tuple(PairSignature(**{**item, "prompt": Prompt(**item["prompt"])}) for item in stamp)
+    except (TypeError, KeyError) as error:
+        raise ArtifactError(f"provenance.json: pair_signatures is {stamp!r}: {error}") from error

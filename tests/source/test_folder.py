@@ -21,6 +21,7 @@ from toolkit.graph.tasks import read_spec
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.source.folder import inspect_folder
 from toolkit.source.settings import POOLING_MODES, SourceSettings
+from toolkit.source.tasks import TASKS
 
 
 @pytest.fixture
@@ -75,11 +76,17 @@ def test_the_pooling_of_an_encoder_alone_can_be_chosen(bert: Path, mode: str) ->
     assert largest_difference(checkpoint.reference.encode(list(TEXTS)), expected) == 0.0
 
 
-@pytest.mark.parametrize("kind", [BertForSequenceClassification, BertForMaskedLM])
-def test_a_head_on_an_encoder_alone_is_refused_by_name(tiny_bert: Path, tmp_path: Path, kind: Any) -> None:
-    folder = with_head(kind, tiny_bert, tmp_path / "head")
-    error = refused(folder, "config.json", "architectures", kind.__name__)
+def test_a_head_on_an_encoder_alone_is_refused_by_name(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = with_head(BertForMaskedLM, tiny_bert, tmp_path / "head")
+    error = refused(folder, "config.json", "architectures", "BertForMaskedLM")
     assert "encoders without a head" in str(error)
+
+
+def test_a_head_that_classifies_makes_an_encoder_alone_a_reranker(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = with_head(BertForSequenceClassification, tiny_bert, tmp_path / "head")
+    assert inspect_folder(folder, False).task.name == "rerank"
+    with pytest.raises(UnsupportedError, match="architectures is 'BertForSequenceClassification'"):
+        inspect_folder(folder, False, TASKS["embed"])
 
 
 def test_a_language_model_alone_is_refused_by_name(tmp_path: Path) -> None:
@@ -122,12 +129,12 @@ def test_a_router_is_refused_by_name(source: Path) -> None:
     refused(source, "modules.json", "type", module)
 
 
-def test_a_cross_encoders_folder_is_refused_by_name(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_cross_encoders_folder_says_what_it_is_for(tiny_bert: Path, tmp_path: Path) -> None:
     CrossEncoder(str(tiny_bert), num_labels=1, device="cpu").save_pretrained(str(tmp_path))
-    error = refused(tmp_path, "config_sentence_transformers.json", "model_type", "CrossEncoder")
-    assert "supported: SentenceTransformer" in str(error)
-    # and were that file lost, by its task
-    (tmp_path / "config_sentence_transformers.json").unlink()
+    assert inspect_folder(tmp_path, False).task.name == "rerank"
+    with pytest.raises(UnsupportedError, match=r"model_type is 'CrossEncoder'.*where the task is embed"):
+        inspect_folder(tmp_path, False, TASKS["embed"])
+    (tmp_path / "config_sentence_transformers.json").unlink()  # and were that file lost, it is refused
     refused(tmp_path, "sentence_bert_config.json", "transformer_task", "sequence-classification")
 
 

@@ -15,8 +15,8 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
 @click.option("--markdown", is_flag=True, help="Print the tables as docs/models.md has them.")
 def command(as_json: bool, markdown: bool) -> None:
-    """List what can be exported: encoder families, modules, tokenizers, signatures; and of the public models that are
-    asked for most, which work and why the others are refused."""
+    """List what can be exported: tasks, encoder families, modules, tokenizers, signatures; and of the public models
+    that are asked for most, which work and why the others are refused."""
     from toolkit.graph.catalogue import catalogue
 
     found = catalogue()
@@ -26,6 +26,7 @@ def command(as_json: bool, markdown: bool) -> None:
     elif markdown:
         click.echo(found.markdown(), nl=False)
     else:
+        _print("tasks", found.tasks)
         _print("encoder families", found.families)
         _print("modules", found.modules)
         _print("tokenizers", found.tokenizers)

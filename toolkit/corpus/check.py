@@ -6,7 +6,7 @@ token, accents, scripts without spaces, literal special tokens, control characte
 
 from __future__ import annotations
 
-__all__ = ["check_texts"]
+__all__ = ["check_pairs", "check_texts"]
 
 SHORT = (
     "Hello",
@@ -129,3 +129,25 @@ def check_texts(max_length: int) -> list[str]:
         "🚀 " * 150,
     ]
     return [*SHORT, *BLANK, *LANGUAGES, *UNICODE, *CODE, *SPECIAL, *limit, *mixed, *long]
+
+
+def check_pairs(max_length: int) -> list[tuple[str, str]]:
+    """Pairs of texts, for a model that takes at most ``max_length`` tokens of both together.
+
+    Each of ``check_texts`` is in one of them, beside a short one or another of them. Among them are repetitions of a
+    one-token word that land below, on and above the limit together, where either text is the longer one, and two texts
+    each of which is too long.
+    """
+    texts = check_texts(max_length)
+    far = len(texts) // 2
+    beside = (
+        lambda number: (SHORT[1], texts[number]),
+        lambda number: (texts[number], SHORT[4]),
+        lambda number: (texts[number], texts[(number + far) % len(texts)]),
+    )
+    pairs = [beside[number % 3](number) for number in range(len(texts))]
+    for total in range(max(4, max_length - 5), max_length + 2):
+        for first in dict.fromkeys((1, total // 3, total // 2, total - 1)):
+            pairs.append((" ".join(["time"] * first), " ".join(["time"] * (total - first))))
+    long = " ".join([_SENTENCE] * 60)
+    return [*pairs, (long, long), (long, SHORT[1]), (SHORT[1], long), ("", "")]

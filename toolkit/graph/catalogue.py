@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from toolkit.encoder.families import FAMILIES, MODEL_TYPES
 from toolkit.heads import HEADS
+from toolkit.heads.classifier import CLASSIFIERS
 from toolkit.heads.pooling import POOLING_MODES
-from toolkit.signatures import FURTHER_SIGNATURES, SIGNATURES
+from toolkit.signatures import FURTHER_SIGNATURES, PAIR_SIGNATURES, SIGNATURES
+from toolkit.source.tasks import TASKS
 from toolkit.tokenizer import TOKENIZER_KINDS
 
 __all__ = ["PUBLIC_MODELS", "Catalogue", "PublicModel", "catalogue"]
@@ -43,8 +45,10 @@ class PublicModel:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Each row is a tuple of texts: families (whose, model types), modules, tokenizers, signatures (name, doc)."""
+    """Each row is a tuple of texts: tasks (name, class, doc), families (whose, model types), modules, tokenizers,
+    signatures (name, doc)."""
 
+    tasks: tuple[tuple[str, str, str], ...]
     families: tuple[tuple[str, str], ...]
     modules: tuple[tuple[str, str], ...]
     tokenizers: tuple[tuple[str, str], ...]
@@ -59,6 +63,7 @@ class Catalogue:
         ]
         return "\n".join(
             [
+                _table(("task", "class in sentence-transformers", ""), self.tasks),
                 _table(("family", "`model_type`"), self.families),
                 _table(("module", "how"), self.modules),
                 _table(("tokenizer", "as in"), self.tokenizers),
@@ -71,15 +76,17 @@ class Catalogue:
 def catalogue() -> Catalogue:
     """The tables as they stand."""
     return Catalogue(
+        tasks=tuple((task.name, task.model_class, task.doc) for task in TASKS.values()),
         families=tuple((family.title, ", ".join(family.model_types)) for family in FAMILIES),
         modules=(
             ("Transformer", "one of the families"),
             ("Pooling", ", ".join(POOLING_MODES)),
             *((name, _first_line(head)) for name, head in HEADS.items()),
             ("Dropout", "which does nothing at inference"),
+            ("head that classifies, of a CrossEncoder", f"as transformers has it for {', '.join(CLASSIFIERS)}"),
         ),
         tokenizers=tuple(TOKENIZER_KINDS.items()),
-        signatures=(*((item.name, item.doc) for item in SIGNATURES), *FURTHER_SIGNATURES),
+        signatures=(*((item.name, item.doc) for item in SIGNATURES), *FURTHER_SIGNATURES, *PAIR_SIGNATURES),
         models=PUBLIC_MODELS,
     )
 
@@ -150,7 +157,13 @@ PUBLIC_MODELS: tuple[PublicModel, ...] = tuple(
         ("ibm-granite/granite-embedding-278m-multilingual", "xlm-roberta", "Unigram"),
         ("Qwen/Qwen3-Embedding-0.6B", "qwen3", "byte-level BPE"),
         ("google/embeddinggemma-300m", "gemma3_text", "SentencePiece BPE"),
-        ("cross-encoder/ms-marco-MiniLM-L6-v2", "bert", "WordPiece", "a CrossEncoder: no signature for pairs of texts"),
+        ("cross-encoder/ms-marco-MiniLM-L6-v2", "bert", "WordPiece"),
+        ("cross-encoder/stsb-roberta-base", "roberta", "byte-level BPE"),
+        ("BAAI/bge-reranker-base", "xlm-roberta", "Unigram"),
+        ("BAAI/bge-reranker-v2-m3", "xlm-roberta", "Unigram"),
+        ("mixedbread-ai/mxbai-rerank-base-v1", "deberta-v2", "Unigram"),
+        ("Alibaba-NLP/gte-reranker-modernbert-base", "modernbert", "byte-level BPE"),
+        ("Qwen/Qwen3-Reranker-0.6B", "qwen3", "byte-level BPE", "a LogitScore behind a decoder's own head"),
         ("naver/splade-v3", "bert", "WordPiece", "a SparseEncoder: no signature for sparse vectors"),
         ("minishlab/potion-base-8M", "model2vec", "WordPiece", "a StaticEmbedding: no Transformer module"),
     )

@@ -25,14 +25,14 @@ Result = TypeVar("Result")
 def guarded(function: Callable[..., Result], inputs: Sequence[Tensor]) -> Callable[..., Result]:
     """``function`` of a signature's ``inputs``, which is not run for any that it is not made for.
 
-    That is either one input ``[batch]``, which may come as ``[batch, 1]`` too; or an ``attention_mask`` of zeros and
-    ones and others, all of one shape ``[batch, length]``, with a length of at least 1 where there is any row. Else the
-    graph fails with INVALID_ARGUMENT, and says which input came in which shape.
+    Those are either ``[batch]``, all of one length, which may come as ``[batch, 1]`` too; or an ``attention_mask`` of
+    zeros and ones and others, all of one shape ``[batch, length]``, with a length of at least 1 where there is any row.
+    Else the graph fails with INVALID_ARGUMENT, and says which input came in which shape.
     """
 
     @functools.wraps(function)
     def checked(*values: tf.Tensor) -> Result:
-        check = _one_a_row if len(inputs) == 1 else _of_one_shape
+        check = _one_a_row if all(item.shape == ("batch",) for item in inputs) else _of_one_shape
         return function(*check(inputs, values))
 
     return checked
@@ -55,13 +55,24 @@ def with_embeddings(ids: tf.Tensor, tokenizer: TokenizerSpec, vocab_size: int) -
 
 
 def _one_a_row(inputs: Sequence[Tensor], values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    (item,), (value,) = inputs, values
-    value = _undeclared(value)
-    shape = tf.shape(value)
-    rank = tf.size(shape)
-    fits = (rank >= 1) & (rank <= 2) & tf.reduce_all(tf.equal(shape[1:], 1))
-    with tf.control_dependencies([_require(fits, f"{item.name} must have the shape [batch], not", shape)]):
-        return [tf.reshape(value, [-1])]
+    undeclared = [_undeclared(value) for value in values]
+    checks: list[tf.Operation] = []
+    for item, value in zip(inputs, undeclared, strict=True):
+        shape = tf.shape(value)
+        rank = tf.size(shape)
+        fits = (rank >= 1) & (rank <= 2) & tf.reduce_all(tf.equal(shape[1:], 1))
+        with tf.control_dependencies(checks):  # of two faults, always the same one is told
+            checks = [_require(fits, f"{item.name} must have the shape [batch], not", shape)]
+    with tf.control_dependencies(checks):
+        columns = [tf.reshape(value, [-1]) for value in undeclared]
+    if len(columns) > 1:
+        names = [item.name for item in inputs]
+        first, *others = sizes = [tf.shape(column) for column in columns]
+        same = tf.reduce_all([tf.reduce_all(tf.equal(first, other)) for other in others])
+        message = f"{', '.join(names[:-1])} and {names[-1]} must have as many rows, not"
+        checks = [_require(same, message, *sizes)]
+    with tf.control_dependencies(checks):
+        return [tf.identity(column) for column in columns] if len(columns) > 1 else columns
 
 
 def _of_one_shape(inputs: Sequence[Tensor], values: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -8,6 +8,7 @@ time. Before it loads anything, the folder is inspected (``toolkit.source.folder
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import re
@@ -55,6 +56,16 @@ class RawModule:
 
 
 @dataclass(frozen=True)
+class RawActivation:
+    """A torch activation: the dotted ``name`` of its class, how it prints itself, and how one with its class's default
+    options does (``None``: there are no defaults)."""
+
+    name: str
+    shown: str
+    default: str | None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """All that an export reads from its source.
 
@@ -65,6 +76,8 @@ class Checkpoint:
     ``truncate_dim`` cuts an embedding (``None``: not cut). ``reference`` is the live model, in evaluation mode and
     float32 on the CPU: what an export must equal. ``settings`` were put on it before it was read. ``notices`` are what
     its user should know. ``tokenizer_file`` is the folder's ``tokenizer.json``, for those that take it as it is.
+    ``token_types``: the encoder uses the tokenizer's token types. ``activation`` is what a CrossEncoder applies to its
+    scores.
     """
 
     source: str
@@ -79,6 +92,8 @@ class Checkpoint:
     settings: SourceSettings = SourceSettings()
     notices: tuple[str, ...] = ()
     tokenizer_file: Path | None = None
+    token_types: bool = False
+    activation: RawActivation | None = None
 
 
 def open_checkpoint(
@@ -219,7 +234,10 @@ def _from_model(
     if model.default_prompt_name is not None:
         prompt = str(model.prompts.get(model.default_prompt_name) or "")
     prompts = {str(name): str(text or "") for name, text in model.prompts.items()}
-    named = [prompts] if any(prompts.values()) else []  # one without has the digest that it had before they counted
+    named: list[object] = [prompts] if any(prompts.values()) else []  # those without came before prompts counted
+    activation = _raw_activation(model.activation_fn) if hasattr(model, "activation_fn") else None
+    if activation is not None:
+        named.append(asdict(activation))
     # transformers marks "no limit" by a huge number
     max_length = int(limit) if limit is not None and limit < 1_000_000 else None
     raw = json.loads(backend.to_str())
@@ -243,6 +261,8 @@ def _from_model(
         digest=_digest(modules, source_of_ids, prompt, cut, *named),
         reference=model,
         settings=settings,
+        token_types=_takes_token_types(model[0].auto_model, tokenizer),
+        activation=activation,
         notices=tuple(notices(model, settings, folder, pooled=plain and task.name == "embed")),
     )
 
@@ -266,13 +286,15 @@ def _raw_module(index: int, module: Any, folder: str, task: Task) -> RawModule:
         config["query_expansion"] = getattr(module, "query_expansion", None)
         config.update(module.auto_model.config.to_dict())
         config.update(_rounded(module.auto_model))
+        if module.auto_model.base_model is not module.auto_model:  # a head is around it
+            config["base_model_prefix"] = module.auto_model.base_model_prefix
         state = used_state(module.auto_model)
         file = f"{folder}/config.json"
     else:
         if kind == "Dense":
             # A live module may hold an activation with other than its class's default options.
-            config["activation_repr"] = repr(module.activation_function)
-            config["activation_default_repr"] = _default_repr(module.activation_function)
+            activation = _raw_activation(module.activation_function)
+            config["activation_repr"], config["activation_default_repr"] = activation.shown, activation.default
         state = dict(module.state_dict())
         file = f"{folder}/{index}_{kind}/config.json"
     require_finite(state, folder)
@@ -286,11 +308,18 @@ def _rounded(encoder: Any) -> dict[str, float]:
     return {"embed_scale": found[0]} if found else {}
 
 
-def _default_repr(module: Any) -> str | None:
+def _raw_activation(module: Any) -> RawActivation:
+    kind = type(module)
     try:
-        return repr(type(module)())
+        default = repr(kind())
     except TypeError:  # a class that needs arguments has no default
-        return None
+        default = None
+    return RawActivation(f"{kind.__module__}.{kind.__qualname__}", repr(module), default)
+
+
+def _takes_token_types(encoder: Any, tokenizer: Any) -> bool:
+    named, types = inspect.signature(encoder.forward).parameters, getattr(encoder.config, "type_vocab_size", 0)
+    return "token_type_ids" in tokenizer.model_input_names and "token_type_ids" in named and bool(types)
 
 
 def _digest(modules: tuple[RawModule, ...], tokenizer: TokenizerSource, *rest: object) -> str:

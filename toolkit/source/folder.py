@@ -93,6 +93,8 @@ def inspect_folder(path: Path, trust_remote_code: bool, asked: Task | None = Non
     ``UnsupportedError`` naming file, field and value.
     """
     declared = _declared_task(path / _MODEL_FILE)
+    for found in (path / _MODEL_FILE, path / "config.json"):
+        _require_trusted_scores(found, trust_remote_code)
     file = path / "modules.json"
     if not file.exists():
         task = _inspect_plain(path, asked)
@@ -113,6 +115,23 @@ def _declared_task(file: Path) -> Task:
     if (task := task_of_class(str(kind))) is None:
         raise UnsupportedError(str(file), "model_type", kind, [task.model_class for task in TASKS.values()])
     return task
+
+
+def _require_trusted_scores(file: Path, trust_remote_code: bool) -> None:
+    """Refuse an activation of a CrossEncoder's scores that sentence-transformers would replace by its default.
+
+    The field has been in several places.
+    """
+    config = _object(file) if file.exists() else {}
+    inner = config.get("sentence_transformers")
+    found = {
+        "activation_fn": config.get("activation_fn"),
+        "sentence_transformers.activation_fn": inner.get("activation_fn") if isinstance(inner, dict) else None,
+        "sbert_ce_default_activation_function": config.get("sbert_ce_default_activation_function"),
+    }
+    for field, name in found.items():
+        if name is not None and not str(name).startswith("torch.") and not trust_remote_code:
+            raise UnsupportedError(str(file), field, name, "classes of torch")
 
 
 def _inspect_plain(path: Path, asked: Task | None) -> Task:

@@ -25,8 +25,10 @@ __all__ = [
     "with_settings",
 ]
 
-_OUTPUTS = {"feature-extraction": "last_hidden_state"}
+_OUTPUTS = {"feature-extraction": "last_hidden_state", "sequence-classification": "logits"}
 """What a Transformer module takes from its encoder's class, by what it does."""
+_NAMES = ("token_embeddings", "scores")
+"""What it may call that; other names are the specs' to refuse."""
 
 Model = TypeVar("Model", bound="BaseModel")
 Array = npt.NDArray[np.float32]
@@ -85,7 +87,7 @@ def require_text_encoder(model: BaseModel, folder: str) -> None:
         raise UnsupportedError(file, "transformer_task", first.transformer_task, _OUTPUTS)
     # A chat template, for example, would be put around every text.
     text_only = {"text": {"method": "forward", "method_output_name": output}}
-    if (modality := first.modality_config) != text_only and first.module_output_name == "token_embeddings":
+    if (modality := first.modality_config) != text_only and first.module_output_name in _NAMES:
         raise UnsupportedError(file, "modality_config", modality, str(text_only))
     for field in ("query_length", "document_length"):
         if (value := getattr(first, field)) is not None:

@@ -17,7 +17,7 @@ _HEADLESS = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model\Z|Contriever\Z")
 
 @dataclass(frozen=True)
 class Task:
-    """What the models of one class of sentence-transformers (6.2) are for.
+    """What the models of one class of sentence-transformers (6.2) are for, which ``doc`` says in words.
 
     ``model_class`` is the name of that class, as ``config_sentence_transformers.json`` has it too. ``module_types`` are
     the classes of modules that its models may have, and ``transformer_tasks`` what their Transformer module may do. A
@@ -26,6 +26,7 @@ class Task:
     """
 
     name: str
+    doc: str
     model_class: str
     module_types: tuple[str, ...]
     transformer_tasks: tuple[str, ...]
@@ -41,11 +42,21 @@ TASKS: Mapping[str, Task] = {
     for task in (
         Task(
             "embed",
+            "from a text to its embedding",
             "SentenceTransformer",
             ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"),
             ("feature-extraction",),
             _HEADLESS,
             "encoders without a head, such as BertModel",
+        ),
+        Task(
+            "rerank",
+            "from a query and a document to a score",
+            "CrossEncoder",
+            ("Transformer",),
+            ("sequence-classification",),
+            re.compile(r"ForSequenceClassification\Z"),
+            "encoders with a head that classifies texts, such as BertForSequenceClassification",
         ),
     )
 }

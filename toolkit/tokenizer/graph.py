@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from toolkit.tokenizer.bpe.steps import bytepair_steps, character_pair_steps
 from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel
 from toolkit.tokenizer.engines import Engine, require_engine
 from toolkit.tokenizer.spec import TokenizerSpec
-from toolkit.tokenizer.steps import PackedTokens, Step
+from toolkit.tokenizer.steps import PackedTokens, Step, Tokens
 from toolkit.tokenizer.unigram.spec import UnigramModel
 from toolkit.tokenizer.unigram.steps import unigram_steps
 from toolkit.tokenizer.wordpiece.spec import WordPieceModel
@@ -46,6 +47,11 @@ class TokenizerGraph(tf.Module):  # type: ignore[misc]
         """Tokenize ``text``, strings [batch] (bytes; broken UTF-8 reads as U+FFFD)."""
         *_, (_, packed) = self.trace(text)
         return cast("PackedTokens", packed)
+
+    def tokens(self, text: tf.Tensor) -> Tokens:
+        """The tokens of ``text`` alone: no special tokens around them, and nothing cut off."""
+        *_, (_, found) = itertools.islice(self.trace(text), len(self.steps) - 1)  # all but AddSpecialTokens
+        return cast("Tokens", found)
 
     def trace(self, text: tf.Tensor) -> Iterator[tuple[Step, Any]]:
         """Each step with its result."""

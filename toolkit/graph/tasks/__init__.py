@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks.embed import EmbedSpec
+from toolkit.graph.tasks.rerank import RerankSpec
 from toolkit.signatures import Views
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SPECS", "read_spec", "serving_model"]
 
-SPECS: Mapping[str, type[TaskSpec]] = {spec.task: spec for spec in (EmbedSpec,)}
+SPECS: Mapping[str, type[TaskSpec]] = {spec.task: spec for spec in (EmbedSpec, RerankSpec)}
 """The name of a task to the class of its specs."""
 
 
@@ -27,6 +28,7 @@ def read_spec(checkpoint: Checkpoint, views: Views = Views()) -> TaskSpec:
 def serving_model(spec: TaskSpec, *options: Any, **further: Any) -> ServingModel:
     """The model of ``spec``; the options are those of its class. Imports tensorflow."""
     from toolkit.graph.tasks.embed_model import EmbedModel
+    from toolkit.graph.tasks.rerank_model import RerankModel
 
-    models: Mapping[str, type[ServingModel]] = {"embed": EmbedModel}
+    models: Mapping[str, type[ServingModel]] = {"embed": EmbedModel, "rerank": RerankModel}
     return models[spec.task](spec, *options, **further)

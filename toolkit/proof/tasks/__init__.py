@@ -8,12 +8,16 @@ from typing import Any
 
 from toolkit.proof.proof import TaskProof
 from toolkit.proof.tasks.embed import EmbedProof
+from toolkit.proof.tasks.rerank import RerankProof
 from toolkit.source.checkpoint import Checkpoint
 
 __all__ = ["PROOFS"]
 
 Provenance = Mapping[str, Any] | None
 
-PROOFS: Mapping[str, Callable[[Checkpoint, Path, Provenance, Sequence[str] | None], TaskProof]] = {"embed": EmbedProof}
+PROOFS: Mapping[str, Callable[[Checkpoint, Path, Provenance, Sequence[str] | None], TaskProof]] = {
+    "embed": EmbedProof,
+    "rerank": RerankProof,
+}
 """The name of a task to the proof of the artifact in a folder, which says of itself what its provenance does, against
 a checkpoint; with texts in the place of the built-in corpus."""

@@ -1,0 +1,147 @@
+"""The whole way of a CrossEncoder: exported, proved, served, asked over gRPC and REST."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+from graph.test_rerank import PAIRS, save_classifier
+from sentence_transformers import CrossEncoder
+from support import largest_difference
+from tensorflow_serving.apis import prediction_log_pb2
+
+from toolkit.artifact.savedmodel import WARMUP, read_provenance
+from toolkit.cli import cli
+from toolkit.client import Client
+from toolkit.convert import Export, export
+from toolkit.errors import CheckError, ClientError, InputError
+from toolkit.proof.check import check
+from toolkit.server import Server, ServerOptions
+
+QUERY = "how do embedding models search"
+DOCUMENTS = [document for _, document in PAIRS]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> CrossEncoder:
+    made = CrossEncoder(str(save_classifier(tmp_path_factory.mktemp("source"))), device="cpu")
+    made.prompts["web"] = "search the web for this: "
+    return made
+
+
+@pytest.fixture(scope="module")
+def exported(model: CrossEncoder, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    return export(model, tmp_path_factory.mktemp("models"), "m", tokenizer_sample=0.01)
+
+
+@pytest.fixture(scope="module", params=["alone", pytest.param("batched", marks=pytest.mark.long)])
+def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    batching: dict[str, Any] = {}
+    if request.param == "batched":
+        file = tmp_path_factory.mktemp("server") / "batching.config"
+        file.write_text("max_batch_size { value: 16 } batch_timeout_micros { value: 1000 }")
+        batching = {"enable_batching": True, "batching_parameters_file": file}
+    models = tmp_path_factory.mktemp("served")
+    shutil.copytree(exported.path, models / "m" / "1")
+    (models / "m" / "1" / WARMUP).unlink()  # seconds for each signature that this asks nothing of
+    with Server(ServerOptions(models_dir=models, port=0, rest_api_port=0, **batching)) as running:
+        yield running
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def client(request: pytest.FixtureRequest, server: Any) -> Iterator[Client]:
+    scheme, port = ("grpc", server.grpc_port) if request.param == "grpc" else ("http", server.rest_port)
+    with Client(f"{scheme}://127.0.0.1:{port}", "m") as made:
+        yield made
+
+
+def test_the_proof_covers_every_signature_and_is_stamped(exported: Export) -> None:
+    assert exported.report is not None
+    assert {figure.stage for figure in exported.report.stages} == {
+        *("1_classifier", "serving_default", "rerank", "rerank_web")
+    }
+    assert exported.report.max_abs < 1e-5
+    provenance = read_provenance(exported.path)
+    assert provenance is not None
+    assert (provenance["task"], provenance["check"]["unit"]) == ("rerank", "scores")
+    assert provenance["check"]["max_cosine_distance"] is None
+
+
+def test_documents_are_ranked_as_by_the_original(client: Client, model: CrossEncoder) -> None:
+    ranked = client.rerank(QUERY, DOCUMENTS)
+    expected: Any = model.rank(QUERY, DOCUMENTS)
+    assert largest_difference([item.score for item in ranked], [item["score"] for item in expected]) < 1e-5
+    scores = np.asarray(model.predict([(QUERY, document) for document in DOCUMENTS]))
+    assert all(abs(item.score - scores[item.index]) < 1e-5 for item in ranked)
+    assert [item.document for item in ranked] == [DOCUMENTS[item.index] for item in ranked]
+
+
+def test_pairs_of_any_queries_are_scored(client: Client, model: CrossEncoder) -> None:
+    queries, documents = ([pair[column] for pair in PAIRS] for column in (0, 1))
+    answer = client.predict({"query": queries, "document": documents}, signature="rerank_web")["score"]
+    assert largest_difference(answer, model.predict(PAIRS, prompt_name="web")) < 1e-5
+
+
+def test_columns_of_different_length_are_refused_and_the_server_lives(client: Client) -> None:
+    for queries, documents in ((["a"], ["b", "c"]), (["a", "b", "c"], ["d"])):
+        with pytest.raises(ClientError, match=r"as many rows|same|0th|size|shape"):
+            client.predict({"query": queries, "document": documents}, signature="rerank")
+    assert len(client.rerank(QUERY, DOCUMENTS)) == len(DOCUMENTS)
+
+
+def test_each_signature_has_warm_up_requests_of_pairs(exported: Export) -> None:
+    records = tf.data.TFRecordDataset(str(exported.path / WARMUP))
+    logs = [prediction_log_pb2.PredictionLog.FromString(raw.numpy()).predict_log.request for raw in records]
+    assert {log.model_spec.signature_name for log in logs} == {"rerank", "rerank_web"}
+    assert all(set(log.inputs) == {"query", "document"} for log in logs)
+
+
+def test_check_finds_another_model_and_takes_pairs_of_ones_own(exported: Export, model: CrossEncoder) -> None:
+    report = check(exported.path, model, texts=["a query\ta document", "\t"])
+    assert (report.passed, report.texts) == (True, 2)
+    with pytest.raises(InputError, match="a query, a tab and a document"):
+        check(exported.path, model, texts=["a query"])
+    with torch_changed(model):
+        other = check(exported.path, model, texts=["a query\ta document"])
+    with pytest.raises(CheckError, match="first at 1_classifier"):
+        other.require_passed()
+
+
+class torch_changed:  # noqa: N801
+    """The head's bias is another inside."""
+
+    def __init__(self, model: CrossEncoder) -> None:
+        self._bias: Any = model[0].auto_model.classifier.bias
+
+    def __enter__(self) -> None:
+        self._bias.data += 0.5
+
+    def __exit__(self, *_: object) -> None:
+        self._bias.data -= 0.5
+
+
+def test_inspect_and_check_print_pairs_and_scores(exported: Export, model: CrossEncoder, tmp_path: Path) -> None:
+    runner = CliRunner(env={"COLUMNS": "250"})
+    shown = runner.invoke(cli, ["inspect", str(exported.path)]).stdout
+    assert "query string [?]" in shown
+    assert "score float32 [?]" in shown
+    assert "prompt 'search the web for this: '" in shown
+    model.save(str(tmp_path / "source"))
+    lines = tmp_path / "pairs.txt"
+    lines.write_text("a query\ta document\n")
+    checked = runner.invoke(cli, ["check", str(exported.path), str(tmp_path / "source"), "--texts", str(lines)])
+    assert checked.exit_code == 0, checked.output
+    assert "scores" in checked.stdout
+    assert "cosine" not in checked.stdout
+
+
+def test_fewer_bits_are_refused_by_name(model: CrossEncoder, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="precision 'int8': not for rerank; supported: float32"):
+        export(model, tmp_path, "m", precision="int8")
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,127 @@
+"""The proof of ``rerank``: token ids and types of pairs, scores before and behind their activation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.corpus.check import check_pairs
+from toolkit.errors import InputError, SourceError
+from toolkit.proof.comparison import Arrays, Bounds, CheckReport, Comparison
+from toolkit.proof.proof import Batch, Call, TaskProof
+from toolkit.signatures import DEFAULT_SIGNATURE, stamped_pair_signatures
+from toolkit.source.checkpoint import Checkpoint
+
+__all__ = ["PairAnswer", "RerankProof"]
+
+Array = npt.NDArray[Any]
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class PairAnswer:
+    """One pair through the original: token ids and types after the cut, float32 ``logits`` ``[labels]``, and what
+    ``predict`` gives for each signature, ``[]`` or ``[labels]``."""
+
+    input_ids: tuple[int, ...]
+    type_ids: tuple[int, ...]
+    logits: Array
+    scores: Mapping[str, Array]
+
+
+class RerankProof(TaskProof):
+    """The proof of one artifact. Texts of a caller's own are a query, a tab and a document each."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        folder: Path,
+        provenance: Mapping[str, Any] | None,
+        texts: Sequence[str] | None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._signed = stamped_pair_signatures(provenance)
+        length = checkpoint.tokenizer.max_length or 512
+        self._pairs = check_pairs(length) if texts is None else [_split(text) for text in texts]
+        super().__init__(len(self._pairs))
+
+    def batch(self, rows: Sequence[int], *, first: bool) -> Batch:
+        calls: list[Call] = [("tokenize_pairs", None), (self._signed[0].name, None)]
+        if first:
+            calls += [(DEFAULT_SIGNATURE, None), ("stages", None), *((item.name, None) for item in self._signed[1:])]
+        queries, documents = zip(*(self._pairs[row] for row in rows), strict=True)
+        return {"inputs": {"query": list(queries), "document": list(documents)}, "calls": calls}
+
+    def references(self) -> list[PairAnswer]:
+        try:
+            return self._answers()
+        except (IndexError, RuntimeError, ValueError) as error:  # what torch raises for models that do not fit together
+            raise SourceError(
+                f"{self._checkpoint.source}: the original model cannot score the pairs: {error}"
+            ) from error
+
+    def _answers(self) -> list[PairAnswer]:
+        import torch
+
+        model: Any = self._checkpoint.reference
+        options = {"batch_size": _BATCH, "show_progress_bar": False}
+        scores = {
+            item.name: np.asarray(model.predict(self._pairs, prompt_name=item.prompt.name, **options))
+            for item in self._signed
+        }
+        answers: list[PairAnswer] = []
+        for start in range(0, len(self._pairs), _BATCH):
+            features = model.preprocess(self._pairs[start : start + _BATCH], prompt=self._checkpoint.prompt or None)
+            mask, ids = features["attention_mask"].bool().numpy(), features["input_ids"].numpy()
+            types = features["token_type_ids"].numpy() if self._checkpoint.token_types else np.zeros_like(ids)
+            with torch.no_grad():
+                logits = model(features)["scores"].numpy()
+            answers += [
+                PairAnswer(
+                    tuple(ids[row][mask[row]].tolist()),
+                    tuple(types[row][mask[row]].tolist()),
+                    logits[row],
+                    {name: found[start + row] for name, found in scores.items()},
+                )
+                for row in range(len(ids))
+            ]
+        return answers
+
+    def compare(self, references: Sequence[PairAnswer], arrays: Arrays, bounds: Bounds) -> CheckReport:
+        shown = [f"{query}\t{document}" for query, document in self._pairs]
+        comparison = Comparison(shown, bounds, ("token ids", "token types"))
+        for batch, outputs in self.answered(arrays):
+            for row, pair in enumerate(batch):
+                self._compare_row(comparison, row, pair, outputs, references[pair])
+        return comparison.report(max_cosine_distance=None, mean_cosine_distance=None, unit="scores")
+
+    def _compare_row(self, comparison: Comparison, row: int, pair: int, outputs: Arrays, reference: PairAnswer) -> None:
+        mask = outputs["tokenize_pairs/attention_mask"][row].astype(bool)
+        ids, types = (tuple(outputs[f"tokenize_pairs/{name}"][row][mask].tolist()) for name in _COLUMNS)
+        if not comparison.ids(pair, ids, reference.input_ids):
+            return  # other tokens give another score: nothing to learn from it
+        if types != reference.type_ids:
+            comparison.fail("token types", pair, f"{types} instead of {reference.type_ids}")
+        if "stages/1_classifier" in outputs:
+            comparison.stage("1_classifier", pair, outputs["stages/1_classifier"][row], reference.logits)
+            default = reference.scores[self._signed[0].name]
+            comparison.answer(DEFAULT_SIGNATURE, pair, outputs[f"{DEFAULT_SIGNATURE}/score"][row], default)
+        for item in self._signed:
+            if f"{item.name}/score" in outputs:
+                ours = outputs[f"{item.name}/score"][row]
+                comparison.answer(item.name, pair, ours, reference.scores[item.name])
+
+
+_COLUMNS = ("input_ids", "token_type_ids")
+
+
+def _split(text: str) -> tuple[str, str]:
+    query, tab, document = text.partition("\t")
+    if not tab:
+        raise InputError(f"text {text!r}: a pair is a query, a tab and a document")
+    return query, document
