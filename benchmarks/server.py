@@ -95,9 +95,11 @@ def load(port: int, model: str, count: int, callers: int) -> dict[str, Any]:
 
 
 def sums(page: str) -> dict[str, float]:
-    """Sums and counts of this package's histograms."""
-    found = re.findall(r"^(sentence_serving_\w+_(?:sum|count))\{[^}]*\} (\S+)$", page, re.MULTILINE)
-    return {name: float(value) for name, value in found}
+    """Sums and counts of this package's histograms, of all signatures together."""
+    found: dict[str, float] = defaultdict(float)
+    for name, value in re.findall(r"^(sentence_serving_\w+_(?:sum|count))\{[^}]*\} (\S+)$", page, re.MULTILINE):
+        found[name] += float(value)
+    return found
 
 
 def thread_seconds() -> dict[str, float]:

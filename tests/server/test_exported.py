@@ -60,8 +60,8 @@ def test_tokens_are_counted_for_the_default_signature_without_changing_it(
         answers.append(httpx.post(f"{url}/v1/models/m:predict", json={"instances": TEXTS}, timeout=60).json())
         page = httpx.get(f"{url}/monitoring/prometheus/metrics").text
         counts = dict(line.split(" ") for line in page.splitlines() if line.startswith("sentence_serving_t"))
-        tokens = counts['sentence_serving_tokens_total{model="m"}']
-        truncated = counts['sentence_serving_truncated_texts_total{model="m"}']
+        tokens = counts['sentence_serving_tokens_total{model="m",signature="serving_default"}']
+        truncated = counts['sentence_serving_truncated_texts_total{model="m",signature="serving_default"}']
         if not counted:
             assert (tokens, truncated) == ("0.0", "0.0")
             continue

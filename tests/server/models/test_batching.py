@@ -62,12 +62,12 @@ def test_rows_of_concurrent_requests_are_their_own(batching_server: Server) -> N
         assert all(pool.map(ask, range(400)))
     page = httpx.get(f"http://127.0.0.1:{batching_server.rest_port}/monitoring/prometheus/metrics").text
     lines = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
-    batches = float(lines['sentence_serving_batch_rows_count{model="echo"}'])
-    requests = float(lines['sentence_serving_request_rows_count{model="echo"}'])
+    batches = float(lines['sentence_serving_batch_rows_count{model="echo",signature="detailed"}'])
+    requests = float(lines['sentence_serving_request_rows_count{model="echo",signature="detailed"}'])
     assert batches < requests, "nothing was joined"
     assert float(lines[':tensorflow:serving:batching_session:queuing_latency_count{model_name="echo"}']) == 350
     assert requests == 400, "of which every eighth is empty and not queued"
-    assert float(lines['sentence_serving_queue_seconds_sum{model="echo"}']) > 0
+    assert float(lines['sentence_serving_queue_seconds_sum{model="echo",signature="detailed"}']) > 0
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -128,7 +128,7 @@ class Core:
         if self._max_rows and rows > self._max_rows:
             raise invalid(f"The request has {rows} rows; at most {self._max_rows} are accepted")
         result, timing = servable.run(signature, arrays, outputs)
-        run = Run(rows, sum(map(_size, arrays.values())), sum(map(_size, result.values())), *timing)
+        run = Run(signature.name, rows, sum(map(_size, arrays.values())), sum(map(_size, result.values())), *timing)
         return Answer(result, signature, servable.version, run)
 
     def count(

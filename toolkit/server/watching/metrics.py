@@ -36,8 +36,9 @@ _BYTES = _exponential(1, 4, 21)
 _ROWS = _exponential(1, 2, 13)
 _SECONDS = _exponential(50e-6, 2, 20)
 _DRAIN_AT = 4096
+_LABELS = ["model", "signature"]
 
-# Ours: name -> (help, limits), each by model
+# Ours: name -> (help, limits), each by model and signature; TF Serving's own have the labels that it gives them
 _OURS: dict[str, tuple[str, Limits]] = {
     "sentence_serving_queue_seconds": ("Time a request waited in the batch scheduler", _SECONDS),
     "sentence_serving_graph_seconds": ("Time of one batch in the graph", _SECONDS),
@@ -54,6 +55,7 @@ _COUNTERS = {
 class Run(NamedTuple):
     """One run of a signature, for counting; ``record``, ``submitted`` and ``batched`` are its `Timing`."""
 
+    signature: str
     rows: int
     input_bytes: int
     output_bytes: int
@@ -141,21 +143,21 @@ class Metrics:
         """Turns the records into sums."""
         records, self._records = self._records, []
         requests: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
-        runs: dict[tuple[str, str], list[tuple[float, Run]]] = defaultdict(list)
+        runs: dict[tuple[str, str, str], list[tuple[float, Run]]] = defaultdict(list)
         for model, api, entrypoint, status, seconds, run in records:
             requests[model, api, entrypoint, status].append(seconds * 1e6)
             if run is not None:
-                runs[model, api].append((seconds, run))
+                runs[model, api, run.signature].append((seconds, run))
         for (model, api, entrypoint, status), times in requests.items():
             counted = (("model_name", model), ("status", status))
             self._counters[":tensorflow:serving:request_count", counted] += len(times)
             if status == "OK":
                 labels = (("model_name", model), ("API", api), ("entrypoint", entrypoint))
                 self._observe(":tensorflow:serving:request_latency", labels, times)
-        for (model, api), group in runs.items():
-            self._count_runs(model, api, group)
+        for (model, api, signature), group in runs.items():
+            self._count_runs(model, api, signature, group)
 
-    def _count_runs(self, model: str, api: str, group: list[tuple[float, Run]]) -> None:
+    def _count_runs(self, model: str, api: str, signature: str, group: list[tuple[float, Run]]) -> None:
         runs = [run for _, run in group]
         lengths = np.array([len(run.record) for run in runs])
         start, end, rows, row, tokens, truncated = np.concatenate([run.record for run in runs]).T
@@ -179,7 +181,7 @@ class Metrics:
             session = ":tensorflow:serving:batching_session:"
             self._observe(f"{session}queuing_latency", name, queues[batched] * 1e6)
             self._counters[f"{session}wrapped_run_count", name] += int((opened & np.repeat(batched, lengths)).sum())
-        ours = (("model", model),)
+        ours = (("model", model), ("signature", signature))
         values: dict[str, Sequence[float] | Limits] = {
             "sentence_serving_queue_seconds": queues[batched],
             "sentence_serving_graph_seconds": (end - start)[opened],
@@ -213,14 +215,14 @@ class Metrics:
         """Ours, for prometheus-client."""
         with self._lock:
             for name, (text, _) in _OURS.items():
-                histogram = HistogramMetricFamily(name, text, labels=["model"])
-                for model, cell in self._of(self._histograms, name):
-                    histogram.add_metric([model], cell.cumulative(), cell.sum)
+                histogram = HistogramMetricFamily(name, text, labels=_LABELS)
+                for labels, cell in self._of(self._histograms, name):
+                    histogram.add_metric(labels, cell.cumulative(), cell.sum)
                 yield histogram
             for name, text in _COUNTERS.items():
-                counter = CounterMetricFamily(name, text, labels=["model"])
-                for model, value in self._of(self._counters, name):
-                    counter.add_metric([model], value)
+                counter = CounterMetricFamily(name, text, labels=_LABELS)
+                for labels, value in self._of(self._counters, name):
+                    counter.add_metric(labels, value)
                 yield counter
             gauge = GaugeMetricFamily(
                 "sentence_serving_model_available", "1 if a version of the model is available", labels=["model"]
@@ -230,8 +232,8 @@ class Metrics:
             yield gauge
 
     @staticmethod
-    def _of(cells: dict[tuple[str, Labels], Any], name: str) -> list[tuple[str, Any]]:
-        return [(labels[0][1], cell) for (metric, labels), cell in cells.items() if metric == name]
+    def _of(cells: dict[tuple[str, Labels], Any], name: str) -> list[tuple[list[str], Any]]:
+        return [([value for _, value in labels], cell) for (metric, labels), cell in cells.items() if metric == name]
 
 
 class _Ours(Collector):
