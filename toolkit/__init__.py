@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toolkit.client import Client
     from toolkit.convert import Export, export
     from toolkit.encoder.batching_options import Batching
+    from toolkit.graph.keras_back import from_keras
     from toolkit.graph.keras_door import to_keras
     from toolkit.proof.check import check
     from toolkit.proof.comparison import Bounds, CheckReport
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "check",
     "export",
+    "from_keras",
     "inspect",
     "to_keras",
     "tune_artifact",
@@ -43,6 +45,7 @@ _HOME = {
     "check": "toolkit.proof.check",
     "export": "toolkit.convert",
     "inspect": "toolkit.artifact.inspection",
+    "from_keras": "toolkit.graph.keras_back",
     "to_keras": "toolkit.graph.keras_door",
     "tune_artifact": "toolkit.artifact.tuning",
 }

@@ -33,6 +33,7 @@ from toolkit.corpus.check import check_texts
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import MODEL_TYPES
 from toolkit.errors import InputError, MissingExtraError, SourceNotice
+from toolkit.graph.source import open_source
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks import read_spec, serving_model
 from toolkit.graph.tasks.embed import EmbedSpec
@@ -41,12 +42,13 @@ from toolkit.proof.comparison import Bounds, CheckReport
 from toolkit.proof.precision import Precision
 from toolkit.proof.ranges import calibrated_ranges
 from toolkit.signatures import Views
-from toolkit.source.checkpoint import Checkpoint, open_checkpoint
+from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.settings import SourceSettings
 from toolkit.tokenizer import COMPILED, Engine, self_check
 from toolkit.tokenizer.bare import BareTokenizer, compare_bare
 
 if TYPE_CHECKING:
+    import keras
     from sentence_transformers.base.model import BaseModel
 
     from toolkit.graph.model import ServingModel
@@ -84,7 +86,7 @@ class Export:
 
 
 def export(
-    source: str | Path | BaseModel,
+    source: str | Path | BaseModel | keras.Model,
     models_dir: str | Path,
     name: str,
     *,
@@ -113,7 +115,8 @@ def export(
     """Convert ``source`` to ``<models_dir>/<name>/<version>/`` and prove that it equals the original.
 
     ``source`` is a folder, a hub id or a live model of sentence-transformers, whose class is for one task: ``task``
-    names it (``"embed"``) where the folder of a plain encoder leaves it open. ``version`` defaults to the next free
+    names it (``"embed"``) where the folder of a plain encoder leaves it open; or a Keras model of ``to_keras`` (live or
+    its ``.keras`` file), trained further or not, which is then the original. ``version`` defaults to the next free
     number.
     The proof is in two parts: the tokenizer's tables against the tokenizers package on over a million texts (every code
     point among them; ``tokenizer_sample`` takes a share of them), then the written artifact, reloaded, against the
@@ -160,7 +163,7 @@ def export(
     # Names and places are refused, as the options were, before minutes are spent on loading.
     with stage_version(Path(models_dir), name, version) as staged:
         say("reading the checkpoint", 0, 0)
-        checkpoint = open_checkpoint(
+        checkpoint = open_source(
             source,
             task=task,
             revision=revision,

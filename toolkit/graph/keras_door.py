@@ -2,6 +2,7 @@
 
 The layers are registered with Keras under ``sentence_serving``: after ``import toolkit.graph.keras_door``,
 ``keras.models.load_model`` reads what ``model.save("x.keras")`` wrote. They run the same graph code as the SavedModel.
+The way back is :mod:`toolkit.graph.keras_back`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tensorflow as tf
 from toolkit.encoder.families import MODEL_TYPES
 from toolkit.encoder.family import EncoderSpec, padded_positions
 from toolkit.encoder.packing import make_chunk, pack, padded_index
+from toolkit.encoder.places import Places
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.errors import InputError
 from toolkit.graph.guard import with_embeddings
@@ -28,6 +30,8 @@ from toolkit.heads.pooling import PoolingSpec, pool
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.source.settings import SourceSettings
+from toolkit.source.skeleton import skeleton
+from toolkit.source.traced import unused_state
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ __all__ = ["Encoder", "Head", "Pooling", "Tokenize", "Truncate", "to_keras"]
 
 PACKAGE = "sentence_serving"
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+UNUSED = "unused/"
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -76,13 +81,15 @@ class Tokenize(keras.layers.Layer):  # type: ignore[misc]
 
 
 class _Parameters(keras.layers.Layer):  # type: ignore[misc]
-    """A layer whose weights are named by the graph code (``layer_0/qkv/kernel``) and all trainable."""
+    """A layer whose weights have names (``layer_0/qkv/kernel``); those that begin with one of ``fixed`` stay."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], **kwargs: Any) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], fixed: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Keras does not take slashes in a variable's name.
         self.params = {
-            name: self.add_weight(name=name.replace("/", "."), shape=shape, initializer="zeros")
+            name: self.add_weight(
+                name=name.replace("/", "."), shape=shape, initializer="zeros", trainable=not name.startswith(fixed)
+            )
             for name, shape in shapes.items()
         }
         self.built = True
@@ -101,13 +108,28 @@ class _Parameters(keras.layers.Layer):  # type: ignore[misc]
 class Encoder(_Parameters):
     """The three token tensors to token embeddings, float32 ``[batch, length, hidden]``; zeros at padding.
 
-    In training, dropout acts at the rates of the checkpoint's configuration.
+    In training, dropout acts at the rates of the checkpoint's configuration. Weights are what the checkpoint stores,
+    those of its tensors that no hidden state depends on (``unused/...``) among them, which stay as they are.
+    ``skeleton`` is the checkpoint without its weights, and ``tensors`` are the names and shapes of its encoder's: what
+    a trained model goes back to. A model that was saved without them is read, and does not go back.
     """
 
-    def __init__(self, spec: Mapping[str, Any], shapes: Mapping[str, Any], **kwargs: Any) -> None:
-        super().__init__({name: tuple(shape) for name, shape in shapes.items()}, **kwargs)
-        self.spec: EncoderSpec = MODEL_TYPES[spec["family"]](**spec)
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        shapes: Mapping[str, Any],
+        tensors: Mapping[str, Any] | None = None,
+        skeleton: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        family = MODEL_TYPES[spec["family"]]
+        super().__init__(
+            {name: tuple(shape) for name, shape in shapes.items()}, fixed=(*family.fixed, UNUSED), **kwargs
+        )
+        self.spec: EncoderSpec = family(**spec)
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
+        self.stored_shapes = None if tensors is None else {name: tuple(shape) for name, shape in tensors.items()}
+        self.skeleton = skeleton
         self.seed = keras.random.SeedGenerator()
 
     def call(
@@ -118,7 +140,10 @@ class Encoder(_Parameters):
 
         positions = padded_positions(self.spec, input_ids)
         chunk = make_chunk(pack(input_ids, attention_mask, token_type_ids, positions))
-        hidden = self.spec.hidden_states(Float32Products(self.tensors(), self.spec, dropout), chunk)
+        params = {name: tensor for name, tensor in self.tensors().items() if not name.startswith(UNUSED)}
+        # a model that was saved without a skeleton has the graph's parameters as its weights
+        params = params if self.skeleton is None else self.spec.derived(params)
+        hidden = self.spec.hidden_states(Float32Products(params, self.spec, dropout), chunk)
         place = tf.where(tf.not_equal(attention_mask, 0))
         shape = tf.concat([tf.shape(input_ids, tf.int64), [self.spec.hidden_size]], 0)
         return tf.scatter_nd(place, hidden[: chunk.total], shape)
@@ -127,7 +152,8 @@ class Encoder(_Parameters):
         return keras.KerasTensor((*input_ids.shape, self.spec.hidden_size), "float32")
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "spec": _numbers(self.spec), "shapes": self.shapes}
+        own = {"tensors": self.stored_shapes, "skeleton": self.skeleton}
+        return {**super().get_config(), "spec": _numbers(self.spec), "shapes": self.shapes, **own}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -220,6 +246,28 @@ def _add_head(head: HeadSpec, name: str, params: Mapping[str, np.ndarray[Any, An
     return y
 
 
+def _encoder(spec: EncoderSpec, original: SentenceTransformer) -> Encoder:
+    shapes = {name: tensor.shape for name, tensor in spec.tensors.items()}
+    used = [spec.tensors[name] for name in Places(spec, shapes).names]
+    others = {name: np.asarray(tensor.detach()) for name, tensor in unused_state(original[0].auto_model).items()}
+    unused = {
+        f"{UNUSED}{name}": tensor
+        for name, tensor in {**spec.tensors, **others}.items()
+        # a table may have two names
+        if tensor.dtype.kind == "f" and not any(np.shares_memory(tensor, other) for other in used)
+    }
+    values = {**spec.stored(), **unused}
+    layer = Encoder(
+        _numbers(replace(spec, tensors={})),
+        {name: value.shape for name, value in values.items()},
+        {name: list(shape) for name, shape in shapes.items()},
+        skeleton(original),
+        name="encoder",
+    )
+    layer.load(values)
+    return layer
+
+
 def to_keras(
     source: str | Path | SentenceTransformer,
     *,
@@ -258,11 +306,8 @@ def to_keras(
         tokens = Tokenize(asdict(raw), spec.prompt, spec.encoder.vocab_size, name="tokenize")(entry)
     else:
         entry = tokens = {name: keras.Input(shape=(None,), dtype="int32", name=name) for name in TOKENS}
-    values = spec.encoder.parameters()
-    shapes = {name: value.shape for name, value in values.items()}
-    encoder = Encoder(_numbers(replace(spec.encoder, tensors={})), shapes, name="encoder")
+    encoder = _encoder(spec.encoder, checkpoint.reference)
     hidden = encoder(*(tokens[name] for name in TOKENS))
-    encoder.load(values)
     params = head_parameters(spec.modules)
     skipped = spec.texts[0].prompt.skipped if inputs == "text" else 0  # tokens that a caller chose have no prompt
     x = Pooling(list(spec.pooling.modes), spec.pooling.dim, skipped, name="pooling")(hidden, tokens["attention_mask"])

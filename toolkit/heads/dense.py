@@ -49,6 +49,7 @@ class DenseSpec(HeadSpec):
     """
 
     module_type: ClassVar = "Dense"
+    stored: ClassVar = {"kernel": "linear.weight", "bias": "linear.bias", "residual": "residual.weight"}
 
     in_features: int
     out_features: int

@@ -38,6 +38,8 @@ class HeadSpec(ABC):
 
     module_type: ClassVar[str]
     """The class name in sentence-transformers."""
+    stored: ClassVar[Mapping[str, str]] = {}
+    """Names of the weights to those in the module, where matrices lie the other way round."""
 
     @classmethod
     @abstractmethod

@@ -28,6 +28,7 @@ class LayerNormSpec(HeadSpec):
     """LayerNorm with torch's default epsilon, 1e-5. ``weight`` and ``bias`` are ``[dim]``."""
 
     module_type: ClassVar = "LayerNorm"
+    stored: ClassVar = {"gamma": "norm.weight", "beta": "norm.bias"}
 
     dim: int
     epsilon: float

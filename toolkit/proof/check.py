@@ -21,13 +21,15 @@ import numpy as np
 
 from toolkit.artifact.savedmodel import read_provenance
 from toolkit.errors import ArtifactError, InputError
+from toolkit.graph.source import open_source
 from toolkit.proof.comparison import Arrays, Bounds, CheckReport
 from toolkit.proof.precision import stamped_bounds
 from toolkit.proof.tasks import PROOFS
-from toolkit.source.checkpoint import Checkpoint, open_checkpoint
+from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.settings import stamped_settings
 
 if TYPE_CHECKING:
+    import keras
     from sentence_transformers.base.model import BaseModel
 
 __all__ = ["check"]
@@ -37,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 def check(
     saved_model: str | Path,
-    source: str | Path | BaseModel | Checkpoint,
+    source: str | Path | BaseModel | keras.Model | Checkpoint,
     *,
     texts: Sequence[str] | None = None,
     bounds: Bounds | None = None,
@@ -64,7 +66,7 @@ def check(
         checkpoint = source
     else:
         settings = stamped_settings(provenance)
-        checkpoint = open_checkpoint(source, task=task, trust_remote_code=trust_remote_code, settings=settings)
+        checkpoint = open_source(source, task=task, trust_remote_code=trust_remote_code, settings=settings)
     proof = PROOFS[checkpoint.task](checkpoint, folder, provenance, texts)
     with ThreadPoolExecutor(1) as pool:  # the original runs while the other process starts and loads
         references = pool.submit(proof.references)

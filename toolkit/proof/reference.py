@@ -27,7 +27,8 @@ class ReferenceAnswer:
     """One text through the original model.
 
     ``input_ids`` after truncation, ``num_tokens`` before it; ``hidden`` float32 ``[tokens, hidden]``; ``stages`` the
-    embedding after each module behind the encoder; ``embedding`` what ``SentenceTransformer.encode`` returns, and
+    embedding after each module behind the encoder; ``embedding`` what ``SentenceTransformer.encode`` returns (or the
+    Keras model, where that is the original), and
     ``of_tokens`` what the model makes of the same tokens where nothing says that some of them are a prompt's.
     ``further`` are the embeddings of other signatures, by name, before any is quantized.
     """
@@ -93,7 +94,10 @@ def _answers(
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer.json)
     tokenizer.no_truncation()
     counts = [len(item.ids) for item in tokenizer.encode_batch_fast([checkpoint.prompt + text for text in texts])]
-    embeddings = np.asarray(model.encode(list(texts), batch_size=batch_size, show_progress_bar=False))
+    if checkpoint.embed is not None:
+        embeddings = checkpoint.embed(texts)
+    else:
+        embeddings = np.asarray(model.encode(list(texts), batch_size=batch_size, show_progress_bar=False))
     names = {item.prompt.name for item in further}
     by_prompt = {name: _encoded(model, name, texts, batch_size) for name in names}
     views = {item.floats: viewed(item, by_prompt[item.prompt.name]) for item in further}

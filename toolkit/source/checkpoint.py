@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -78,6 +78,8 @@ class Checkpoint:
     its user should know. ``tokenizer_file`` is the folder's ``tokenizer.json``, for those that take it as it is.
     ``token_types``: the encoder uses the tokenizer's token types. ``activation`` is what a CrossEncoder applies to its
     scores.
+    ``embed`` is there where another model than ``reference`` gives the embeddings of texts by default, float32
+    ``[texts, dim]``, that an export must equal: a Keras model.
     """
 
     source: str
@@ -94,6 +96,7 @@ class Checkpoint:
     tokenizer_file: Path | None = None
     token_types: bool = False
     activation: RawActivation | None = None
+    embed: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
 
 
 def open_checkpoint(

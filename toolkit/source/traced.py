@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, torch.Tensor]
 
-__all__ = ["explain_mismatch", "require_finite", "require_stored", "used_state"]
+__all__ = ["explain_mismatch", "require_finite", "require_stored", "unused_state", "used_state"]
 
 _UNUSED = ("pooler.",)
 """Prefixes of an encoder's tensors that take no part in its hidden states: nothing behind a class without a head uses
@@ -234,6 +234,13 @@ def used_state(encoder: Any) -> Tensors:
     with torch.no_grad():
         _merge_inside(merged)
     return _used(merged, merged.state_dict())
+
+
+def unused_state(encoder: Any) -> Tensors:
+    """The tensors by name that take no part in it, which the encoder is saved with all the same."""
+    state = encoder.state_dict()
+    used = _used(encoder, state)
+    return {name: tensor for name, tensor in state.items() if name not in used}
 
 
 def _merge_inside(parent: Any) -> None:
