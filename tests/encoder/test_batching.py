@@ -74,7 +74,7 @@ def test_how_many_tokens_pooling_leaves_out_rides_along() -> None:
         first = tf.cast(splits[:-1], tf.float32)
         return tf.stack([tf.cast(skipped, tf.float32), first, first], 1)
 
-    run = batched(encode, encode, DIM, Batching(max_tokens=64), skipping=True)
+    run = batched(encode, encode, DIM, Batching(max_tokens=64), counted=True)
     run = tf.function(run, input_signature=[tf.TensorSpec([None], tf.int32)] * 5, autograph=False)
     answer = run(*packed([[5, 6, 7], [1], [2, 3]]), tf.constant([2, 0, 1]))
     np.testing.assert_array_equal(answer.numpy(), [[2, 0, 0], [0, 3, 3], [1, 4, 4]])

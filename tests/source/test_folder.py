@@ -94,7 +94,7 @@ def test_a_language_model_alone_is_refused_by_name(tmp_path: Path) -> None:
     refused(tmp_path, "config.json", "architectures", "GPT2LMHeadModel")
 
 
-@pytest.mark.parametrize("name", ["HF_ColBERT", "BertForPreTraining", "GPT2DoubleHeadsModel", "XLMWithLMHeadModel"])
+@pytest.mark.parametrize("name", ["BertForPreTraining", "GPT2DoubleHeadsModel", "XLMWithLMHeadModel"])
 def test_other_architectures_with_a_head_are_refused(bert: Path, name: str) -> None:
     edit(bert / "config.json", lambda config: config.update(architectures=[name]))
     refused(bert, "config.json", "architectures", name)
@@ -148,17 +148,17 @@ def test_a_sparse_encoders_folder_is_refused_by_name(tiny_bert: Path, tmp_path: 
         inspect_folder(tmp_path / "sparse", False)
 
 
-def test_a_multi_vector_encoders_folder_is_refused_by_name(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_multi_vector_encoders_folder_that_lost_its_task_is_refused_by_name(tiny_bert: Path, tmp_path: Path) -> None:
     MultiVectorEncoder(str(tiny_bert), device="cpu").save_pretrained(str(tmp_path))
-    refused(tmp_path, "config_sentence_transformers.json", "model_type", "MultiVectorEncoder")
+    assert inspect_folder(tmp_path, False).task.name == "multi_vector"
     (tmp_path / "config_sentence_transformers.json").unlink()
-    with pytest.raises(UnsupportedError):
-        inspect_folder(tmp_path, False)
+    mask = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
+    refused(tmp_path, "modules.json", "type", mask)
 
 
-def test_a_colbert_of_stanfords_is_refused_by_name(bert: Path) -> None:
+def test_a_colbert_of_stanfords_is_refused_by_name_where_its_class_does_not_say_so(bert: Path) -> None:
     (bert / "artifact.metadata").write_text("{}")
-    refused(bert, "artifact.metadata", "model", "ColBERT")
+    refused(bert, "config.json", "architectures", "BertModel")
 
 
 @pytest.mark.parametrize("trust", [False, True])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli.display import batching_words, notices_shown, precision_words, quality_words, quiet_tensorflow
-from toolkit.signatures import stamped_pair_signatures, stamped_text_signatures
+from toolkit.signatures import stamped_pair_signatures, stamped_text_signatures, stamped_vectors_signatures
 from toolkit.tokenizer.bare import BareTokenizer
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
         rows.append(("tokenizer", str(BareTokenizer(**bare))))
     rows += [(item.name, str(item)) for item in stamped_text_signatures(provenance)]
     rows += [(item.name, str(item)) for item in stamped_pair_signatures(provenance)]
+    rows += [(item.name, str(item)) for item in stamped_vectors_signatures(provenance)]
     stamp = provenance.get("precision")
     if isinstance(stamp, dict) and stamp.get("products"):
         rows.append(("precision", precision_words(stamp)))

@@ -2,7 +2,8 @@
 
 Each request is tokenized by itself. What is batched are its tokens, not its rows: ``BatchFunction`` joins and splits
 tensors along their first dimension, so a request enters as one tensor ``[units, 3]``, in which each row is a header and
-its tokens, and gets back ``[units, dim]`` with each row's vector at its header. A request's units are never cut.
+its tokens, and gets back ``[units, dim]`` with each row's vector at its header, or each token's at its own place. A
+request's units are never cut.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tensorflow as tf
 from tensorflow.python.ops import gen_batch_ops
 
 from toolkit.encoder.batching_options import MAX_TOKENS_NODE, Batching, queue_name
-from toolkit.encoder.packing import Tokens, row_of_token
+from toolkit.encoder.packing import row_of_token
 
 __all__ = ["batched"]
 
@@ -22,23 +23,28 @@ _HEADER = -1  # in the place of a position, which no caller chooses
 Encode = Callable[..., tf.Tensor]
 
 
-def batched(alone: Encode, together: Encode, dim: int, options: Batching, *, skipping: bool = False) -> Encode:
+def batched(
+    alone: Encode, together: Encode, dim: int, options: Batching, *, counted: bool = False, per_token: bool = False
+) -> Encode:
     """A function of packed tokens that encodes small requests ``together`` and large ones ``alone``.
 
-    All three take ids, type ids, positions and row splits, int32, and where rows are pooled without some of their
-    tokens (``skipping``) how many, which rides in their headers; they return float32 ``[batch, dim]``. TensorFlow does
-    not optimize the body of a batch function, only functions that it calls and that are not inlined: ``together`` has
-    to be one.
+    All three take ids, type ids, positions and row splits, int32, and where something is ``counted`` in each row (its
+    skipped or its attended tokens) int32 ``[batch]``, which rides in the rows' headers; they return float32 ``[batch,
+    dim]``, or ``per_token`` ``[total, dim]``. TensorFlow does not optimize the body of a batch function, only functions
+    that it calls and that are not inlined: ``together`` has to be one.
     """
 
     def encode_units(units: tf.Tensor) -> tf.Tensor:
         header = tf.equal(units[:, 2], _HEADER)
         place = tf.cast(tf.where(header)[:, 0], tf.int32)
         rows, size = tf.size(place), tf.shape(units)[0]
-        tokens = tf.boolean_mask(units, tf.logical_not(header))
+        is_token = tf.logical_not(header)
+        tokens = tf.boolean_mask(units, is_token)
         splits = tf.concat([place - tf.range(rows), [size - rows]], 0)
-        skipped = [tf.gather(units[:, 0], place)] if skipping else []
-        vectors = together(*tf.unstack(tokens, num=3, axis=1), splits, *skipped)
+        counts = [tf.gather(units[:, 0], place)] if counted else []
+        vectors = together(*tf.unstack(tokens, num=3, axis=1), splits, *counts)
+        if per_token:
+            place = tf.cast(tf.where(is_token)[:, 0], tf.int32)
         return tf.scatter_nd(place[:, None], vectors, tf.stack([size, dim]))
 
     body = tf.function(
@@ -61,20 +67,20 @@ def batched(alone: Encode, together: Encode, dim: int, options: Batching, *, ski
         return tf.ensure_shape(vectors, [None, dim])
 
     def run(*packed: tf.Tensor) -> tf.Tensor:
-        tokens = Tokens(*packed)
-        splits, total = tokens.row_splits, tf.size(tokens.ids)
+        splits, total = packed[3], tf.size(packed[0])
         rows = tf.size(splits) - 1
 
         def in_batch() -> tf.Tensor:
             headers = splits[:-1] + tf.range(rows)
-            place = tf.concat([headers, tf.range(total) + row_of_token(splits) + 1], 0)
-            if tokens.skipped is None:
-                header = tf.tile([[0, 0, _HEADER]], tf.stack([rows, 1]))
+            places = tf.range(total) + row_of_token(splits) + 1
+            place = tf.concat([headers, places], 0)
+            if counted:
+                header = tf.stack([packed[4], tf.zeros_like(headers), tf.fill([rows], _HEADER)], axis=1)
             else:
-                header = tf.stack([tokens.skipped, tf.zeros_like(headers), tf.fill([rows], _HEADER)], axis=1)
-            values = tf.concat([header, tf.stack(tokens[:3], axis=1)], 0)
+                header = tf.tile([[0, 0, _HEADER]], tf.stack([rows, 1]))
+            values = tf.concat([header, tf.stack(packed[:3], axis=1)], 0)
             units = tf.scatter_nd(place[:, None], values, tf.stack([total + rows, 3]))
-            return tf.gather(batch_function(units), headers)
+            return tf.gather(batch_function(units), places if per_token else headers)
 
         fits = tf.logical_and(rows > 0, total + rows <= tf.constant(options.max_tokens, name=MAX_TOKENS_NODE))
         return tf.ensure_shape(tf.cond(fits, in_batch, lambda: alone(*packed)), [None, dim])

@@ -47,6 +47,9 @@ class EncoderSpec(ABC):
     any_mask: ClassVar[bool] = True
     """Whether a caller's ``attention_mask`` may have holes. Not so where tokens are counted or their distance counts:
     packed tokens do not know how many the mask left out between them."""
+    any_look: ClassVar[bool] = True
+    """Whether tokens that others do not look at have hidden states of their own, as those of an expanded query have
+    in ColBERT. Not so where the original computes nothing there."""
 
     family: str
     vocab_size: int
@@ -74,6 +77,11 @@ class EncoderSpec(ABC):
     def max_length(self) -> int | None:
         """The most tokens that a text may have, special tokens included; ``None`` where the encoder has no limit."""
         return self.max_positions or None
+
+    @property
+    def sight(self) -> int | None:
+        """How many places before itself a token sees in each layer, at least; ``None`` where it sees all."""
+        return None
 
     @property
     def num_key_heads(self) -> int:

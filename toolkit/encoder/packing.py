@@ -47,6 +47,8 @@ class Tokens(NamedTuple):
     ``ids``, ``type_ids`` and ``positions`` are int32 ``[total]``; ``row_splits`` is int32 ``[batch + 1]``, row ``i``
     being ``[row_splits[i]:row_splits[i + 1]]``. ``positions`` are the model's position ids. ``skipped``, int32
     ``[batch]``, is how many tokens pooling leaves out at the start of each row; ``None`` where it takes them all.
+    ``attended``, int32 ``[batch]``, is how many tokens at the start of each row others look at; those behind them look
+    at these, and are looked at by none. ``None``: all look at all.
     """
 
     ids: tf.Tensor
@@ -54,6 +56,7 @@ class Tokens(NamedTuple):
     positions: tf.Tensor
     row_splits: tf.Tensor
     skipped: tf.Tensor | None = None
+    attended: tf.Tensor | None = None
 
     def tensors(self) -> list[tf.Tensor]:
         """Those that there are, in order."""
@@ -66,9 +69,8 @@ class Tokens(NamedTuple):
     def rows(self, order: tf.Tensor, splits: tf.Tensor, index: tf.Tensor) -> Tokens:
         """The rows with the numbers ``order``, whose tokens are those at ``index`` and whose splits are ``splits``."""
         ids, type_ids, positions = (tf.gather(values, index) for values in self[:3])
-        return Tokens(
-            ids, type_ids, positions, splits, None if self.skipped is None else tf.gather(self.skipped, order)
-        )
+        counts = (None if counts is None else tf.gather(counts, order) for counts in (self.skipped, self.attended))
+        return Tokens(ids, type_ids, positions, splits, *counts)
 
 
 class Heads(NamedTuple):
@@ -102,9 +104,9 @@ class Chunk(NamedTuple):
 
     ``tokens``'s three per-token tensors are filled up to ``padded_total`` with tokens that belong to no row; ``total``
     is the number of real ones. The padded view, of ``length`` places a row, is filled up as well, in both directions.
-    ``mask``, bool ``[filled rows, length]``, is true at tokens. ``slot`` int32 ``[padded_total]`` is each token's place
-    in the flattened padded view, ``token`` int32 ``[filled rows, length]`` the token at each place (at padding the
-    row's first).
+    ``mask``, bool ``[filled rows, length]``, is true at tokens that may be looked at. ``slot`` int32 ``[padded_total]``
+    is each token's place in the flattened padded view, ``token`` int32 ``[filled rows, length]`` the token at each
+    place (at padding the row's first).
     """
 
     tokens: Tokens
@@ -203,6 +205,9 @@ def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     filled_splits = tf.pad(tokens.row_splits, [[0, _round_up_rows(rows) - rows]], constant_values=total)
     token, mask = padded_index(filled_splits, length)
     slot = tf.cast(tf.where(tf.reshape(mask, [-1]))[:, 0], tf.int32)
+    if (attended := tokens.attended) is not None:
+        attended = tf.pad(attended, [[0, _round_up_rows(rows) - rows]])
+        mask &= tf.range(length)[None, :] < attended[:, None]
     size = _round_up_coarsely(total) if coarse else _round_up(total)
     ids, types, positions, slot = _filled(tf.maximum(size, ROUND_TO), *tokens[:3], slot)
     filled = Tokens(ids, types, positions, *tokens[3:])
@@ -217,8 +222,9 @@ def make_single_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     ids, types, positions, slot = _filled(size, *tokens[:3], tf.range(total))
     filled = Tokens(ids, types, positions, *tokens[3:])
     place = tf.range(length)
-    mask = place < total
-    return Chunk(filled, total, tf.constant(1), length, mask[None, :], slot, tf.where(mask, place, 0)[None, :])
+    there = place < total
+    mask = there if tokens.attended is None else place < tokens.attended[0]
+    return Chunk(filled, total, tf.constant(1), length, mask[None, :], slot, tf.where(there, place, 0)[None, :])
 
 
 def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:

@@ -11,7 +11,7 @@ from toolkit.encoder.families import FAMILIES, MODEL_TYPES
 from toolkit.heads import HEADS
 from toolkit.heads.classifier import CLASSIFIERS
 from toolkit.heads.pooling import POOLING_MODES
-from toolkit.signatures import FURTHER_SIGNATURES, PAIR_SIGNATURES, SIGNATURES
+from toolkit.signatures import FURTHER_SIGNATURES, PAIR_SIGNATURES, SIGNATURES, VECTORS_SIGNATURES
 from toolkit.source.tasks import TASKS
 from toolkit.tokenizer import TOKENIZER_KINDS
 
@@ -84,9 +84,16 @@ def catalogue() -> Catalogue:
             *((name, _first_line(head)) for name, head in HEADS.items()),
             ("Dropout", "which does nothing at inference"),
             ("head that classifies, of a CrossEncoder", f"as transformers has it for {', '.join(CLASSIFIERS)}"),
+            ("MultiVectorMask", "of a MultiVectorEncoder: skip lists, lists of tokens to keep, query expansion"),
+            ("HierarchicalTokenPooling", "of a MultiVectorEncoder, with pool_factor 1, which merges no tokens"),
         ),
         tokenizers=tuple(TOKENIZER_KINDS.items()),
-        signatures=(*((item.name, item.doc) for item in SIGNATURES), *FURTHER_SIGNATURES, *PAIR_SIGNATURES),
+        signatures=(
+            *((item.name, item.doc) for item in SIGNATURES),
+            *FURTHER_SIGNATURES,
+            *PAIR_SIGNATURES,
+            *VECTORS_SIGNATURES,
+        ),
         models=PUBLIC_MODELS,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,7 +25,7 @@ Outputs = dict[str, tf.Tensor]
 
 TEXT = tf.TensorSpec([None], tf.string)
 PACKED = (tf.TensorSpec([None], tf.int32),) * 4
-SKIPPING = (*PACKED, PACKED[0])  # where pooling leaves out a row's first tokens
+COUNTED = (*PACKED, PACKED[0])  # and a number for each row
 
 
 class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
@@ -97,7 +97,28 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
                 coarse=self._plan is not None,
             )
 
-        packed, batching = SKIPPING if skipping else PACKED, self._batching
+        return self._together(each, width, counted=skipping)
+
+    def by_token(self, token_answers: Callable[[], Callable[[tf.Tensor], tf.Tensor]], width: int) -> Any:
+        """The same for each token: a function of packed tokens to float32 ``[total, width]``, made by what
+        ``token_answers`` makes, a function of hidden states ``[padded_total, hidden]`` to ``[padded_total, width]``."""
+
+        def each(*packed: tf.Tensor) -> tf.Tensor:
+            encode, answers = self.encoding(), token_answers()
+            coarse = self._plan is not None
+            return in_chunks(
+                self.packed_tokens(packed), lambda chunk: answers(encode(chunk)), width, per_token=True, coarse=coarse
+            )
+
+        return self._together(each, width, counted=self._task.unattended, per_token=True)
+
+    def packed_tokens(self, packed: Sequence[tf.Tensor]) -> Tokens:
+        """Four tensors as tokens, or five where the fifth says how many in each row are looked at."""
+        attended = packed[4] if self._task.unattended else None
+        return Tokens(packed[0], packed[1], packed[2], packed[3], attended=attended)
+
+    def _together(self, each: Callable[..., tf.Tensor], width: int, *, counted: bool, per_token: bool = False) -> Any:
+        packed, batching = COUNTED if counted else PACKED, self._batching
         alone = tf.function(
             each,
             input_signature=packed,
@@ -107,7 +128,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         )
         if batching is None:
             return alone
-        together = batched(alone, alone, width, batching, skipping=skipping)
+        together = batched(alone, alone, width, batching, counted=counted, per_token=per_token)
         return tf.function(together, input_signature=packed, autograph=False)
 
     def padded(self, splits: tf.Tensor, *columns: tuple[tf.Tensor, Any]) -> tuple[tf.Tensor, ...]:
@@ -151,7 +172,8 @@ class TextModel(ServingModel):
     def __init__(self, spec: TaskSpec, *options: Any, **further: Any) -> None:
         super().__init__(spec, *options, **further)
         self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
-        self._hidden = tf.function(self._hidden_tokens, input_signature=PACKED, autograph=False)
+        packed = COUNTED if spec.unattended else PACKED
+        self._hidden = tf.function(self._hidden_tokens, input_signature=packed, autograph=False)
 
     def _tokenize_text(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Strings, prompts before them, to packed ids, row splits and token counts before truncation, all int32."""
@@ -160,7 +182,7 @@ class TextModel(ServingModel):
 
     def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
         width, coarse = self._task.encoder.hidden_size, self._plan is not None
-        return in_chunks(Tokens(*packed), self.encoding(), width, per_token=True, coarse=coarse)
+        return in_chunks(self.packed_tokens(packed), self.encoding(), width, per_token=True, coarse=coarse)
 
     def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """Strings, prompts before them, to packed tokens, and the int32 number of each text's tokens before

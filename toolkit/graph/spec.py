@@ -73,6 +73,11 @@ class TaskSpec(ABC):
     def stages(self) -> tuple[str, ...]:
         """Names of what stands behind the encoder, in order."""
 
+    @property
+    def unattended(self) -> bool:
+        """Whether rows may end in tokens that no other token looks at."""
+        return False
+
     @abstractmethod
     def stamp(self) -> dict[str, Any]:
         """What the provenance says of the signatures of this model, as JSON values."""
@@ -142,12 +147,14 @@ def require_room(tokenizer: TokenizerSpec, prompts: Iterable[str], vocab_size: i
         raise SourceError(f"{tokenizer.file}: {message}")
 
 
-def require_output(module: RawModule, does: str, output: str) -> None:
-    """Refuse a Transformer module that does something else with a text than ``does``, or calls it otherwise."""
+def require_output(module: RawModule, does: str, output: str, *, expanding: bool = False) -> None:
+    """Refuse a Transformer module that does something else with a text than ``does``, or calls it otherwise; or fills
+    queries up, unless it may be ``expanding``."""
     fields = Fields(module)
     fields.only("transformer_task", (does,), does)
     fields.only("module_output_name", (output,), output)
-    fields.only("query_expansion", (None,))
+    if not expanding:
+        fields.only("query_expansion", (None,))
     if options := module.config.get("processing_kwargs"):
         raise UnsupportedError(module.file, "processing_kwargs", options, "none")
 

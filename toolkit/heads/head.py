@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from toolkit.source.checkpoint import RawModule
 
 __all__ = [
+    "SENTENCE",
+    "TOKENS",
     "HeadSpec",
     "head_parameters",
     "no_leftovers",
     "own_parameters",
-    "require_sentence_embedding",
+    "require_feature",
     "stage_names",
     "tensor",
 ]
 
 Array = npt.NDArray[np.float32]
+
+SENTENCE, TOKENS = "sentence_embedding", "token_embeddings"
+"""What sentence-transformers calls the embeddings of texts, and those of their tokens."""
 
 
 class HeadSpec(ABC):
@@ -43,8 +48,9 @@ class HeadSpec(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, module: RawModule, dim: int) -> Self:
-        """The spec of a module that is given embeddings of size ``dim``.
+    def read(cls, module: RawModule, dim: int, feature: str = SENTENCE) -> Self:
+        """The spec of a module that is given embeddings of size ``dim``, those of texts or of tokens (``feature``, as
+        sentence-transformers calls them).
 
         Raises ``UnsupportedError`` for what is not computed here, ``SourceError`` for what does not fit together.
         """
@@ -59,7 +65,7 @@ class HeadSpec(ABC):
 
     @abstractmethod
     def apply(self, params: Mapping[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-        """Embeddings float32 ``[batch, in]`` to ``[batch, out]``; ``params`` as ``parameters`` names them."""
+        """Embeddings float32 ``[n, in]`` to ``[n, out]``; ``params`` as ``parameters`` names them."""
 
 
 def stage_names(heads: Sequence[Any]) -> tuple[str, ...]:
@@ -85,11 +91,11 @@ def own_parameters(params: Mapping[str, Any], stage: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
 
-def require_sentence_embedding(module: RawModule) -> None:
-    """Refuse a module that reads or writes another feature than the sentence embedding."""
+def require_feature(module: RawModule, feature: str) -> None:
+    """Refuse a module that reads or writes another feature than this one."""
     fields = Fields(module)
-    fields.only("module_input_name", ("sentence_embedding",), "sentence_embedding")
-    fields.only("module_output_name", ("sentence_embedding", None), "sentence_embedding")
+    fields.only("module_input_name", (feature,), SENTENCE)
+    fields.only("module_output_name", (feature, None))
 
 
 def tensor(module: RawModule, name: str, shape: tuple[int, ...]) -> Array:

@@ -15,10 +15,14 @@ import numpy.typing as npt
 from toolkit.errors import CheckError
 from toolkit.proof.quantized import QuantizedFigure
 
-__all__ = ["Arrays", "Bounds", "CheckReport", "Comparison", "Divergence", "StageFigure"]
+__all__ = ["HIDDEN_TOLERANCE", "Arrays", "Bounds", "CheckReport", "Comparison", "Divergence", "StageFigure"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+
+# Intermediate values may be large, so their tolerance scales with them; the final vector's bound does not. Hidden
+# states have gone through the most operations and are averaged away by pooling: they are given ten times as much.
+HIDDEN_TOLERANCE = 10.0
 
 
 @dataclass(frozen=True)

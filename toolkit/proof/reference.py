@@ -17,7 +17,7 @@ from toolkit.source.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["ReferenceAnswer", "encoded", "reference_answers", "viewed"]
+__all__ = ["ReferenceAnswer", "encoded", "reference_answers", "told_of", "viewed"]
 
 Array = npt.NDArray[np.float32]
 
@@ -50,7 +50,7 @@ def reference_answers(
 
     Raises ``SourceError`` if the original itself cannot embed them.
     """
-    with _told_of(checkpoint):
+    with told_of(checkpoint):
         return _answers(checkpoint, texts, further, batch_size)
 
 
@@ -60,7 +60,7 @@ def encoded(checkpoint: Checkpoint, prompt_name: str | None, texts: Sequence[str
 
     Raises ``SourceError`` if the original cannot embed the texts.
     """
-    with _told_of(checkpoint):
+    with told_of(checkpoint):
         return _encoded(checkpoint.reference, prompt_name, texts, batch_size)
 
 
@@ -77,7 +77,8 @@ def viewed(signature: TextSignature, embeddings: Array) -> Array:
 
 
 @contextmanager
-def _told_of(checkpoint: Checkpoint) -> Iterator[None]:
+def told_of(checkpoint: Checkpoint) -> Iterator[None]:
+    """Raise ``SourceError`` where the original cannot answer."""
     try:
         yield
     except (IndexError, RuntimeError, ValueError) as error:  # what torch raises for models that do not fit together

@@ -220,7 +220,7 @@ def _from_model(
     dtypes = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
     if dtypes:
         raise UnsupportedError(folder, "dtype", str(dtypes.pop()), "torch.float32 (call model.float() first)")
-    require_text_encoder(model, folder)
+    require_text_encoder(model, folder, task)
     model = with_settings(model.eval(), settings, plain=plain)
     modules = tuple(_raw_module(index, module, folder, task) for index, module in enumerate(model))
     tokenizer: Any = getattr(model, "tokenizer", None)
@@ -298,6 +298,9 @@ def _raw_module(index: int, module: Any, folder: str, task: Task) -> RawModule:
             # A live module may hold an activation with other than its class's default options.
             activation = _raw_activation(module.activation_function)
             config["activation_repr"], config["activation_default_repr"] = activation.shown, activation.default
+        if kind == "MultiVectorMask":  # words that are no token of this tokenizer are none of them
+            ids = module._skiplist_ids
+            config["skiplist_ids"] = [] if ids is None else ids.tolist()
         state = dict(module.state_dict())
         file = f"{folder}/{index}_{kind}/config.json"
     require_finite(state, folder)

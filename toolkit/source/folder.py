@@ -39,7 +39,10 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "LayerNorm": ("dimension",),
     "Normalize": ("module_input_name", "module_output_name"),
     "Dropout": ("dropout",),
+    "MultiVectorMask": ("skiplist_words", "skiplist_tasks", "keep_only_token_ids"),
+    "HierarchicalTokenPooling": ("pool_factor", "num_protected_tokens", "normalize_embeddings", "tasks"),
 }
+_PYLATE = "pylate.models.Dense.Dense"  # in whose place sentence-transformers takes its own Dense
 _NEED_A_FILE = ("Pooling", "Dense", "LayerNorm")
 
 # Of a Transformer module, beside config.json; the first one that is there counts.
@@ -98,7 +101,9 @@ def inspect_folder(path: Path, trust_remote_code: bool, asked: Task | None = Non
     file = path / "modules.json"
     if not file.exists():
         task = _inspect_plain(path, asked)
-        return Folder(path, task, (ModuleFolder("Transformer", path),), plain=True)
+        # Stanford's ColBERT has the projection of its tokens beside the encoder's weights.
+        types = ("Transformer", "Dense") if task.name == "multi_vector" else ("Transformer",)
+        return Folder(path, task, tuple(ModuleFolder(name, path) for name in types), plain=True)
     if asked is not None and asked != declared:  # sentence-transformers would leave the folder's modules out
         supported = f"{asked.model_class}, where the task is {asked.name}"
         raise UnsupportedError(str(path / _MODEL_FILE), "model_type", declared.model_class, supported)
@@ -149,11 +154,13 @@ def _inspect_plain(path: Path, asked: Task | None) -> Task:
         raise SourceError(
             f"{missing}, config.json too; this is not a SentenceTransformer folder, nor a plain encoder's"
         )
-    if (path / "artifact.metadata").exists():
-        raise UnsupportedError(str(path / "artifact.metadata"), "model", "ColBERT", "encoders of one vector a text")
-    architectures = [str(name) for name in _object(file).get("architectures") or []]
+    # One that does not say what it holds is taken for an encoder alone.
+    architectures = [str(name) for name in _object(file).get("architectures") or ["AutoModel"]]
     possible = [asked] if asked is not None else [task for task in TASKS.values() if task.implied]
     fitting = [task for task in possible if all(task.architectures.search(name) for name in architectures)]
+    if (path / "artifact.metadata").exists() and not any(task.name == "multi_vector" for task in fitting):
+        supported = "HF_ColBERT, beside artifact.metadata"
+        raise UnsupportedError(str(file), "architectures", architectures[0], supported)
     if not fitting:
         strange = next(name for name in architectures if not possible[0].architectures.search(name))
         supported = f"{', '.join(task.plain for task in possible)}, where there is no modules.json"
@@ -168,7 +175,7 @@ def _inspect_module(
 ) -> ModuleFolder:
     kind = str(item.get("type", ""))
     name = kind.rsplit(".", 1)[-1]
-    known = kind.startswith("sentence_transformers.") and name in task.module_types
+    known = (kind.startswith("sentence_transformers.") or kind == _PYLATE) and name in task.module_types
     if not known and not trust_remote_code:
         raise UnsupportedError(str(file), "type", kind, task.module_types)
     module = ModuleFolder(name, folder / str(item.get("path", "")))

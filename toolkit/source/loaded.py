@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from toolkit.errors import InputError, SourceError, UnsupportedError
 from toolkit.source.settings import SourceSettings
+from toolkit.source.tasks import Task
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
 
 __all__ = [
+    "expansion_id",
     "half_precision_notice",
     "notices",
     "prompt_tokens",
@@ -71,7 +73,7 @@ def with_settings(model: Model, settings: SourceSettings, *, plain: bool) -> Mod
     return model
 
 
-def require_text_encoder(model: BaseModel, folder: str) -> None:
+def require_text_encoder(model: BaseModel, folder: str, task: Task) -> None:
     """Refuse modules that are not sentence-transformers' own, encoders not of transformers, and more than plain text.
 
     Raises ``UnsupportedError``.
@@ -90,7 +92,7 @@ def require_text_encoder(model: BaseModel, folder: str) -> None:
     if (modality := first.modality_config) != text_only and first.module_output_name in _NAMES:
         raise UnsupportedError(file, "modality_config", modality, str(text_only))
     for field in ("query_length", "document_length"):
-        if (value := getattr(first, field)) is not None:
+        if (value := getattr(first, field)) is not None and not task.cut_by_role:
             raise UnsupportedError(file, field, value, "none: max_seq_length alone cuts texts")
 
 
@@ -141,6 +143,14 @@ def notices(model: BaseModel, settings: SourceSettings, folder: str, *, pooled: 
 def prompt_tokens(model: BaseModel, prompt: str) -> int:
     """How many tokens at the start of a text belong to ``prompt``, as a pooling without the prompt counts them."""
     return int(model.preprocess([""], prompt=prompt).get("prompt_length") or 0)
+
+
+def expansion_id(model: BaseModel, token: str | None) -> int:
+    """The id that a query is filled up with: of ``token``, else of the mask, else of the end of a text."""
+    tokenizer: Any = model.tokenizer
+    if token is not None:
+        return int(tokenizer.convert_tokens_to_ids(token))
+    return int(tokenizer.eos_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id)
 
 
 def half_precision_notice(folder: str, dtype: str) -> str:

@@ -13,6 +13,7 @@ __all__ = ["TASKS", "Task", "require_task", "task_of_class"]
 # How transformers' classes without a head end ("LMHeadModel" and the like have one); Contriever's is BertModel under
 # another name.
 _HEADLESS = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model\Z|Contriever\Z")
+_STANFORD = re.compile(r"\AHF_ColBERT\Z")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Task:
     the classes of modules that its models may have, and ``transformer_tasks`` what their Transformer module may do. A
     folder as transformers saves it, without ``modules.json``, is one of this task where the name of its class is found
     by ``architectures`` (in words: ``plain``): by itself if ``implied``, else where the task is asked for.
+    ``other_classes`` are what other packages call the class, whose folders sentence-transformers loads as its own.
+    ``cut_by_role``: queries and documents may be cut at lengths of their own.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Task:
     architectures: re.Pattern[str]
     plain: str
     implied: bool = True
+    other_classes: tuple[str, ...] = ()
+    cut_by_role: bool = False
 
 
 # Module classes that the spec knows. Their dotted paths changed between releases (sentence_transformers.models.X,
@@ -58,6 +63,17 @@ TASKS: Mapping[str, Task] = {
             re.compile(r"ForSequenceClassification\Z"),
             "encoders with a head that classifies texts, such as BertForSequenceClassification",
         ),
+        Task(
+            "multi_vector",
+            "from a text to a vector for each of its tokens",
+            "MultiVectorEncoder",
+            ("Transformer", "Dense", "MultiVectorMask", "Normalize", "HierarchicalTokenPooling"),
+            ("feature-extraction",),
+            _STANFORD,
+            "Stanford's ColBERT (HF_ColBERT)",
+            other_classes=("ColBERT",),  # PyLate's
+            cut_by_role=True,
+        ),
     )
 }
 """By name, in the order in which a folder that could be of several is taken."""
@@ -72,4 +88,4 @@ def require_task(name: str) -> Task:
 
 def task_of_class(name: str) -> Task | None:
     """The task whose models are of the class of that name in sentence-transformers, if there is one."""
-    return next((task for task in TASKS.values() if task.model_class == name), None)
+    return next((task for task in TASKS.values() if name in (task.model_class, *task.other_classes)), None)

@@ -56,6 +56,11 @@ def require_stored(model: BaseModel, stored: Mapping[int, StoredModule], *, trus
             _require_traced(loaded, used, files, None if files.base is not None else unplaced)
         else:
             _require_traced(state := module.state_dict(), state, files, None)
+    for index, module in enumerate(model):
+        if index not in stored and next(module.parameters(), None) is not None:
+            raise SourceError(
+                f"module {index}, {type(module).__name__}: no file holds its weights; a loader made them up"
+            )
 
 
 def _used(encoder: Any, tensors: Tensors) -> Tensors:

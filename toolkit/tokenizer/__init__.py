@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from toolkit.tokenizer.engines import COMPILED, ENGINES, Engine
+from toolkit.tokenizer.shortening import shortened
 from toolkit.tokenizer.spec import (
     TOKENIZER_KINDS,
     AddedToken,
@@ -45,6 +46,7 @@ __all__ = [
     "read_tokenizer",
     "reference_tokenizer",
     "self_check",
+    "shortened",
 ]
 
 

@@ -64,6 +64,7 @@ class DebertaV2Spec(EncoderSpec):
     model_types: ClassVar[tuple[str, ...]] = ("deberta-v2",)
     title: ClassVar[str] = "DeBERTa-v2, DeBERTa-v3"
     any_mask: ClassVar[bool] = False
+    any_look: ClassVar[bool] = False
 
     embedding_size: int
     typed: bool

@@ -94,6 +94,10 @@ class LlamaSpec(EncoderSpec):
             **own,
         )
 
+    @property
+    def sight(self) -> int | None:
+        return min((window - 1 for window in self.windows if window), default=None)
+
     @classmethod
     def biases(cls, fields: Fields) -> dict[str, bool]:
         """Which products have biases."""

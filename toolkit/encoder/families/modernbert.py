@@ -112,6 +112,10 @@ class ModernBertSpec(EncoderSpec):
             p[f"{name.removesuffix('gamma')}beta"] = np.zeros(self.hidden_size, np.float32)
         return p
 
+    @property
+    def sight(self) -> int | None:
+        return self.window if any(self.local) else None
+
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
         from toolkit.encoder.attention import EVERYWHERE, Reach
         from toolkit.encoder.blocks import Blocks

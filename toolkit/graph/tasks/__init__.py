@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks.embed import EmbedSpec
+from toolkit.graph.tasks.multi_vector import MultiVectorSpec
 from toolkit.graph.tasks.rerank import RerankSpec
 from toolkit.signatures import Views
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SPECS", "read_spec", "serving_model"]
 
-SPECS: Mapping[str, type[TaskSpec]] = {spec.task: spec for spec in (EmbedSpec, RerankSpec)}
+SPECS: Mapping[str, type[TaskSpec]] = {spec.task: spec for spec in (EmbedSpec, RerankSpec, MultiVectorSpec)}
 """The name of a task to the class of its specs."""
 
 
@@ -28,7 +29,12 @@ def read_spec(checkpoint: Checkpoint, views: Views = Views()) -> TaskSpec:
 def serving_model(spec: TaskSpec, *options: Any, **further: Any) -> ServingModel:
     """The model of ``spec``; the options are those of its class. Imports tensorflow."""
     from toolkit.graph.tasks.embed_model import EmbedModel
+    from toolkit.graph.tasks.multi_vector_model import MultiVectorModel
     from toolkit.graph.tasks.rerank_model import RerankModel
 
-    models: Mapping[str, type[ServingModel]] = {"embed": EmbedModel, "rerank": RerankModel}
+    models: Mapping[str, type[ServingModel]] = {
+        "embed": EmbedModel,
+        "rerank": RerankModel,
+        "multi_vector": MultiVectorModel,
+    }
     return models[spec.task](spec, *options, **further)

@@ -8,6 +8,7 @@ from typing import Any
 
 from toolkit.proof.proof import TaskProof
 from toolkit.proof.tasks.embed import EmbedProof
+from toolkit.proof.tasks.multi_vector import MultiVectorProof
 from toolkit.proof.tasks.rerank import RerankProof
 from toolkit.source.checkpoint import Checkpoint
 
@@ -18,6 +19,7 @@ Provenance = Mapping[str, Any] | None
 PROOFS: Mapping[str, Callable[[Checkpoint, Path, Provenance, Sequence[str] | None], TaskProof]] = {
     "embed": EmbedProof,
     "rerank": RerankProof,
+    "multi_vector": MultiVectorProof,
 }
 """The name of a task to the proof of the artifact in a folder, which says of itself what its provenance does, against
 a checkpoint; with texts in the place of the built-in corpus."""

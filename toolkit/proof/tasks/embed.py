@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from toolkit.artifact.savedmodel import read_ranges
 from toolkit.corpus.check import check_texts
-from toolkit.proof.comparison import Arrays, Bounds, CheckReport, Comparison
+from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison
 from toolkit.proof.proof import Batch, Call, TaskProof
 from toolkit.proof.quantized import QuantizedFigure, compare_quantized
 from toolkit.proof.reference import ReferenceAnswer, reference_answers
@@ -22,9 +22,6 @@ __all__ = ["EmbedProof"]
 
 Array = npt.NDArray[Any]
 
-# Intermediate values may be large, so their tolerance scales with them; the final vector's bound does not. Hidden
-# states have gone through the most operations and are averaged away by pooling: they are given ten times as much.
-HIDDEN_TOLERANCE = 10.0
 NEIGHBOURS = 10
 AGAIN = 1e-6
 """How far a float may be from what the same graph gives for it another time."""

@@ -1,0 +1,131 @@
+"""The model of ``multi_vector`` as one TensorFlow module: tokenizer, encoder, what each token goes through, and which
+tokens get a vector."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.packing import Tokens, row_of_token
+from toolkit.encoder.parameters import Parameters
+from toolkit.encoder.precision.mixed import Plan
+from toolkit.graph.model import TEXT, Outputs, TextModel, joined
+from toolkit.graph.tasks.multi_vector import MultiVectorSpec, Role
+from toolkit.heads.head import head_parameters, own_parameters, stage_names
+from toolkit.heads.normalize import NormalizeSpec
+from toolkit.signatures import MASK, ROW_SPLITS, VALUES, VectorsSignature
+from toolkit.tokenizer import COMPILED, Engine, shortened
+
+__all__ = ["MultiVectorModel"]
+
+
+class MultiVectorModel(TextModel):
+    """A ``MultiVectorSpec`` as TensorFlow functions.
+
+    ``stages`` yields of each role the token ids (``<role>_input_ids``, packed, with ``<role>_row_splits``), the hidden
+    states and what each module makes of them; ``encode``'s role is called ``text``.
+    """
+
+    def __init__(
+        self,
+        spec: MultiVectorSpec,
+        batching: Batching | None = None,
+        tokenizer_engine: Engine = COMPILED,
+        plan: Plan | None = None,
+        fused_norm: bool = True,
+    ) -> None:
+        super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
+        self._spec = spec
+        self._heads = Parameters(head_parameters(spec.heads))
+        self._vectors = self.by_token(self._token_answers, spec.dim)
+        self._by_role = {
+            str(role.name): tf.function(functools.partial(self._of_role, role), input_signature=[TEXT], autograph=False)
+            for role in spec.roles
+        }
+        self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+
+    # parts of the graph
+
+    def role_tokens(self, role: Role, text: tf.Tensor) -> Tokens:
+        """Strings, prompts before them, to packed tokens as this role has them, those that fill rows up included."""
+        ids, splits, _ = self._tokenize(text)
+        ids, splits = shortened(self._spec.tokenizer, ids, splits, role.max_length)
+        attended = lengths = splits[1:] - splits[:-1]
+        more = role.expansion
+        if more is not None:
+            row = row_of_token(splits)
+            place = tf.range(tf.size(ids)) - tf.gather(splits, row)
+            lengths = tf.maximum(lengths, more.length)
+            splits = tf.concat([[0], tf.cumsum(lengths)], 0)
+            # What others do not find a token at is filled up.
+            index = (tf.gather(splits, row) + place)[:, None]
+            ids = tf.tensor_scatter_nd_update(tf.fill([splits[-1]], more.id), index, ids)
+            attended = lengths if more.attended else attended
+        tokens = self.tokens_of(ids, tf.zeros_like(ids), splits)
+        return tokens._replace(attended=attended) if self._spec.unattended else tokens
+
+    def _token_answers(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """What each token goes through behind the encoder; parameters are read here, once."""
+        values = self._heads.read()
+
+        def answers(hidden: tf.Tensor) -> tf.Tensor:
+            *_, (_, x) = self._through(values, hidden)
+            return x
+
+        return answers
+
+    def _through(self, values: Mapping[str, tf.Tensor], hidden: tf.Tensor) -> list[tuple[str, tf.Tensor]]:
+        """Each stage behind the encoder, that of the hidden state first, and what comes out of it."""
+        params = self._heads.named(values)
+        found = [("hidden", hidden)]
+        for name, head in zip(stage_names(self._spec.heads), self._spec.heads, strict=True):
+            found.append((name, head.apply(own_parameters(params, name), found[-1][1])))
+        return found
+
+    def _of_role(self, role: Role, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Vectors ``[vectors, dim]`` of all texts, and the int32 row splits ``[batch + 1]``."""
+        tokens = self.role_tokens(role, text)
+        vectors = self._vectors(*tokens.tensors())
+        wanted = tf.ones_like(tokens.ids, tf.bool)
+        if role.skipped:
+            wanted &= tf.logical_not(_among(tokens.ids, role.skipped))
+        if role.kept is not None:
+            wanted &= _among(tokens.ids, role.kept)
+        if role.normalized:
+            vectors = NormalizeSpec().apply({}, vectors)
+        before = tf.concat([[0], tf.cumsum(tf.cast(wanted, tf.int32))], 0)
+        return tf.boolean_mask(vectors, wanted), tf.gather(before, tokens.row_splits)
+
+    # signatures
+
+    def _signature(self, item: VectorsSignature, text: tf.Tensor) -> Outputs:
+        vectors, splits = self._by_role[str(item.role)](joined(item.prompt.text, text))
+        if not item.padded:
+            return {VALUES: vectors, ROW_SPLITS: splits}
+        values, mask = self.padded(splits, (vectors, 0.0))
+        return {VALUES: values, MASK: mask}
+
+    def _stages(self, text: tf.Tensor) -> Outputs:
+        outputs: Outputs = {}
+        prompts = {item.role: item.prompt.text for item in reversed(self._spec.texts)}
+        for role in self._spec.roles:
+            if role.name not in prompts:
+                continue
+            tokens = self.role_tokens(role, joined(prompts[role.name], text))
+            found = {"input_ids": tokens.ids, "row_splits": tokens.row_splits}
+            found |= dict(self._through(self._heads.read(), self._hidden(*tokens.tensors())))
+            outputs |= {f"{role.name or 'text'}_{name}": value for name, value in found.items()}
+        return outputs
+
+    def functions(self) -> Mapping[str, Callable[..., Outputs]]:
+        return {item.name: functools.partial(self._signature, item) for item in self._spec.texts}
+
+
+def _among(ids: tf.Tensor, chosen: tuple[int, ...]) -> tf.Tensor:
+    """Whether each of ``ids`` is one of the sorted ``chosen``."""
+    table = tf.constant(chosen, tf.int32)
+    place = tf.minimum(tf.searchsorted(table, ids), len(chosen) - 1)
+    return tf.equal(tf.gather(table, place), ids)
