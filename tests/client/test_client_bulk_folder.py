@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import polars
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -340,34 +342,41 @@ def test_the_command_fills_a_folder_and_refuses_options_that_mean_nothing(
         assert words in str(result.exception)
 
 
-# ---- a real S3 server
+# ---- real servers of buckets
+
+SERVERS = {
+    "s3": ["moto.server", "-H", "127.0.0.1", "-p"],
+    "gs": ["gcp_storage_emulator", "start", "--host=127.0.0.1", "--in-memory", "--default-bucket=corpus", "--port"],
+}
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """A server that speaks S3, with a bucket ``corpus``; gives the URI of a key."""
+@pytest.fixture(scope="module", params=SERVERS)
+def bucket(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """A server that speaks S3, or Google's API, with a bucket ``corpus``; gives the URI of a key."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("s3") / "log"
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    log = tmp_path_factory.mktemp(request.param) / "log"
+    command = [sys.executable, "-m", *SERVERS[request.param], address.split(":")[1]]
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out
-        )
+        process = subprocess.Popen(command, stdout=out, stderr=out)
     before = {name: os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
     try:
         end = time.monotonic() + 60
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+                socket.create_connection(address.split(":"), 1).close()
                 break
             except OSError:
                 assert process.poll() is None and time.monotonic() < end, log.read_text()  # noqa: PT018
                 time.sleep(0.1)
-        options = f"region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{port}"
-        Place.of(f"s3://corpus?{options}&allow_bucket_creation=true").filesystem.create_dir("corpus")
-        yield lambda key: f"s3://{key}?{options}"
+        options = f"scheme=http&endpoint_override={address}"
+        if request.param == "s3":
+            options += "&region=us-east-1"
+            Place.of(f"s3://corpus?{options}&allow_bucket_creation=true").filesystem.create_dir("corpus")
+        user = "anonymous@" if request.param == "gs" else ""
+        yield lambda key: f"{request.param}://{user}{key}?{options}"
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -376,34 +385,74 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str
 
 
 def test_a_bucket_is_read_and_filled_as_a_folder_is(
-    fake: FakeServing, s3: Callable[[str], str], tmp_path: Path
+    fake: FakeServing, bucket: Callable[[str], str], tmp_path: Path
 ) -> None:
     for kind, place in (("csv", 0), ("jsonl", 1), ("parquet", 2)):
         write(tmp_path / f"f.{kind}", kind, TEXTS)
-        into = Place.of(s3(f"corpus/in{place}/f.{kind}"))
+        into = Place.of(bucket(f"corpus/in{place}/f.{kind}"))
         with into.filesystem.open_output_stream(into.path) as stream:
             stream.write((tmp_path / f"f.{kind}").read_bytes())
-        uri = s3(f"corpus/out{place}")
+        uri = bucket(f"corpus/out{place}")
 
         def stop(news: Any) -> None:
             if news.rows:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            fill(fake, [s3(f"corpus/in{place}")], uri, progress=stop, keep=("id",))
-        summary = fill(fake, [s3(f"corpus/in{place}")], uri, resume=True, keep=("id",))
-        assert (summary.rows, str(summary.target)) == (100, f"s3://corpus/out{place}")
+            fill(fake, [bucket(f"corpus/in{place}")], uri, progress=stop, keep=("id",))
+        summary = fill(fake, [bucket(f"corpus/in{place}")], uri, resume=True, keep=("id",))
+        assert (summary.rows, str(summary.target)) == (100, f"{into.scheme}://corpus/out{place}")
         output = Place.of(uri)
         table = pa.dataset.dataset(output.path, filesystem=output.filesystem).to_table().sort_by("row")
         assert np.array_equal(found(table), vectors(table["text"].to_pylist()))
         assert table.num_rows == 100
-        assert fill(fake, [s3(f"corpus/in{place}")], uri, resume=True).already_done
+        assert fill(fake, [bucket(f"corpus/in{place}")], uri, resume=True).already_done
 
 
-def test_a_bucket_that_is_not_there_or_not_ours_is_named(
-    fake: FakeServing, s3: Callable[[str], str], folder: Path
+def test_a_bucket_that_is_not_there_is_named(fake: FakeServing, bucket: Callable[[str], str], folder: Path) -> None:
+    with pytest.raises(InputError, match=r"(s3|gs)://elsewhere/in (does not exist|cannot be read)"):
+        fill(fake, [bucket("elsewhere/in")], bucket("corpus/no"))
+    with pytest.raises(InputError, match=r"(s3|gs)://elsewhere/out cannot be"):
+        fill(fake, [folder], bucket("elsewhere/out"))
+
+
+def test_a_bucket_without_rights_is_named_before_anything_is_written(
+    fake: FakeServing, bucket: Callable[[str], str], folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"s3://elsewhere/in (does not exist|cannot be read)"):
-        fill(fake, [s3("elsewhere/in")], s3("corpus/no"))
-    with pytest.raises(InputError, match=r"s3://elsewhere/out cannot be"):
-        fill(fake, [folder], s3("elsewhere/out"))
+    uri = bucket("corpus/in")
+    if uri.startswith("gs:"):
+        # the emulator lets everybody in, but who has no credentials does not get that far
+        denied = ("gs://corpus/in?retry_limit_seconds=1", "gs://corpus/out?retry_limit_seconds=1")
+        words = "OAuth2 access token"
+    else:
+        _only_known_keys(uri, True)
+        denied, words = (uri, bucket("corpus/out")), "ACCESS_DENIED"
+    try:
+        with pytest.raises(InputError, match=rf"//corpus/in cannot be read: .*{words}"):
+            fill(fake, [denied[0]], tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        with pytest.raises(InputError, match=rf"//corpus/out.* cannot be read: .*{words}"):
+            fill(fake, [folder], denied[1])
+    finally:
+        if not uri.startswith("gs:"):
+            _only_known_keys(uri, False)
+    assert not Place.of(bucket("corpus/out")).exists()
+
+
+def _only_known_keys(uri: str, only: bool) -> None:
+    """Whether the server of S3 lets nobody in whose key it has not given out itself."""
+    address = uri.split("endpoint_override=")[1].split("&")[0]
+    asked = urllib.request.Request(
+        f"http://{address}/moto-api/reset-auth", b"0" if only else b"inf", {"Content-Type": "text/plain"}
+    )
+    urllib.request.urlopen(asked).close()
+
+
+def test_googles_buckets_are_given_up_on_in_a_minute_unless_the_address_says_otherwise() -> None:
+    for uri, same in (
+        ("gs://a/b", "gs://a/b?retry_limit_seconds=60"),
+        ("gs://a/b?scheme=http", "gs://a/b?scheme=http&retry_limit_seconds=60"),
+        ("gs://a/b?retry_limit_seconds=5", "gs://a/b?retry_limit_seconds=5"),
+    ):
+        assert Place.of(uri).filesystem == pa.fs.FileSystem.from_uri(same)[0]
+    assert Place.of("gs://a/b").filesystem != pa.fs.FileSystem.from_uri("gs://a/b")[0]

@@ -19,7 +19,7 @@ from fake_serving import FakeServing
 from text_vectors import vectors
 
 from toolkit.client.bulk import FolderSummary, Inputs, OnRay, Place, Served, embed_folder
-from toolkit.errors import InputError, ServerError
+from toolkit.errors import InputError, ServerError, UnreachableError
 
 TEXTS = [f"row {i} é" for i in range(200)]
 NODE = {"num_cpus": 1, "memory": 2 << 30, "object_store_memory": 100 << 20}
@@ -145,6 +145,18 @@ def test_an_address_that_is_none_is_named() -> None:
     for text, words in (("ray://head:10001", "only host:port and auto"), ("http://x", "only host:port and auto")):
         with pytest.raises(InputError, match=words):
             OnRay(text)
+
+
+def test_what_ray_raises_about_itself_is_named_and_a_bug_in_a_worker_stays_one() -> None:
+    from ray.exceptions import NodeDiedError, RayTaskError
+
+    runner = OnRay("head:6379")
+    named = pytest.raises(UnreachableError, match=r"the Ray cluster failed: gone .*\(server head:6379\)")
+    with named, runner._cluster_errors():
+        raise NodeDiedError("gone")
+    bug = RayTaskError("embed", "traceback", ValueError("ours"))
+    with pytest.raises(RayTaskError), runner._cluster_errors():
+        raise bug
 
 
 def _an_actor(cluster: Any) -> int:

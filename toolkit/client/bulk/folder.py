@@ -260,7 +260,8 @@ def _finish(manifest: Manifest, output: Place) -> FolderSummary:
         if not parts:  # for readers, which take the columns from a file
             (output / "part-00000000.parquet").put([parquet_bytes(manifest.schema.empty_table())], scratch)
         replace(manifest, rejected=rejected).write(output)
-        for entry in scratch.files(hidden=True):  # what killed workers were writing
+        # What killed workers were writing. In a bucket the folder may have gone with the last file.
+        for entry in scratch.files(hidden=True) if scratch.exists() else []:
             if "part-" in entry.place.name:
                 entry.place.remove_file()
     return FolderSummary(manifest.rows, rejected, output, side_file if rejected else None, finished=True)

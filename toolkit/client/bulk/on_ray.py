@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from toolkit import __version__
 from toolkit.client.bulk.encoder import Encoder
 from toolkit.client.bulk.part import PartResult, Work, Worker
-from toolkit.errors import InputError, MissingExtraError, ServerError, ToolkitError
+from toolkit.errors import InputError, MissingExtraError, ServerError, ToolkitError, UnreachableError
 
 __all__ = ["OnRay"]
 
@@ -63,7 +63,9 @@ class OnRay:
             if place < len(items):
                 waiting.append(task.remote(shared, items[place]))
             if place >= _AHEAD and waiting:
-                yield _taken(ray.get(waiting.pop(0)))
+                with self._cluster_errors():
+                    outcome = ray.get(waiting.pop(0))
+                yield _taken(outcome)
 
     @contextmanager
     def open(self, encoder: Encoder) -> Iterator[None]:
@@ -144,8 +146,25 @@ class OnRay:
             num_cpus=self.cpus,
             memory=self._memory(work.encoder),
         )
-        for row in results.iter_rows():
+        rows = iter(results.iter_rows())
+        while True:
+            with self._cluster_errors():
+                row = next(rows, None)
+            if row is None:
+                return
             yield _taken(row["result"])
+
+    @contextmanager
+    def _cluster_errors(self) -> Iterator[None]:
+        """Turn what Ray raises about itself into `UnreachableError`; what our own code raises in a worker stays."""
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            yield
+        except RayTaskError:
+            raise
+        except RayError as error:
+            raise UnreachableError(f"the Ray cluster failed: {_line(error)}", address=self.address or "local") from None
 
 
 def _resources(ray: Any) -> list[dict[str, float]]:

@@ -2,7 +2,8 @@
 
 Credentials come from where the providers' own tools take them (environment, instance, files in the home folder). A URI
 may carry options for Arrow (``s3://bucket/key?endpoint_override=localhost:9000&scheme=http``); no name of a `Place`
-shows them.
+shows them. Arrow retries requests to Google for 15 minutes, also without credentials; here for one, unless the URI says
+otherwise (``retry_limit_seconds=600``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ["HIDDEN", "Entry", "Place", "file_errors"]
 
 HIDDEN = ("_", ".")  # what begins so is not data, as everywhere among readers of folders of Parquet
 _BLOCK = 1 << 20  # bytes read at a time
+_GCS_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,10 @@ class Place:
         scheme, separator, _ = text.partition("://")
         if not separator:
             return cls(fs.LocalFileSystem(), os.path.abspath(text), "")
+        patient = f"{text}{'&' if '?' in text else '?'}retry_limit_seconds={_GCS_SECONDS}"
+        wanted = patient if scheme in ("gs", "gcs") and "retry_limit_seconds=" not in text else text
         try:
-            filesystem, path = fs.FileSystem.from_uri(text)
+            filesystem, path = fs.FileSystem.from_uri(wanted)
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{text.partition('?')[0]}: {_reason(error)}") from None
         return cls(filesystem, path.rstrip("/"), "" if scheme == "file" else scheme)
