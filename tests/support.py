@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerFast
@@ -138,6 +138,15 @@ def sentence_transformer(
     model = SentenceTransformer(modules=[transformer, Pooling(size, pooling), *modules], device="cpu")
     model.eval()
     return model
+
+
+def static_embedding(
+    size: int = 16, *, tokenizer: Tokenizer | None = None, rows: int | None = None, seed: int = 0
+) -> StaticEmbedding:
+    """A table of random numbers, for each token of ``tokenizer`` or of ``rows`` of them."""
+    tokenizer = tokenizer or wordpiece_tokenizer()
+    numbers = np.random.default_rng(seed).standard_normal((rows or tokenizer.get_vocab_size(), size))
+    return StaticEmbedding(tokenizer, embedding_weights=numbers.astype(np.float32))
 
 
 def export_with_tokenizer(tokenizer: Tokenizer, folder: Path) -> Export:

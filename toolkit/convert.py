@@ -173,7 +173,8 @@ def export(
         )
         spec = read_spec(checkpoint, views)
         if wanted.name not in spec.precisions:
-            raise InputError(f"precision {wanted.name!r}: not for {spec.task}; supported: {', '.join(spec.precisions)}")
+            family, supported = spec.encoder.family, ", ".join(spec.precisions)
+            raise InputError(f"precision {wanted.name!r}: not for {family} in {spec.task}; supported: {supported}")
         bare = compare_bare(checkpoint.tokenizer_file, checkpoint.tokenizer) if checkpoint.tokenizer_file else None
         said = (*([str(bare)] if bare is not None and bare.differences else []), *spec.notices)
         for notice in said:

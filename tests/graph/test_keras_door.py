@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sentence_transformers import SentenceTransformer
-from support import TEXTS, largest_difference, sentence_transformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+from support import TEXTS, largest_difference, sentence_transformer, static_embedding
 
 from toolkit.errors import InputError
+from toolkit.graph.keras_back import from_keras
 from toolkit.graph.keras_door import to_keras
 
 
@@ -42,6 +44,15 @@ def test_from_token_ids_it_equals_the_original(tiny_source: Path, original: Sent
 def test_pooling_modes_equal_the_original(tiny_bert: Path, pooling: str) -> None:
     original = sentence_transformer(tiny_bert, pooling=pooling)
     assert largest_difference(to_keras(original)(tf.constant(TEXTS)), original.encode(list(TEXTS))) < 2e-5
+
+
+def test_a_table_without_an_encoder_equals_the_original_after_saving_too(tmp_path: Path) -> None:
+    original = SentenceTransformer(modules=[static_embedding(), Normalize()], device="cpu")
+    to_keras(original).save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    assert [weight.shape for weight in model.trainable_weights] == [original[0].embedding.weight.shape]
+    assert largest_difference(model(tf.constant(TEXTS)), original.encode(list(TEXTS))) < 1e-5
+    assert largest_difference(from_keras(model).encode(list(TEXTS)), original.encode(list(TEXTS))) < 1e-5
 
 
 def test_prompt_and_truncation_are_kept(tiny_source: Path) -> None:

@@ -52,7 +52,8 @@ def tune_artifact(saved_model: str | Path, **changes: int) -> Batching:
     model = read_saved_model(folder)
     found = read_batching(model)
     if found is None:
-        raise ArtifactError(f"{folder}: was exported without batching inside the graph; export it with --batching")
+        reason = "was exported without batching inside the graph; export it with --batching"
+        raise ArtifactError(f"{folder}: {reason} (a StaticEmbedding never has it)")
     options = replace(found, **changes)
     queue = queue_name().encode()
     for node in _batch_functions(model):

@@ -48,7 +48,7 @@ def read_texts(path: str | Path) -> Calibration:
     return Calibration(str(path), texts)
 
 
-def built_in_texts(max_length: int) -> Calibration:
+def built_in_texts(max_length: int | None) -> Calibration:
     """Windows of words, drawn at random with a fixed seed from the check's texts, from one word to ``LONGEST``.
 
     They are not the texts of the check, so that its figures are not those of what was calibrated on.

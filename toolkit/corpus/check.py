@@ -111,12 +111,13 @@ SPECIAL = (
 _SENTENCE = "Researchers measured the latency of embedding models for semantic search in production systems"
 
 
-def check_texts(max_length: int) -> list[str]:
-    """The texts, for a model that takes at most ``max_length`` tokens.
+def check_texts(max_length: int | None) -> list[str]:
+    """The texts, for a model that takes at most ``max_length`` tokens (``None``: any number).
 
     Among them are repetitions of a one-token word that land just below, on and just above the limit.
     """
-    limit = [" ".join(["time"] * count) for count in range(max(1, max_length - 4), max_length + 2)]
+    counts = range(max(1, max_length - 4), max_length + 2) if max_length is not None else ()
+    limit = [" ".join(["time"] * count) for count in counts]
     words = _SENTENCE.split()
     lengths = (2, 5, 9, 14, 22, 40, 75, 130, 260)
     mixed = [" ".join((words * (count // len(words) + 1))[:count]) for count in lengths]

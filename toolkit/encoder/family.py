@@ -73,6 +73,9 @@ class EncoderSpec(ABC):
         Raises ``UnsupportedError`` for a field that is not computed here, ``SourceError`` for one that makes no sense.
         """
 
+    def __str__(self) -> str:
+        return f"{self.family}, {self.num_layers} layers, hidden size {self.hidden_size}, {self.num_heads} heads"
+
     @property
     def max_length(self) -> int | None:
         """The most tokens that a text may have, special tokens included; ``None`` where the encoder has no limit."""

@@ -22,6 +22,10 @@ _UNFIT_TOKENIZERS = {
 }
 
 
+_STATIC = "StaticEmbedding"
+"""What stands for a ``model_type`` where there is no encoder."""
+
+
 @dataclass(frozen=True)
 class PublicModel:
     """A model of the hub: its ``model_type``, its kind of tokenizer, and ``unserved``, what else it needs."""
@@ -36,7 +40,7 @@ class PublicModel:
         """Why it is refused; ``None`` where it works."""
         if self.unserved is not None:
             return self.unserved
-        if self.model_type not in MODEL_TYPES:
+        if self.model_type not in (*MODEL_TYPES, _STATIC):
             return f"model_type {self.model_type}"
         if self.tokenizer not in TOKENIZER_KINDS:
             return _UNFIT_TOKENIZERS[self.tokenizer]
@@ -80,6 +84,7 @@ def catalogue() -> Catalogue:
         families=tuple((family.title, ", ".join(family.model_types)) for family in FAMILIES),
         modules=(
             ("Transformer", "one of the families"),
+            (_STATIC, "the mean of a table's rows in the place of Transformer and Pooling, model2vec's files too"),
             ("Pooling", ", ".join(POOLING_MODES)),
             *((name, _first_line(head)) for name, head in HEADS.items()),
             ("Dropout", "which does nothing at inference"),
@@ -172,7 +177,9 @@ PUBLIC_MODELS: tuple[PublicModel, ...] = tuple(
         ("Alibaba-NLP/gte-reranker-modernbert-base", "modernbert", "byte-level BPE"),
         ("Qwen/Qwen3-Reranker-0.6B", "qwen3", "byte-level BPE", "a LogitScore behind a decoder's own head"),
         ("naver/splade-v3", "bert", "WordPiece", "a SparseEncoder: no signature for sparse vectors"),
-        ("minishlab/potion-base-8M", "model2vec", "WordPiece", "a StaticEmbedding: no Transformer module"),
+        ("minishlab/potion-base-8M", _STATIC, "WordPiece"),
+        ("sentence-transformers/static-retrieval-mrl-en-v1", _STATIC, "WordPiece"),
+        ("sentence-transformers/static-similarity-mrl-multilingual-v1", _STATIC, "WordPiece"),
     )
 )
 """Those asked for most. What stands here of each is its model card's and its configuration's."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 import torch
 
 from toolkit.encoder.places import Places
+from toolkit.encoder.static import STATIC
 from toolkit.errors import CheckError, InputError, SourceError, UnsupportedError
 from toolkit.graph.keras_door import UNUSED, Encoder, Head, Pooling, Tokenize, Truncate
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
@@ -58,7 +59,8 @@ def keras_checkpoint(model: keras.Model | str | Path, settings: SourceSettings =
             raise InputError(f"{name} {value!r}: the Keras model has its own; set it where to_keras makes the model")
     live, source = (_loaded(Path(model)), str(model)) if isinstance(model, str | Path) else (model, _shown(model))
     encoder, heads = _parts(live, source)
-    weights = [_encoder_tensors(encoder, source), {}, *(_head_tensors(head, source) for head in heads)]
+    pooling: list[dict[str, Array]] = [{}] if encoder.spec.family != STATIC else []  # a StaticEmbedding pools itself
+    weights = [_encoder_tensors(encoder, source), *pooling, *(_head_tensors(head, source) for head in heads)]
     for tensors in weights:
         require_finite({name: torch.from_numpy(value) for name, value in tensors.items()}, source)
     assert encoder.skeleton is not None

@@ -16,11 +16,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from toolkit.encoder.families import MODEL_TYPES
+from toolkit.encoder.families import ENCODERS, MODEL_TYPES
 from toolkit.encoder.family import EncoderSpec, padded_positions
 from toolkit.encoder.packing import make_chunk, pack, padded_index
 from toolkit.encoder.places import Places
 from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.encoder.static import STATIC
 from toolkit.errors import InputError
 from toolkit.graph.guard import with_embeddings
 from toolkit.graph.tasks.embed import EmbedSpec
@@ -122,7 +123,7 @@ class Encoder(_Parameters):
         skeleton: str | None = None,
         **kwargs: Any,
     ) -> None:
-        family = MODEL_TYPES[spec["family"]]
+        family = ENCODERS[spec["family"]]
         super().__init__(
             {name: tuple(shape) for name, shape in shapes.items()}, fixed=(*family.fixed, UNUSED), **kwargs
         )
@@ -249,7 +250,8 @@ def _add_head(head: HeadSpec, name: str, params: Mapping[str, np.ndarray[Any, An
 def _encoder(spec: EncoderSpec, original: SentenceTransformer) -> Encoder:
     shapes = {name: tensor.shape for name, tensor in spec.tensors.items()}
     used = [spec.tensors[name] for name in Places(spec, shapes).names]
-    others = {name: np.asarray(tensor.detach()) for name, tensor in unused_state(original[0].auto_model).items()}
+    stored = unused_state(original[0].auto_model) if spec.family != STATIC else {}
+    others = {name: np.asarray(tensor.detach()) for name, tensor in stored.items()}
     unused = {
         f"{UNUSED}{name}": tensor
         for name, tensor in {**spec.tensors, **others}.items()

@@ -40,12 +40,10 @@ class TaskSpec(ABC):
 
     task: ClassVar[str]
     """The name of :data:`toolkit.source.tasks.TASKS`."""
-    precisions: ClassVar[tuple[str, ...]] = ("float32",)
-    """What the encoder's products can be exported in."""
 
     tokenizer: TokenizerSpec
     encoder: EncoderSpec
-    max_length: int
+    max_length: int | None
     dim: int
 
     @classmethod
@@ -57,6 +55,11 @@ class TaskSpec(ABC):
         are missing, left over or of another shape than the configuration says; ``InputError`` for ``views`` that do not
         go with the model.
         """
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What the encoder's products can be exported in."""
+        return ("float32",)
 
     @property
     @abstractmethod
@@ -95,10 +98,11 @@ class TaskSpec(ABC):
 
     def described(self) -> list[str]:
         """Tokenizer and encoder, a line each."""
-        e, tokenizer = self.encoder, type(self.tokenizer.model).__name__
+        tokenizer = type(self.tokenizer.model).__name__.removesuffix("Model")
+        limit = f"at most {self.max_length} tokens" if self.max_length is not None else "any number of tokens"
         lines = [
-            f"tokenizer   {tokenizer.removesuffix('Model')}, at most {self.max_length} tokens",
-            f"encoder     {e.family}, {e.num_layers} layers, hidden size {e.hidden_size}, {e.num_heads} heads",
+            f"tokenizer   {tokenizer}, {limit}",
+            f"encoder     {self.encoder}",
         ]
         return [f"prompt      {self.prompt!r}", *lines] if self.prompt else lines
 
@@ -159,11 +163,13 @@ def require_output(module: RawModule, does: str, output: str, *, expanding: bool
         raise UnsupportedError(module.file, "processing_kwargs", options, "none")
 
 
-def warmup_batches(length: int, batching: Batching | None) -> list[list[str]]:
+def warmup_batches(length: int | None, batching: Batching | None) -> list[list[str]]:
     """From a short text alone to the longest the model takes, mixed batches, and a request too large to be batched."""
     texts = check_texts(length)
     longest = max(texts, key=len)
     batches = [[SHORT[0]], [SHORT[4]], list(SHORT[:8]), [texts[-7], *SHORT[:7]], [longest]]
-    if batching is not None and length <= batching.max_tokens:  # else the longest alone is too large
+    if (
+        batching is not None and length is not None and length <= batching.max_tokens
+    ):  # else the longest alone is too large
         batches.append([longest] * min(_WARMUP_ROWS, batching.max_tokens // length + 1))
     return batches

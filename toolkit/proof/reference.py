@@ -117,13 +117,12 @@ def _answers(
                     stages.append(features["sentence_embedding"].cpu().numpy())
             if leaves_prompt_out:
                 of_tokens = model(tokens)["sentence_embedding"].cpu().numpy()[:, : checkpoint.truncate_dim]
-        mask = features["attention_mask"].bool().cpu().numpy()
-        ids, hidden = features["input_ids"].cpu().numpy(), features["token_embeddings"].cpu().numpy()
+        rows = _token_rows(model[0], features)
         answers += [
             ReferenceAnswer(
-                tuple(int(token) for token in ids[row][mask[row]]),
+                tuple(int(token) for token in rows[row][0]),
                 counts[start + row],
-                hidden[row][mask[row]],
+                rows[row][1],
                 tuple(stage[row] for stage in stages),
                 embeddings[start + row],
                 of_tokens[row],
@@ -132,6 +131,16 @@ def _answers(
             for row in range(len(batch))
         ]
     return answers
+
+
+def _token_rows(first: Any, features: Mapping[str, Any]) -> list[tuple[npt.NDArray[Any], Array]]:
+    """Of each text its token ids, and their hidden states ``[tokens, hidden]``, behind a model's ``first`` module."""
+    ids = features["input_ids"].cpu().numpy()
+    if "offsets" in features:  # a StaticEmbedding's texts lie end to end, and a state is the token's row of its table
+        table = first.embedding.weight.detach().numpy()
+        return [(row, table[row]) for row in np.split(ids, features["offsets"].numpy()[1:])]
+    mask, hidden = features["attention_mask"].bool().cpu().numpy(), features["token_embeddings"].cpu().numpy()
+    return [(ids[row][mask[row]], hidden[row][mask[row]]) for row in range(len(ids))]
 
 
 def _encoded(model: SentenceTransformer, prompt_name: str | None, texts: Sequence[str], batch_size: int) -> Array:

@@ -26,6 +26,7 @@ from toolkit.errors import InputError, MissingExtraError, SourceError, SourceNot
 from toolkit.source.folder import inspect_folder
 from toolkit.source.loaded import half_precision_notice, notices, require_text_encoder, with_settings
 from toolkit.source.settings import SourceSettings
+from toolkit.source.static import embedding_config, static_tokenizer
 from toolkit.source.stored import find_stored
 from toolkit.source.tasks import TASKS, Task, require_task, task_of_class
 from toolkit.source.traced import explain_mismatch, require_finite, require_stored, used_state
@@ -138,8 +139,7 @@ def open_checkpoint(
     # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
     checkpoint = _from_model(model.float(), str(source), str(path), settings, folder.task, plain=folder.plain)
     notes = (*checkpoint.notices, *(half_precision_notice(str(path), dtype) for dtype in half))
-    file = folder.tokenizer_file if folder.tokenizer_file.is_file() else None
-    return _said(replace(checkpoint, notices=notes, tokenizer_file=file))
+    return _said(replace(checkpoint, notices=notes, tokenizer_file=folder.tokenizer_file))
 
 
 def _said(checkpoint: Checkpoint) -> Checkpoint:
@@ -223,16 +223,7 @@ def _from_model(
     require_text_encoder(model, folder, task)
     model = with_settings(model.eval(), settings, plain=plain)
     modules = tuple(_raw_module(index, module, folder, task) for index, module in enumerate(model))
-    tokenizer: Any = getattr(model, "tokenizer", None)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        kind = type(tokenizer).__name__
-        raise UnsupportedError(
-            f"{folder}/tokenizer_config.json", "tokenizer_class", kind, "fast tokenizers (tokenizers package)"
-        )
-    if getattr(tokenizer, "split_special_tokens", False) or backend.encode_special_tokens:
-        raise UnsupportedError(f"{folder}/tokenizer_config.json", "split_special_tokens", True, "false")
-    limit, cut = model.max_seq_length, getattr(model, "truncate_dim", None)
+    source_of_ids, cut = _tokenizer_of(model[0], folder), getattr(model, "truncate_dim", None)
     prompt = ""
     if model.default_prompt_name is not None:
         prompt = str(model.prompts.get(model.default_prompt_name) or "")
@@ -241,18 +232,6 @@ def _from_model(
     activation = _raw_activation(model.activation_fn) if hasattr(model, "activation_fn") else None
     if activation is not None:
         named.append(asdict(activation))
-    # transformers marks "no limit" by a huge number
-    max_length = int(limit) if limit is not None and limit < 1_000_000 else None
-    raw = json.loads(backend.to_str())
-    # Both are set anew by each call of the tokenizer; what sentence-transformers' calls set travels beside the JSON.
-    raw["padding"], raw["truncation"] = None, None
-    source_of_ids = TokenizerSource(
-        json=json.dumps(raw, ensure_ascii=False),
-        file=f"{folder}/tokenizer.json",
-        max_length=max_length,
-        truncation_side=tokenizer.truncation_side,
-        pad_id=tokenizer.pad_token_id,
-    )
     return Checkpoint(
         source=source,
         task=task.name,
@@ -264,9 +243,35 @@ def _from_model(
         digest=_digest(modules, source_of_ids, prompt, cut, *named),
         reference=model,
         settings=settings,
-        token_types=_takes_token_types(model[0].auto_model, tokenizer),
+        token_types=_takes_token_types(model[0]),
         activation=activation,
         notices=tuple(notices(model, settings, folder, pooled=plain and task.name == "embed")),
+    )
+
+
+def _tokenizer_of(first: Any, folder: str) -> TokenizerSource:
+    """The tokenizer of a model's ``first`` module, as that calls it."""
+    if type(first).__name__ == "StaticEmbedding":
+        return static_tokenizer(first.tokenizer, f"{folder}/tokenizer.json")
+    tokenizer: Any = getattr(first, "tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        kind = type(tokenizer).__name__
+        raise UnsupportedError(
+            f"{folder}/tokenizer_config.json", "tokenizer_class", kind, "fast tokenizers (tokenizers package)"
+        )
+    if getattr(tokenizer, "split_special_tokens", False) or backend.encode_special_tokens:
+        raise UnsupportedError(f"{folder}/tokenizer_config.json", "split_special_tokens", True, "false")
+    limit, raw = first.max_seq_length, json.loads(backend.to_str())
+    # Both are set anew by each call of the tokenizer; what sentence-transformers' calls set travels beside the JSON.
+    raw["padding"], raw["truncation"] = None, None
+    return TokenizerSource(
+        json=json.dumps(raw, ensure_ascii=False),
+        file=f"{folder}/tokenizer.json",
+        # transformers marks "no limit" by a huge number
+        max_length=int(limit) if limit is not None and limit < 1_000_000 else None,
+        truncation_side=tokenizer.truncation_side,
+        pad_id=tokenizer.pad_token_id,
     )
 
 
@@ -294,6 +299,8 @@ def _raw_module(index: int, module: Any, folder: str, task: Task) -> RawModule:
         state = used_state(module.auto_model)
         file = f"{folder}/config.json"
     else:
+        if kind == "StaticEmbedding":
+            config.update(embedding_config(module))
         if kind == "Dense":
             # A live module may hold an activation with other than its class's default options.
             activation = _raw_activation(module.activation_function)
@@ -323,9 +330,11 @@ def _raw_activation(module: Any) -> RawActivation:
     return RawActivation(f"{kind.__module__}.{kind.__qualname__}", repr(module), default)
 
 
-def _takes_token_types(encoder: Any, tokenizer: Any) -> bool:
+def _takes_token_types(first: Any) -> bool:
+    if (encoder := getattr(first, "auto_model", None)) is None:
+        return False
     named, types = inspect.signature(encoder.forward).parameters, getattr(encoder.config, "type_vocab_size", 0)
-    return "token_type_ids" in tokenizer.model_input_names and "token_type_ids" in named and bool(types)
+    return "token_type_ids" in first.tokenizer.model_input_names and "token_type_ids" in named and bool(types)
 
 
 def _digest(modules: tuple[RawModule, ...], tokenizer: TokenizerSource, *rest: object) -> str:

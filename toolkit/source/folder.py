@@ -71,7 +71,7 @@ class ModuleFolder:
     @property
     def has_weights(self) -> bool:
         """Whether a module of this type comes with weights."""
-        return self.type in ("Transformer", "Dense", "LayerNorm")
+        return self.type in ("Transformer", "StaticEmbedding", "Dense", "LayerNorm")
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,11 @@ class Folder:
     plain: bool
 
     @property
-    def tokenizer_file(self) -> Path:
-        """Where ``tokenizer.json`` stands, if there is one."""
-        return self.modules[0].path / "tokenizer.json"
+    def tokenizer_file(self) -> Path | None:
+        """The ``tokenizer.json`` that transformers makes a tokenizer of, if there is one. A StaticEmbedding takes its
+        own as it is."""
+        file = self.modules[0].path / "tokenizer.json"
+        return file if self.modules[0].type == "Transformer" and file.is_file() else None
 
 
 def inspect_folder(path: Path, trust_remote_code: bool, asked: Task | None = None) -> Folder:
@@ -181,11 +183,11 @@ def _inspect_module(
     module = ModuleFolder(name, folder / str(item.get("path", "")))
     if not module.path.resolve().is_relative_to(folder.resolve()):
         raise SourceError(f"{file}: path {item.get('path')!r} leads out of the folder")
-    if not module.path.is_dir() and name in ("Transformer", *_NEED_A_FILE):
+    if not module.path.is_dir() and name in ("Transformer", "StaticEmbedding", *_NEED_A_FILE):
         raise SourceError(f"{module.path}: is missing, but modules.json names it")
     if name == "Transformer":
         _inspect_transformer(module.path, task)
-    elif known:
+    elif known and name != "StaticEmbedding":  # which has no fields; beside it may stand model2vec's own
         _inspect_fields(module, trust_remote_code)
     return module
 

@@ -57,6 +57,8 @@ def with_settings(model: Model, settings: SourceSettings, *, plain: bool) -> Mod
             raise InputError("pooling is for folders without modules.json; this model has a pooling of its own")
         model._modules["1"] = type(model[1])(model[0].get_embedding_dimension(), settings.pooling)
     if settings.max_seq_length is not None:
+        if not hasattr(model[0], "processor"):
+            raise InputError(f"max_seq_length is for a Transformer; a {type(model[0]).__name__} has no such limit")
         first = next(iter(model._modules))
         model._modules[first] = copy.copy(model._modules[first])
         model[0].processor = copy.deepcopy(model[0].processor)
@@ -118,11 +120,9 @@ def require_independent_rows(model: BaseModel, answers: Callable[[list[str]], Ar
     if not difference > 1e-3 * float(np.max(np.abs(alone))):  # rounding, which differs by batch size
         return
     reason = f"the original's own answers depend on the batch: {text!r} alone and in a pair differ by {difference:.2g}"
-    if model.tokenizer.padding_side != "right":
+    if (side := getattr(model.tokenizer, "padding_side", "right")) != "right":
         file = f"{folder}/tokenizer_config.json"
-        raise UnsupportedError(
-            file, "padding_side", model.tokenizer.padding_side, f"right, where positions count; {reason}"
-        )
+        raise UnsupportedError(file, "padding_side", side, f"right, where positions count; {reason}")
     raise SourceError(f"{folder}: {reason}")
 
 

@@ -49,7 +49,7 @@ TASKS: Mapping[str, Task] = {
             "embed",
             "from a text to its embedding",
             "SentenceTransformer",
-            ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"),
+            ("Transformer", "StaticEmbedding", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"),
             ("feature-extraction",),
             _HEADLESS,
             "encoders without a head, such as BertModel",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import SourceError
 from toolkit.source.files import read_json
+from toolkit.source.static import require_stored_table
 from toolkit.source.stored import StoredModule, read_tensors
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def require_stored(model: BaseModel, stored: Mapping[int, StoredModule], *, trus
             # A split or merged tensor has no equal; the report and the second load speak for it, unless it is an
             # adapter's, of which the report is only a part.
             _require_traced(loaded, used, files, None if files.base is not None else unplaced)
+        elif type(module).__name__ == "StaticEmbedding":
+            require_stored_table(module.embedding.weight, files)
         else:
             _require_traced(state := module.state_dict(), state, files, None)
     for index, module in enumerate(model):

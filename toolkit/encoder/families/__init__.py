@@ -29,13 +29,14 @@ from toolkit.encoder.families.roberta import RobertaSpec
 from toolkit.encoder.families.roformer import RoFormerSpec
 from toolkit.encoder.families.t5 import T5Spec
 from toolkit.encoder.families.xlm_roberta_xl import XlmRobertaXlSpec
+from toolkit.encoder.static import STATIC, StaticSpec
 from toolkit.source.stored import require_model_type
 
 if TYPE_CHECKING:
     from toolkit.encoder.family import EncoderSpec
     from toolkit.source.checkpoint import RawModule
 
-__all__ = ["FAMILIES", "MODEL_TYPES", "read_encoder"]
+__all__ = ["ENCODERS", "FAMILIES", "MODEL_TYPES", "read_encoder"]
 
 FAMILIES: tuple[type[EncoderSpec], ...] = (
     BertSpec,
@@ -70,6 +71,9 @@ MODEL_TYPES: Mapping[str, type[EncoderSpec]] = {
     model_type: family for family in FAMILIES for model_type in family.model_types
 }
 """A configuration's ``model_type`` to its family."""
+
+ENCODERS: Mapping[str, type[EncoderSpec]] = {**MODEL_TYPES, STATIC: StaticSpec}
+"""By the ``family`` that a spec names: those, and the one without layers, which no configuration names."""
 
 
 def read_encoder(module: RawModule) -> EncoderSpec:

@@ -12,6 +12,8 @@ import numpy as np
 from toolkit.corpus.check import SHORT
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import read_encoder
+from toolkit.encoder.family import EncoderSpec
+from toolkit.encoder.static import StaticSpec
 from toolkit.errors import SourceError, UnsupportedError
 from toolkit.graph.spec import (
     Request,
@@ -36,7 +38,7 @@ from toolkit.signatures import (
     prompt_texts,
     text_signatures,
 )
-from toolkit.source.checkpoint import Checkpoint
+from toolkit.source.checkpoint import Checkpoint, RawModule
 from toolkit.source.loaded import prompt_tokens, require_independent_rows
 from toolkit.tokenizer import TokenizerSource, TokenizerSpec, read_tokenizer, reference_tokenizer
 
@@ -50,7 +52,6 @@ class EmbedSpec(TaskSpec):
     """Its signatures from text to embedding (the default one first), and the modules after the encoder."""
 
     task: ClassVar[str] = "embed"
-    precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "int8")
 
     texts: tuple[TextSignature, ...]
     pooling: PoolingSpec
@@ -59,25 +60,17 @@ class EmbedSpec(TaskSpec):
 
     @classmethod
     def read(cls, checkpoint: Checkpoint, views: Views = Views()) -> Self:
-        first, *rest = checkpoint.modules
-        if first.type != "Transformer":
-            raise UnsupportedError(first.file, "module 0", first.type, "Transformer")
-        require_output(first, "feature-extraction", "token_embeddings")
-        encoder = read_encoder(first)
-        modules = [module for module in rest if module.type != "Dropout"]  # which does nothing at inference
-        if not modules:
-            raise SourceError(f"{first.file}: the model has no Pooling module, so no sentence embedding")
-        if modules[0].type != "Pooling":
-            raise UnsupportedError(modules[0].file, "module after Transformer", modules[0].type, "Pooling")
-        pooling = read_pooling(modules[0], encoder.hidden_size)
+        first = checkpoint.modules[0]
+        encoder, pooling, behind = _body(checkpoint.modules)
         heads: list[HeadSpec] = []
         dim = pooling.dim
-        for module in modules[1:]:
+        for module in behind:
             if module.type not in HEADS:
                 raise UnsupportedError(module.file, "module after Pooling", module.type, HEADS)
             heads.append(HEADS[module.type].read(module, dim))
             dim = heads[-1].width(dim)
-        limit = max_length(checkpoint, encoder)
+        static = isinstance(encoder, StaticSpec)  # which takes texts of any length
+        limit = checkpoint.tokenizer.max_length if static else max_length(checkpoint, encoder)
         source = replace(checkpoint.tokenizer, max_length=limit)
         cut = checkpoint.truncate_dim
         if cut is not None and cut < 1:
@@ -108,6 +101,10 @@ class EmbedSpec(TaskSpec):
         )
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        return ("float32", "bfloat16", "int8") if self.encoder.product_names() else ("float32",)
+
+    @property
     def signatures(self) -> tuple[Signature, ...]:
         return (*SIGNATURES, *(item.signature for item in self.texts[1:]))
 
@@ -136,6 +133,24 @@ class EmbedSpec(TaskSpec):
     def __str__(self) -> str:
         lines = [*self.described(), *map(str, self.modules), f"embedding   float32 [{self.dim}]"]
         return "\n".join([*lines, *(f"signature   {item.name}: {item}" for item in self.texts[1:])])
+
+
+def _body(modules: Sequence[RawModule]) -> tuple[EncoderSpec, PoolingSpec, list[RawModule]]:
+    """The encoder, its pooling, and the modules behind them."""
+    first, *rest = modules
+    rest = [module for module in rest if module.type != "Dropout"]  # which does nothing at inference
+    if first.type == "StaticEmbedding":
+        static = StaticSpec.read(first)
+        return static, PoolingSpec(("mean",), static.hidden_size), rest
+    if first.type != "Transformer":
+        raise UnsupportedError(first.file, "module 0", first.type, ("Transformer", "StaticEmbedding"))
+    require_output(first, "feature-extraction", "token_embeddings")
+    encoder = read_encoder(first)
+    if not rest:
+        raise SourceError(f"{first.file}: the model has no Pooling module, so no sentence embedding")
+    if rest[0].type != "Pooling":
+        raise UnsupportedError(rest[0].file, "module after Transformer", rest[0].type, "Pooling")
+    return encoder, read_pooling(rest[0], encoder.hidden_size), rest[1:]
 
 
 def _prompts(checkpoint: Checkpoint, pooling: PoolingSpec, chosen: Sequence[str] | None) -> list[Prompt]:

@@ -14,7 +14,8 @@ from toolkit.encoder.family import padded_positions
 from toolkit.encoder.packing import Tokens, pack
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
-from toolkit.graph.model import TEXT, Outputs, TextModel, joined
+from toolkit.encoder.static import StaticSpec
+from toolkit.graph.model import PACKED, TEXT, Outputs, TextModel, joined
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.heads.head import head_parameters, own_parameters, stage_names
 from toolkit.heads.normalize import NormalizeSpec
@@ -51,11 +52,18 @@ class EmbedModel(TextModel):
         self._heads = Parameters(head_parameters(spec.modules))
         self._ranges = {name: tf.Variable(starts_and_steps(item), name=name) for name, item in (ranges or {}).items()}
         pooling, columns = spec.pooling, spec.encoder.any_mask
-        self._pool = self.by_row(
-            lambda: lambda hidden, chunk: pool(pooling, hidden, chunk, columns=columns),
-            pooling.dim,
-            skipping=not pooling.include_prompt,
-        )
+        if isinstance(static := spec.encoder, StaticSpec):
+            self._pool = tf.function(
+                lambda ids, types, positions, splits: static.means(self.encoder_parameters(), ids, splits),
+                input_signature=PACKED,
+                autograph=False,
+            )
+        else:
+            self._pool = self.by_row(
+                lambda: lambda hidden, chunk: pool(pooling, hidden, chunk, columns=columns),
+                pooling.dim,
+                skipping=not pooling.include_prompt,
+            )
         self._embed = tf.function(self._embed_joined, input_signature=[TEXT, SKIPPED], autograph=False)
         self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
 
@@ -109,7 +117,7 @@ class EmbedModel(TextModel):
         return {
             "embedding": self._embedding(tokens)[0],
             "num_tokens": num_tokens,
-            "truncated": num_tokens > self._spec.max_length,
+            "truncated": num_tokens > (self._spec.max_length or num_tokens.dtype.max),
         }
 
     def _tokenize_signature(self, text: tf.Tensor) -> Outputs:
