@@ -5,9 +5,9 @@
     python benchmarks/bulk_ray.py driver [--rows 5000000] [--part-rows 5000]
 
 ``scaling``: processes that load the artifact and embed lists of texts, no files and no engine, take turns with the same
-number of Ray actors, of one CPU each; loading is not counted on either side. ``budget``: one thread, batches of so many
-tokens. ``driver``: generated rows and an encoder that answers at once, so that only the engine works; prints the
-driver's resident memory over the run.
+number of Ray actors, of one CPU each; loading is not counted on either side. Rows a second of a CPU are those of the
+bare processes' CPU time. ``budget``: one thread, batches of so many tokens, by CPU time. ``driver``: generated rows and
+an encoder that answers at once, so that only the engine works; prints the driver's resident memory over the run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -44,8 +45,10 @@ DIM = 384
 
 
 def texts(count: int) -> list[str]:
-    """Texts of many lengths, one a line."""
-    return list(islice(cycle([" ".join(text.split()) for text in built_in_texts(256).texts]), count))
+    """Texts of many lengths, mixed."""
+    lines = [" ".join(text.split()) for text in built_in_texts(256).texts]
+    random.Random(0).shuffle(lines)
+    return list(islice(cycle(lines), count))
 
 
 def plan(artifact: Artifact) -> Plan:
@@ -61,23 +64,23 @@ def bare(folder: str, mine: list[bytes], ready: Any, seconds: Any) -> None:
     with artifact.open(plan(artifact), 0, 1) as embed:
         list(embed(iter(mine[:200])))
         ready.wait()
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         list(embed(iter(mine)))
-        seconds.put(time.perf_counter() - began)
+        seconds.put((time.perf_counter() - began, time.process_time() - used))
 
 
-def bare_rate(folder: Path, rows: list[str], workers: int) -> float:
-    """Rows a second of ``workers`` processes."""
+def bare_rate(folder: Path, rows: list[str], workers: int) -> tuple[float, float]:
+    """Rows a second of ``workers`` processes, and of a CPU that had nothing else to do."""
     context = multiprocessing.get_context("spawn")
     ready, seconds = context.Barrier(workers), context.Queue()
     shares = [[text.encode() for text in rows[i::workers]] for i in range(workers)]
     processes = [context.Process(target=bare, args=(str(folder), share, ready, seconds)) for share in shares]
     for process in processes:
         process.start()
-    slowest = max(seconds.get() for _ in processes)
+    found = [seconds.get() for _ in processes]
     for process in processes:
         process.join()
-    return len(rows) / slowest
+    return len(rows) / max(wall for wall, _ in found), len(rows) / sum(used for _, used in found)
 
 
 def ray_rate(folder: Path, rows: list[str], workers: int) -> float:
@@ -96,17 +99,18 @@ def ray_rate(folder: Path, rows: list[str], workers: int) -> float:
 def scaling(folder: Path, count: int, rounds: int, workers: int) -> None:
     rows = texts(count)
     ratios, rates = [], []
+    actors = ray_rate(folder, rows, workers)
     for number in range(rounds):
-        order = [bare_rate, ray_rate] if number % 2 == 0 else [ray_rate, bare_rate]
-        found = {function.__name__: function(folder, rows, workers) for function in order}
-        ratios.append(found["ray_rate"] / found["bare_rate"])
-        rates.append(found["bare_rate"])
+        bare, of_a_cpu = bare_rate(folder, rows, workers)
+        before, actors = actors, ray_rate(folder, rows, workers)
+        ratios.append((before + actors) / 2 / bare)
+        rates.append(of_a_cpu)
         print(
-            f"round {number + 1}: {workers} processes {found['bare_rate']:,.1f} rows/s, "
-            f"{workers} actors {found['ray_rate']:,.1f} rows/s, ratio {ratios[-1]:.3f}",
+            f"round {number + 1}: {workers} processes {bare:,.1f} rows/s between {workers} actors {before:,.1f} and "
+            f"{actors:,.1f}, ratio {ratios[-1]:.3f}; {of_a_cpu:,.1f} rows a second of CPU",
             flush=True,
         )
-    print(f"median: ratio {statistics.median(ratios):.3f}, {statistics.median(rates) / workers:,.1f} rows/s per CPU")
+    print(f"median: ratio {statistics.median(ratios):.3f}, {statistics.median(rates):,.1f} rows a second of CPU")
 
 
 def budget(folder: Path, seconds: float, rounds: int) -> None:
@@ -119,16 +123,16 @@ def budget(folder: Path, seconds: float, rounds: int) -> None:
         for number in range(rounds):
             for size in budgets if number % 2 == 0 else reversed(budgets):
                 session.BUDGET = size
-                began, done = time.perf_counter(), 0
+                began, done = time.process_time(), 0
                 for piece in embed(cycle(rows)):
                     done = piece.stop
-                    if time.perf_counter() - began >= seconds:
+                    if time.process_time() - began >= seconds:
                         break
-                rates[size].append(done / (time.perf_counter() - began))
+                rates[size].append(done / (time.process_time() - began))
     best = max(statistics.median(found) for found in rates.values())
     for size, found in rates.items():
         middle = statistics.median(found)
-        print(f"{size:6} tokens a batch: {middle:7,.1f} rows/s, {middle / best:.2f} of the best")
+        print(f"{size:6} tokens a batch: {middle:7,.1f} rows a second of CPU, {middle / best:.2f} of the best")
 
 
 class Instant:

@@ -37,7 +37,7 @@ def fill_folder(encoder: Encoder, options: dict[str, Any], rejected_exit: int) -
     from toolkit.client.bulk import Place, embed_folder
     from toolkit.client.bulk.folder import PART_ROWS
 
-    inputs, runner = _inputs(options), _runner(options)
+    runner, inputs = _runner(options), _inputs(options)  # in this order: Ray's extra has all that inputs need
     output = Place.of(options["output"])
     with rows_bar(options["output"]) as show:
 

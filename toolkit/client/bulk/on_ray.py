@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar
 
 from toolkit import __version__
@@ -33,7 +34,9 @@ _QUEUED = 1  # parts at an actor: none waits behind a long one
 class OnRay:
     """``address``: of a running cluster (``host:port``, or ``auto`` for the one that this machine belongs to);
     ``None``: one that is started here and stopped at the end. ``workers``: actors (default: as many as the cluster has
-    room for when the run begins), of ``cpus`` CPUs and ``memory`` bytes each (default: what the model needs)."""
+    room for when the run begins), of ``cpus`` CPUs and ``memory`` bytes each (default: what the model needs).
+
+    Raises `MissingExtraError` where Ray is not installed."""
 
     address: str | None = None
     workers: int | None = None
@@ -42,6 +45,8 @@ class OnRay:
     leads: bool = True
 
     def __post_init__(self) -> None:
+        if find_spec("ray") is None:
+            raise MissingExtraError("ray", "ray")
         for name in ("workers", "cpus", "memory"):
             value = getattr(self, name)
             if value is not None and value < 1:
