@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from classifier_models import PAIRS, save_classifier
 from click.testing import CliRunner
-from graph.test_rerank import PAIRS, save_classifier
 from sentence_transformers import CrossEncoder
 from support import largest_difference
 from tensorflow_serving.apis import prediction_log_pb2

@@ -1,6 +1,6 @@
 """Requests as nobody means them, and a process that puts them to artifacts as servers without checks of their own do.
 
-    python tests/wrong_requests.py VERSION_FOLDER...
+    python tests/wrong_requests.py [--pairs] VERSION_FOLDER...
 
 Exit code 0: every request was answered or refused as it should be. A crash is the process's own.
 """
@@ -8,19 +8,21 @@ Exit code 0: every request was answered or refused as it should be. A crash is t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.signatures import SIGNATURES
+from toolkit.signatures import SIGNATURES, Prompt, Signature, all_pair_signatures, pair_signatures
 
 Array = npt.NDArray[Any]
 Run = Callable[[str, Mapping[str, Array]], Mapping[str, Array]]
 
+PAIR_SIGNATURES = all_pair_signatures(pair_signatures([Prompt(None, "")], 1))
 GOOD = {"text": np.array([b"hello world", b"", b"a longer text with several words in it"], object)}
+GOOD_PAIRS = {"query": GOOD["text"], "document": GOOD["text"][::-1]}
 TYPES = ("string", "int32")
 SMALLEST, LARGEST = -(2**31), 2**31 - 1
 WORDS, PLACES = 300, 64
@@ -41,13 +43,15 @@ class Request:
         return int(next(iter(self.inputs.values())).shape[0])
 
 
-def requests(seed: int, count: int) -> Iterator[Request]:
+def requests(seed: int, count: int, signatures: Sequence[Signature] = SIGNATURES) -> Iterator[Request]:
     """Requests of every signature with texts of any bytes, shapes, values and types, right and wrong ones."""
     random = np.random.default_rng(seed)
     for number in range(count):
-        signature = SIGNATURES[number % len(SIGNATURES)]
+        signature = signatures[number % len(signatures)]
         if len(signature.inputs) == 1:
             yield _of_texts(random, signature.name)
+        elif len(signature.inputs) == 2:
+            yield _of_pairs(random, signature.name)
         else:
             yield _of_tokens(random, signature.name)
 
@@ -63,13 +67,34 @@ def _words(shape: tuple[int, ...]) -> str:
 
 def _of_texts(random: np.random.Generator, signature: str) -> Request:
     shape = _shape(random, 1)
-    values = np.empty(shape, object)
-    values.ravel()[:] = [_text(random) for _ in range(values.size)]
+    values = _column(random, shape)
     if random.random() < 0.1:
         return Request(signature, {"text": np.zeros(shape, np.int32)}, "string")
-    right = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
-    wanted = "" if right else f"text must have the shape [batch], not] {_words(shape)}"
+    wanted = "" if _is_column(shape) else f"text must have the shape [batch], not] {_words(shape)}"
     return Request(signature, {"text": values}, wanted)
+
+
+def _of_pairs(random: np.random.Generator, signature: str) -> Request:
+    shape = _shape(random, 1)
+    shapes = {"query": shape, "document": shape if random.random() < 0.5 else _shape(random, 1)}
+    values = {name: _column(random, shape) for name, shape in shapes.items()}
+    for name, shape in shapes.items():
+        if not _is_column(shape):
+            return Request(signature, values, f"{name} must have the shape [batch], not] {_words(shape)}")
+    rows = [shape[0] for shape in shapes.values()]
+    if rows[0] != rows[1]:
+        return Request(signature, values, f"query and document must have as many rows, not] [{rows[0]}] [{rows[1]}]")
+    return Request(signature, values)
+
+
+def _is_column(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
+
+
+def _column(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    values = np.empty(shape, object)
+    values.ravel()[:] = [_text(random) for _ in range(values.size)]
+    return values
 
 
 def _text(random: np.random.Generator) -> bytes:
@@ -133,14 +158,16 @@ def main() -> None:
     """Put the same requests to every artifact in a session that is fed, and to the first one as a loaded object too."""
     import tensorflow_text  # noqa: F401 - its ops
 
-    first, *others = sys.argv[1:]
+    pairs = sys.argv[1] == "--pairs"
+    signatures, good, output = (PAIR_SIGNATURES, GOOD_PAIRS, "score") if pairs else (SIGNATURES, GOOD, "embedding")
+    first, *others = sys.argv[1 + pairs :]
     for load, folder in ((_as_object, first), (_in_session, first), *((_in_session, other) for other in others)):
         run = load(folder)
-        before = run("serving_default", GOOD)["embedding"]
-        for number, request in enumerate(requests(seed=0, count=150)):
+        before = run("serving_default", good)[output]
+        for number, request in enumerate(requests(0, 150, signatures)):
             print(folder, load.__name__, number, request.signature, request.refused, flush=True)
             _try(run, request)
-        after = run("serving_default", GOOD)["embedding"]
+        after = run("serving_default", good)[output]
         assert np.array_equal(before, after), "a good request has another answer afterwards"
 
 
@@ -172,7 +199,7 @@ def _in_session(folder: str) -> Run:
     with session.graph.as_default():
         signatures = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def
     made = {}
-    for name in (item.name for item in SIGNATURES):
+    for name in (name for name in signatures if not name.startswith("__")):
         feeds = [tensor.name for tensor in signatures[name].inputs.values()]
         fetches = [tensor.name for tensor in signatures[name].outputs.values()]
         made[name] = session._make_callable_from_options(config_pb2.CallableOptions(feed=feeds, fetch=fetches))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from classifier_models import save_classifier
 from fusion_support import needs_onednn
 
 from toolkit.artifact.inspection import inspect
@@ -21,6 +22,7 @@ from toolkit.graph.precision_choice import choose_int8
 from toolkit.graph.tasks import read_spec
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.graph.tasks.embed_model import EmbedModel
+from toolkit.graph.tasks.rerank_model import RerankModel
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.tokenizer import Engine
 
@@ -32,11 +34,11 @@ def spec(tiny_source: Path) -> EmbedSpec:
     return read_spec(open_checkpoint(tiny_source))
 
 
-def survive(*folders: Path) -> None:
+def survive(*arguments: Path | str) -> None:
     """The process of ``wrong_requests`` ends well."""
     paths = os.pathsep.join([str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.run(
-        [sys.executable, str(TESTS / "wrong_requests.py"), *map(str, folders)],
+        [sys.executable, str(TESTS / "wrong_requests.py"), *map(str, arguments)],
         capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
     assert process.returncode == 0, (process.returncode, process.stdout[-300:], process.stderr[-3000:])
@@ -44,6 +46,12 @@ def survive(*folders: Path) -> None:
 
 def test_no_request_ends_the_process_with_any_kind_of_tokenizer(every_kind: Path) -> None:
     survive(*(folder / "1" for folder in every_kind.iterdir()))
+
+
+def test_no_request_ends_the_process_that_scores_pairs(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(save_classifier(tmp_path))
+    write_model(RerankModel(read_spec(checkpoint), Batching()), tmp_path / "1")
+    survive("--pairs", tmp_path / "1")
 
 
 @pytest.mark.long

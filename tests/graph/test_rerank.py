@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
-from family_models import CONFIGURATIONS, COUNTED, FAIRSEQ, NAMES_OF_THEIR_OWN, SIZES
+from classifier_models import PAIRS, save_classifier
 from sentence_transformers import CrossEncoder
-from support import MAX_LENGTH, byte_level_tokenizer, largest_difference, save_bert, save_encoder, wordpiece_tokenizer
+from sentence_transformers.cross_encoder.modules import LogitScore
+from support import MAX_LENGTH, largest_difference, save_bert
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from toolkit.corpus.check import check_pairs
 from toolkit.encoder.batching_options import Batching
@@ -27,42 +27,6 @@ from toolkit.heads.classifier import CLASSIFIERS
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import open_checkpoint
 from toolkit.source.settings import SourceSettings
-
-PAIRS = [
-    ("hello world", "a much longer sentence about the latency of embedding models in production, with commas"),
-    ("hello world", "short"),
-    ("hello world", ""),
-    ("", "short"),
-    ("", ""),
-    ("word " * 100, "short"),
-    ("short", "word " * 100),
-    ("word " * 100, "sentence " * 90),
-    ("[SEP] in the middle [MASK] of things", "Ünïcödé and 東京 and 🚀 [PAD]"),
-    ("hello world", "short"),
-]
-
-
-def save_classifier(folder: Path, model_type: str = "bert", labels: int = 1, **changes: Any) -> Path:
-    """A folder as transformers writes it: the model type's encoder with a head that classifies, random weights."""
-    torch.manual_seed(0)
-    settings = {**({} if model_type in NAMES_OF_THEIR_OWN else SIZES), "pad_token_id": 0, **CONFIGURATIONS[model_type]}
-    settings |= {"num_labels": labels, **changes}
-    counted = settings["pad_token_id"] == COUNTED["pad_token_id"]
-    words = wordpiece_tokenizer(FAIRSEQ) if counted else wordpiece_tokenizer()
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}
-    bert = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    own = model_type == "qwen2"  # whose tokenizer is made anew, of bytes, when it is loaded, and gets a token more
-    if own:
-        words, counted, settings["pad_token_id"] = byte_level_tokenizer(), True, 1
-    config = AutoConfig.for_model(model_type, vocab_size=words.get_vocab_size() + own, **settings)
-    types = [] if getattr(config, "type_vocab_size", 0) == 1 else ["token_type_ids"]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_max_length=MAX_LENGTH,
-        model_input_names=["input_ids", "attention_mask", *types],
-        **(names if counted else bert),
-    )
-    return save_encoder(folder / "classifier", AutoModelForSequenceClassification.from_config(config), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +53,14 @@ def logits(spec: RerankSpec, pairs: Any) -> Any:
     return tf.gather(tf.concat(parts, 0), np.argsort(order)).numpy()
 
 
-@pytest.mark.parametrize("model_type", CLASSIFIERS)
+# One family of each form; the others' heads differ from these by name alone.
+FORMS = ("bert", "albert", "xlm-roberta", "electra", "roformer", "distilbert", "deberta-v2", "modernbert", "eurobert")
+OF_EVERY_FORM = [
+    pytest.param(name, marks=() if name in (*FORMS, "qwen3") else pytest.mark.long) for name in CLASSIFIERS
+]
+
+
+@pytest.mark.parametrize("model_type", OF_EVERY_FORM)
 def test_the_head_of_every_family_equals_transformers(tmp_path: Path, model_type: str) -> None:
     labels = 1 + len(model_type) % 3
     original = CrossEncoder(
@@ -220,6 +191,23 @@ def test_what_is_not_computed_is_refused_by_name(model: CrossEncoder, tmp_path: 
 
 def test_a_plain_encoder_is_no_reranker(tmp_path: Path) -> None:
     refused(save_bert(tmp_path), "architectures", "BertModel", "ForSequenceClassification", task="rerank")
+
+
+def test_decoders_that_are_asked_for_yes_or_no_are_refused_by_name(model: CrossEncoder, tmp_path: Path) -> None:
+    GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path / "plain")
+    refused(tmp_path / "plain", "architectures", "GPT2LMHeadModel", "ForSequenceClassification", task="rerank")
+    CrossEncoder(modules=[model[0], LogitScore(1, 2)], device="cpu").save(str(tmp_path / "saved"))
+    refused(tmp_path / "saved", "modules.json", "LogitScore", "supported: Transformer")
+
+
+def test_a_query_is_tokenized_once_for_all_its_documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = RerankModel(read_spec(open_checkpoint(folder)))
+    seen: list[int] = []
+    tokens = served.tokenizer.tokens
+    monkeypatch.setattr(served.tokenizer, "tokens", lambda text: (seen.append(int(tf.size(text))), tokens(text))[1])
+    queries = ["how long is it", "hello world", "how long is it", "how long is it"]
+    served._packed_pairs(*columns([(query, f"document {number}") for number, query in enumerate(queries)]))
+    assert seen == [2 + 4]
 
 
 def test_an_activation_that_would_be_replaced_is_refused(model: CrossEncoder, tmp_path: Path) -> None:
