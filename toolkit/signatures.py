@@ -18,33 +18,26 @@ from toolkit.errors import ArtifactError, InputError
 
 __all__ = [
     "DEFAULT_SIGNATURE",
-    "DOCUMENT",
+    "DOCUMENT_PROMPTS",
     "FURTHER_SIGNATURES",
     "GUARD_NODE",
-    "MASK",
     "PAIR_SIGNATURES",
     "QUANTIZED",
-    "QUERY",
-    "ROW_SPLITS",
     "SIGNATURES",
-    "VALUES",
-    "VECTORS_SIGNATURES",
+    "TEXT",
     "PairSignature",
     "Prompt",
     "Signature",
     "Tensor",
     "TextSignature",
-    "VectorsSignature",
     "Views",
     "all_pair_signatures",
     "pair_signatures",
     "prompt_texts",
-    "role_prompts",
     "stamped_pair_signatures",
     "stamped_text_signatures",
-    "stamped_vectors_signatures",
+    "take_name",
     "text_signatures",
-    "vectors_signatures",
 ]
 
 GUARD_NODE = "input_guard"
@@ -73,7 +66,8 @@ class Signature:
     outputs: tuple[Tensor, ...]
 
 
-_TEXT = Tensor("text", "string", ("batch",))
+TEXT = Tensor("text", "string", ("batch",))
+"""The input of every signature of texts."""
 _EMBEDDING = Tensor("embedding", "float32", ("batch", "dim"))
 _TOKENS = (
     Tensor("input_ids", "int32", ("batch", "length")),
@@ -84,19 +78,19 @@ _TOKENS = (
 DEFAULT_SIGNATURE = "serving_default"
 
 SIGNATURES: tuple[Signature, ...] = (
-    Signature(DEFAULT_SIGNATURE, "raw text to its embedding", (_TEXT,), (_EMBEDDING,)),
+    Signature(DEFAULT_SIGNATURE, "raw text to its embedding", (TEXT,), (_EMBEDDING,)),
     Signature(
         "detailed",
         "the embedding, the number of tokens before truncation (special tokens included) and whether text was cut",
-        (_TEXT,),
+        (TEXT,),
         (_EMBEDDING, Tensor("num_tokens", "int32", ("batch",)), Tensor("truncated", "bool", ("batch",))),
     ),
-    Signature("tokenize", "raw text to padded token ids", (_TEXT,), _TOKENS),
+    Signature("tokenize", "raw text to padded token ids", (TEXT,), _TOKENS),
     Signature("embed_tokens", "token ids to the embedding", _TOKENS, (_EMBEDDING,)),
     Signature(
         "token_embeddings",
         "the encoder's last hidden state, padded",
-        (_TEXT,),
+        (TEXT,),
         (
             Tensor("token_embeddings", "float32", ("batch", "length", "hidden")),
             Tensor("attention_mask", "int32", ("batch", "length")),
@@ -122,7 +116,7 @@ FURTHER_SIGNATURES = (
 )
 """Name and meaning, in words, of those that depend on the model and on what an export is asked for."""
 
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Whose text ``SentenceTransformer.encode_document`` takes: the first that is a key of the prompts, be it empty."""
 
 _SHOWN = 60
@@ -142,6 +136,10 @@ class Prompt:
     name: str | None
     text: str
     skipped: int = 0
+
+    def __str__(self) -> str:
+        shown = f"{self.text[:_SHOWN]!r}{'...' if len(self.text) > _SHOWN else ''}"
+        return f"prompt {shown}" if self.text else "no prompt"
 
 
 QUANTIZED = {"int8": "int8", "uint8": "uint8", "binary": "int8", "ubinary": "uint8"}
@@ -185,8 +183,7 @@ class TextSignature:
     quantized: str | None = None
 
     def __str__(self) -> str:
-        text = self.prompt.text
-        words = [f"prompt {text[:_SHOWN]!r}{'...' if len(text) > _SHOWN else ''}" if text else "no prompt"]
+        words = [str(self.prompt)]
         if self.prompt.skipped:
             words.append(f"pooled without its first {self.prompt.skipped} tokens")
         if self.cut:
@@ -220,7 +217,7 @@ class TextSignature:
     @property
     def signature(self) -> Signature:
         """Its inputs and outputs."""
-        return Signature(self.name, str(self), (_TEXT,), (Tensor("embedding", self.dtype, ("batch", "dim")),))
+        return Signature(self.name, str(self), (TEXT,), (Tensor("embedding", self.dtype, ("batch", "dim")),))
 
 
 def _name(prompt: Prompt, dim: int | None, kind: str | None) -> str:
@@ -238,7 +235,7 @@ def prompt_texts(prompts: Mapping[str, str], default: str) -> dict[str, str]:
     """
     if not any(prompts.values()):
         return {}
-    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), default)
+    document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), default)
     return {"query": prompts.get("query", default), "document": document} | dict(prompts)
 
 
@@ -261,83 +258,12 @@ def text_signatures(
         prompts, (None, *dict.fromkeys(views.dims)), (None, *dict.fromkeys(views.quantized))
     ):
         name = _name(prompt, cut, kind)
-        _take(name, prompt, taken)
+        take_name(name, prompt, taken)
         found.append(TextSignature(name, prompt, cut or dim, cut is not None, cut is not None and normalized, kind))
     return tuple(found)
 
 
-QUERY, DOCUMENT = "query", "document"
-"""What a text is taken for by ``encode_query`` and ``encode_document``; models of many vectors treat them apart."""
-
-VALUES, ROW_SPLITS, MASK = "values", "row_splits", "mask"
-"""Outputs of signatures that give a text any number of vectors."""
-
-VECTORS_SIGNATURES = (
-    ("multi_vector", "of a MultiVectorEncoder: raw text to a vector for each of its tokens, ragged, as encode"),
-    ("multi_vector_query, multi_vector_document", "the same as encode_query and encode_document"),
-    ("multi_vector_PROMPT", "the same as encode, with that prompt of the model"),
-    ("multi_vector_..._padded, serving_default", "the same as rows of equal length, with a mask"),
-)
-"""Name and meaning, in words, of those of models of many vectors."""
-
-_MANY = "multi_vector"
-_PADDED = "_padded"
-
-
-@dataclass(frozen=True)
-class VectorsSignature:
-    """A signature from raw text to the vectors of its tokens, with the prompt that is put before each text.
-
-    ``role`` is ``"query"`` or ``"document"``, or ``None`` for what ``encode`` makes of a text. Ragged: ``values``
-    float32 ``[vectors, dim]``, of which text ``i`` has those from ``row_splits[i]`` to ``row_splits[i + 1]``, int32
-    ``[batch + 1]``. ``padded``, for servers that batch by rows and for REST's row form: ``values`` float32 ``[batch,
-    most, dim]``, filled up with zeros, and ``mask`` int32 ``[batch, most]``, 1 at vectors.
-    """
-
-    name: str
-    prompt: Prompt
-    role: str | None
-    padded: bool = False
-
-    def __str__(self) -> str:
-        text = self.prompt.text
-        shown = f"prompt {text[:_SHOWN]!r}{'...' if len(text) > _SHOWN else ''}" if text else "no prompt"
-        return f"a vector for each token of a {self.role or 'text'}, {'padded' if self.padded else 'ragged'}, {shown}"
-
-    @property
-    def signature(self) -> Signature:
-        """Its inputs and outputs."""
-        padded = (Tensor(VALUES, "float32", ("batch", "most", "dim")), Tensor(MASK, "int32", ("batch", "most")))
-        ragged = (Tensor(VALUES, "float32", ("vectors", "dim")), Tensor(ROW_SPLITS, "int32", ("batch + 1",)))
-        return Signature(self.name, str(self), (_TEXT,), padded if self.padded else ragged)
-
-
-def role_prompts(prompts: Mapping[str, str], default: str) -> dict[str, Prompt]:
-    """By name, what ``encode_query`` and ``encode_document`` of a MultiVectorEncoder (6.2) put before a text, and its
-    further prompts, those that are not empty."""
-    document = next((prompts[name] for name in _DOCUMENT_PROMPTS if name in prompts), default)
-    found = {QUERY: prompts.get(QUERY, default), DOCUMENT: document}
-    found |= {name: text for name, text in prompts.items() if text and name not in found}
-    return {name: Prompt(name, text) for name, text in found.items()}
-
-
-def vectors_signatures(default: Prompt, named: Sequence[Prompt]) -> tuple[VectorsSignature, ...]:
-    """The signatures of a model of many vectors a text: ``serving_default`` (padded) and ``multi_vector`` for what
-    ``encode`` gives, and for each prompt ``multi_vector_<name>`` and ``multi_vector_<name>_padded``.
-
-    Raises ``InputError`` for a name that no signature can have, or that is another's.
-    """
-    found = [VectorsSignature(DEFAULT_SIGNATURE, default, None, padded=True), VectorsSignature(_MANY, default, None)]
-    for prompt in named:
-        name, role = f"{_MANY}_{prompt.name}", prompt.name if prompt.name in (QUERY, DOCUMENT) else None
-        found += [VectorsSignature(name, prompt, role), VectorsSignature(name + _PADDED, prompt, role, padded=True)]
-    taken: set[str] = set()
-    for item in found:
-        _take(item.name, item.prompt, taken)
-    return tuple(found)
-
-
-def _take(name: str, prompt: Prompt, taken: set[str]) -> None:
+def take_name(name: str, prompt: Prompt, taken: set[str]) -> None:
     """Add a signature's name to those ``taken``. Raises ``InputError`` if it is none, or there already."""
     if not _SIGNATURE_NAME.fullmatch(name):
         raise InputError(
@@ -346,15 +272,6 @@ def _take(name: str, prompt: Prompt, taken: set[str]) -> None:
     if name in taken:
         raise InputError(f"prompt {prompt.name!r}: there is another signature {name!r}; {_CHOOSE}")
     taken.add(name)
-
-
-def stamped_vectors_signatures(provenance: Mapping[str, Any] | None) -> tuple[VectorsSignature, ...]:
-    """Those of an artifact, from its provenance. Raises ``ArtifactError`` where they cannot be read."""
-    stamp = (provenance or {}).get("vectors_signatures") or []
-    try:
-        return tuple(VectorsSignature(**{**item, "prompt": Prompt(**item["prompt"])}) for item in stamp)
-    except (TypeError, KeyError) as error:
-        raise ArtifactError(f"provenance.json: vectors_signatures is {stamp!r}: {error}") from error
 
 
 def stamped_text_signatures(provenance: Mapping[str, Any] | None) -> tuple[TextSignature, ...]:
@@ -376,7 +293,7 @@ class PairSignature:
     labels: int
 
     def __str__(self) -> str:
-        return f"prompt {self.prompt.text[:_SHOWN]!r}" if self.prompt.text else "no prompt"
+        return str(self.prompt)
 
     @property
     def signature(self) -> Signature:

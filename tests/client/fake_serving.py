@@ -50,6 +50,11 @@ def answer(signature: str, inputs: dict[str, np.ndarray], version: int) -> dict[
         return {
             "score": np.array([len(q) * 100 - len(d) for q, d in zip(inputs["query"], texts, strict=True)], np.float32)
         }
+    if signature.startswith("multi_vector"):  # of each word
+        words = [text.split() for text in texts]
+        values = [vector(word, version) for row in words for word in row]
+        splits = np.cumsum([0, *map(len, words)]).astype(np.int32)
+        return {"values": np.array(values, np.float32).reshape(-1, DIM), "row_splits": splits}
     if signature == "echo":
         return {"text": np.array(texts, object)}
     rows = [tokens(text) for text in texts]
@@ -68,6 +73,8 @@ SIGNATURES: dict[str, tuple[list[Any], list[Any]]] = {
     "tokenize": ([_T], [(name, "int32", (-1, -1)) for name in ("input_ids", "attention_mask", "token_type_ids")]),
     "rerank": ([("query", "string", (-1,)), ("document", "string", (-1,))], [("score", "float32", (-1,))]),
     "echo": ([_T], [("text", "string", (-1,))]),
+    "multi_vector": ([_T], [("values", "float32", (-1, DIM)), ("row_splits", "int32", (-1,))]),
+    "multi_vector_query": ([_T], [("values", "float32", (-1, DIM)), ("row_splits", "int32", (-1,))]),
     "numbers": (
         [("x", "float32", (-1,))],
         [("doubled", "float32", (-1,)), ("flag", "bool", (-1,)), ("small", "int8", (-1,))],

@@ -90,7 +90,7 @@ class Artifact:
 
         def run(texts: Sequence[bytes]) -> dict[str, Array]:
             answer = signatures[plan.signature](text=tf.constant(texts, tf.string))
-            return {name: answer[name].numpy() for name in plan.outputs}
+            return plan.answered({name: answer[name].numpy() for name in plan.outputs}, len(texts))
 
         def tokens(texts: Sequence[bytes]) -> list[int]:
             """Tokens of each text, truncated as the model does; without a signature that tells, a bound by size."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli.display import batching_words, notices_shown, precision_words, quality_words, quiet_tensorflow
-from toolkit.signatures import stamped_pair_signatures, stamped_text_signatures, stamped_vectors_signatures
+from toolkit.signatures import stamped_pair_signatures, stamped_text_signatures
 from toolkit.tokenizer.bare import BareTokenizer
+from toolkit.vectors_signatures import stamped_vectors_signatures
 
 if TYPE_CHECKING:
     from toolkit.artifact.inspection import Inspection

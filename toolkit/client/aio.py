@@ -92,6 +92,32 @@ class AsyncClient:
             async for piece in pieces:
                 yield piece.value["embedding"]
 
+    async def multi_vector(
+        self,
+        texts: Iterable[str],
+        *,
+        signature: str = "multi_vector",
+        progress: Progress | None = None,
+        deadline: float | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """Vectors of each text's tokens, a list of float32 [vectors, dim], by a ragged signature. A text may have none.
+
+        ``progress`` and ``deadline`` as for `embed`.
+        """
+        return await self.run(self.session.multi_vector(texts, signature, progress), deadline)
+
+    async def multi_vector_query(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Like `multi_vector`, by the signature ``multi_vector_query``."""
+        return await self.run(self.session.multi_vector(texts, "multi_vector_query", progress), deadline)
+
+    async def multi_vector_document(
+        self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Like `multi_vector`, by the signature ``multi_vector_document``."""
+        return await self.run(self.session.multi_vector(texts, "multi_vector_document", progress), deadline)
+
     async def detailed(
         self, texts: Iterable[str], *, progress: Progress | None = None, deadline: float | None = None
     ) -> Detailed:

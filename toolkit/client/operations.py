@@ -26,6 +26,7 @@ from toolkit.client.types import (
     VersionStatus,
 )
 from toolkit.client.wire.arrays import (
+    Ragged,
     Table,
     aligned,
     as_served,
@@ -48,6 +49,7 @@ from toolkit.errors import (
     UnreachableError,
 )
 from toolkit.signatures import DEFAULT_SIGNATURE
+from toolkit.vectors_signatures import ROW_SPLITS, VALUES
 
 __all__ = ["Operation", "Progress", "Session", "Sleep"]
 
@@ -165,10 +167,11 @@ class Session:
         outputs: Sequence[str],
         *,
         inputs: Callable[[list[bytes]], Mapping[str, Column]] = lambda rows: {"text": rows},
+        read: Callable[[Mapping[str, Array], int], Any] | None = None,
         **fields: Any,
     ) -> Operation[Job]:
         """The job that sends ``rows`` to ``signature`` and yields the named ``outputs``, each checked to have a row per
-        row sent."""
+        row sent; or what ``read`` makes of them and the number of rows."""
         info = yield from self._needed(signature)
         spec = self._at(signature)
 
@@ -176,8 +179,10 @@ class Session:
             pinned = spec if version is None else replace(spec, version=version, label=None)
             return self.codec.predict(pinned, inputs(chunk), outputs, info)
 
-        def decode(body: bytes, count: int) -> tuple[dict[str, Array], int | None]:
+        def decode(body: bytes, count: int) -> tuple[Any, int | None]:
             answer, version = self.codec.predicted(body, info)
+            if read is not None:
+                return read(answer, count), version
             return {name: row_aligned(name, answer, count) for name in outputs}, version
 
         return self._job(feed=Feed(rows), encode=encode, decode=decode, **fields)
@@ -187,7 +192,7 @@ class Session:
         rows: list[bytes],
         signature: str,
         outputs: Sequence[str],
-        take: Callable[[int, dict[str, Array]], None],
+        take: Callable[[int, Any], None],
         progress: Progress | None = None,
         **fields: Any,
     ) -> Operation[None]:
@@ -225,6 +230,24 @@ class Session:
         progress: Progress | None = None,
     ) -> Operation[Array]:
         return (yield from self._table(texts, signature, ("embedding",), progress))["embedding"]
+
+    def multi_vector(
+        self, texts: Iterable[str], signature: str, progress: Progress | None = None
+    ) -> Operation[list[NDArray[np.float32]]]:
+        rows = text_rows(texts)
+        if not rows:
+            yield from self._described(signature)
+        found: list[NDArray[np.float32]] = []
+        if rows:
+            yield from self._each(
+                rows,
+                signature,
+                (VALUES, ROW_SPLITS),
+                lambda start, piece: found.extend(piece.rows()),
+                progress,
+                read=Ragged.of,
+            )
+        return found
 
     def stream(self, texts: Iterable[str], signature: str) -> Operation[Job]:
         """The job of an endless embed; texts are checked as they are read."""

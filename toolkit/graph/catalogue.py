@@ -11,9 +11,10 @@ from toolkit.encoder.families import FAMILIES, MODEL_TYPES
 from toolkit.heads import HEADS
 from toolkit.heads.classifier import CLASSIFIERS
 from toolkit.heads.pooling import POOLING_MODES
-from toolkit.signatures import FURTHER_SIGNATURES, PAIR_SIGNATURES, SIGNATURES, VECTORS_SIGNATURES
+from toolkit.signatures import FURTHER_SIGNATURES, PAIR_SIGNATURES, SIGNATURES
 from toolkit.source.tasks import TASKS
 from toolkit.tokenizer import TOKENIZER_KINDS
+from toolkit.vectors_signatures import VECTORS_SIGNATURES
 
 __all__ = ["PUBLIC_MODELS", "Catalogue", "PublicModel", "catalogue"]
 

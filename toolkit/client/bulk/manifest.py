@@ -19,6 +19,7 @@ from toolkit.client.bulk.inputs import InputFile, Inputs, Scan
 from toolkit.client.bulk.places import Place
 from toolkit.client.bulk.plan import Plan
 from toolkit.client.bulk.rows import Source, Span
+from toolkit.client.bulk.sinks import vector_type
 from toolkit.errors import InputError
 
 __all__ = ["MANIFEST", "SCRATCH", "Manifest", "Part", "table_schema"]
@@ -159,12 +160,12 @@ def table_schema(plan: Plan, kept: Sequence[Any], types: Mapping[str, str]) -> A
     import pyarrow
 
     def arrow(name: str) -> Any:
-        if name == "embedding":
-            return pyarrow.list_(pyarrow.from_numpy_dtype(plan.dtype), plan.dim)
+        if name == plan.columns[0]:
+            return vector_type(plan)
         return pyarrow.binary() if types[name] == "string" else pyarrow.from_numpy_dtype(types[name])
 
     about = {"model": plan.model, "version": plan.version, "signature": plan.signature, "digest": plan.digest}
     columns = [pyarrow.field("row", pyarrow.int64()), pyarrow.field("text", pyarrow.string()), *kept]
-    columns += [pyarrow.field(name, arrow(name)) for name in plan.outputs]
+    columns += [pyarrow.field(name, arrow(name)) for name in plan.columns]
     metadata = {f"sentence-serving.{name}": str(value) for name, value in about.items() if value is not None}
     return pyarrow.schema(columns, metadata=metadata)

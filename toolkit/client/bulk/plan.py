@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from toolkit.client.types import ModelMetadata
+from toolkit.client.types import Array, ModelMetadata, SignatureInfo
+from toolkit.client.wire.arrays import Ragged, row_aligned
 from toolkit.errors import InputError, SignatureError
+from toolkit.vectors_signatures import ROW_SPLITS, VALUES
 
 __all__ = ["Form", "Plan", "continued", "new_plan"]
 
@@ -23,7 +25,8 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What must not change between a run and its continuation. ``digest`` is the artifact's, where it is at hand."""
+    """What must not change between a run and its continuation. ``digest`` is the artifact's, where it is at hand.
+    ``ragged``: a text has any number of vectors, ``[vectors, dim]``."""
 
     model: str
     version: int | None
@@ -36,6 +39,18 @@ class Plan:
     text_column: str
     keep: tuple[str, ...]
     digest: str | None = None
+    ragged: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is written of each row."""
+        return (VALUES,) if self.ragged else self.outputs
+
+    def answered(self, answer: Mapping[str, Array], count: int) -> dict[str, Any]:
+        """An answer for ``count`` rows, by column. Raises `ResponseError` if it is none."""
+        if self.ragged:
+            return {VALUES: Ragged.of(answer, count)}
+        return {name: row_aligned(name, answer, count) for name in self.outputs}
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Plan:
@@ -58,7 +73,8 @@ def new_plan(
     if info is None:
         names = ", ".join(metadata.signatures)
         raise SignatureError(f"the model has no signature {signature!r}; it has: {names}", address=address, model=model)
-    tensor = info.outputs.get("embedding")
+    ragged = set(info.outputs) == {VALUES, ROW_SPLITS}
+    tensor = info.outputs.get(VALUES if ragged else "embedding")
     if list(info.inputs) != ["text"] or tensor is None or not tensor.shape or tensor.shape[-1] is None:
         sides = [", ".join(map(str, side.values())) for side in (info.inputs, info.outputs)]
         raise SignatureError(
@@ -66,14 +82,22 @@ def new_plan(
             address=address,
             model=model,
         )
-    beside = tuple(name for name, item in info.outputs.items() if item.shape is not None and len(item.shape) == 1)
     tables = form.output_format in ("jsonl", "parquet")
-    outputs = ("embedding", *beside) if tables else ("embedding",)
-    clash = set(form.keep) & {"row", "text", *outputs}
+    if ragged and not tables:
+        message = f"signature {signature!r} gives a text any number of vectors, for which there is no place"
+        raise InputError(f"{message} in .{form.output_format}; supported: .parquet, .jsonl")
+    outputs = (VALUES, ROW_SPLITS) if ragged else ("embedding", *_beside(info)) if tables else ("embedding",)
+    dtype = "float32" if tensor.dtype.startswith(("float", "bfloat")) else tensor.dtype
+    plan = Plan(model, metadata.version, signature, outputs, tensor.shape[-1], dtype, *form, digest, ragged)
+    clash = set(form.keep) & {"row", "text", *plan.columns}
     if clash and tables:
         raise InputError(f"column {', '.join(sorted(clash))} cannot be kept: the output has one of that name")
-    dtype = "float32" if tensor.dtype.startswith(("float", "bfloat")) else tensor.dtype
-    return Plan(model, metadata.version, signature, outputs, tensor.shape[-1], dtype, *form, digest=digest)
+    return plan
+
+
+def _beside(info: SignatureInfo) -> list[str]:
+    """Outputs with one number a row."""
+    return [name for name, item in info.outputs.items() if item.shape is not None and len(item.shape) == 1]
 
 
 def continued(before: Plan, form: Form, **wanted: Any) -> Plan:

@@ -108,7 +108,8 @@ def _plan(client: Client, source: Source, signature: str, kind: str, before: Pla
 
 def bulk_job(client: Client, rows: Iterator[bytes], plan: Plan, patience: float) -> Job:
     session = replace(client.session, retry=replace(client.session.retry, patience=patience))
-    return client.run(session.text_job(rows, plan.signature, plan.outputs, version=plan.version, isolate=True))
+    job = session.text_job(rows, plan.signature, plan.outputs, read=plan.answered, version=plan.version, isolate=True)
+    return client.run(job)
 
 
 def stream(
@@ -141,7 +142,7 @@ class _Run:
         self._max_rejected, self._report = max_rejected, report
         self._done = before
         self._digest = hashlib.blake2b(digest_size=16)
-        self._sink: Sink = open_sink(plan.output_format, state.path, plan.dim, plan.dtype)
+        self._sink: Sink = open_sink(plan, state.path)
         self._side: BinaryIO = (state.path / "rejected.jsonl").open("ab")
         if not before.finished:
             self._sink.restore(before.position)

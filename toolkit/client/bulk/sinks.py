@@ -16,11 +16,13 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from toolkit.client.bulk.columns import json_value, kept_array, parquet_module, settled, typed
+from toolkit.client.bulk.plan import Plan
 from toolkit.client.bulk.rows import Row
 from toolkit.client.types import Array
+from toolkit.client.wire.arrays import Ragged
 from toolkit.errors import InputError
 
-__all__ = ["SINKS", "Batch", "Sink", "batch_table", "json_line", "open_sink", "sink_format"]
+__all__ = ["SINKS", "Batch", "Sink", "batch_table", "json_line", "open_sink", "sink_format", "vector_type"]
 
 _HEADER = 256  # bytes kept free at the start of .npy and .safetensors, filled in when the number of rows is known
 
@@ -32,7 +34,7 @@ class Batch:
     start: int
     rows: Sequence[Row]
     places: Sequence[int]
-    outputs: Mapping[str, Array]
+    outputs: Mapping[str, Array | Ragged]
 
     def good(self) -> list[tuple[int, Row, int]]:
         """(row number, row, line in the outputs) of the rows that have an embedding."""
@@ -118,7 +120,7 @@ class _ArraySink(_FileSink):
         places = np.asarray(batch.places)
         block = np.full((len(places), self._dim), np.nan if self._dtype.kind == "f" else 0, self._dtype)
         if "embedding" in batch.outputs:
-            block[places >= 0] = batch.outputs["embedding"][places[places >= 0]]
+            block[places >= 0] = np.asarray(batch.outputs["embedding"])[places[places >= 0]]
         self._file.write(block.tobytes())
         return self._file.tell()
 
@@ -170,24 +172,44 @@ def batch_table(batch: Batch) -> Any:
         columns[name], marks[name] = kept_array([row.kept[name] for row in rows])
     for name, value in batch.outputs.items():
         picked = value[list(places)]
-        flat = pyarrow.array(picked.reshape(-1))
-        columns[name] = flat if picked.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, picked.shape[1])
+        columns[name] = _vectors(picked) if isinstance(picked, Ragged) else _numbers(picked)
     fields = [pyarrow.field(name, column.type, metadata=marks.get(name)) for name, column in columns.items()]
     return pyarrow.table(list(columns.values()), schema=pyarrow.schema(fields))
 
 
+def _numbers(values: Array) -> Any:
+    import pyarrow
+
+    flat = pyarrow.array(values.reshape(-1))
+    return flat if values.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _vectors(rows: Ragged) -> Any:
+    import pyarrow
+
+    return pyarrow.ListArray.from_arrays(pyarrow.array(rows.row_splits), _numbers(rows.values))
+
+
+def vector_type(plan: Plan) -> Any:
+    """The Arrow type of a row's vector: a list of fixed size; of its vectors a list of these."""
+    import pyarrow
+
+    vector = pyarrow.list_(pyarrow.from_numpy_dtype(plan.dtype), plan.dim)
+    return pyarrow.list_(vector) if plan.ragged else vector
+
+
 class ParquetSink:
-    """Columns ``row``, ``text``, the kept ones, and the outputs (``embedding`` as an Arrow fixed-size list).
+    """Columns ``row``, ``text``, the kept ones, and the outputs (``embedding`` as an Arrow fixed-size list, the vectors
+    of several as a list of these).
 
     A Parquet file is readable only once it is closed, so each stretch between two checkpoints is a file; the last step
     joins them.
     """
 
-    def __init__(self, folder: Path, dim: int, dtype: str) -> None:
+    def __init__(self, folder: Path, plan: Plan) -> None:
         self._parquet = parquet_module()
         self._folder = folder
-        self._dim = dim
-        self._dtype = np.dtype(dtype)
+        self._plan = plan
         self._parts = 0
         self._tables: list[Any] = []
 
@@ -218,8 +240,7 @@ class ParquetSink:
 
         self.sync()
         parts = [self._part(number) for number in range(self._parts)]
-        vector = pyarrow.list_(pyarrow.from_numpy_dtype(self._dtype), self._dim)
-        least = {"row": pyarrow.int64(), "text": pyarrow.string(), "embedding": vector}
+        least = {"row": pyarrow.int64(), "text": pyarrow.string(), self._plan.columns[0]: vector_type(self._plan)}
         schema = self._parquet.read_schema(parts[0]) if parts else pyarrow.schema(least)
         schema = settled(lambda: map(self._parquet.read_table, parts), schema)
         whole = self._folder / "whole.parquet"
@@ -251,9 +272,10 @@ def sink_format(target: Path) -> str:
     return kind
 
 
-def open_sink(kind: str, folder: Path, dim: int, dtype: str) -> Sink:
+def open_sink(plan: Plan, folder: Path) -> Sink:
+    kind = plan.output_format
     if kind == "parquet":
-        return ParquetSink(folder, dim, dtype)
+        return ParquetSink(folder, plan)
     if kind == "jsonl":
         return JsonlSink(folder)
-    return NpySink(folder, dim, dtype) if kind == "npy" else SafetensorsSink(folder, dim, dtype)
+    return (NpySink if kind == "npy" else SafetensorsSink)(folder, plan.dim, plan.dtype)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,19 @@ from numpy.typing import NDArray
 
 from toolkit.client.types import Array, Column
 from toolkit.errors import InputError, ResponseError
+from toolkit.vectors_signatures import ROW_SPLITS, VALUES
 
-__all__ = ["Table", "aligned", "as_served", "checked_rows", "pad_join", "row_aligned", "text_rows", "to_column"]
+__all__ = [
+    "Ragged",
+    "Table",
+    "aligned",
+    "as_served",
+    "checked_rows",
+    "pad_join",
+    "row_aligned",
+    "text_rows",
+    "to_column",
+]
 
 
 def text_rows(texts: Iterable[str]) -> list[bytes]:
@@ -77,6 +90,45 @@ def row_aligned(name: str, answer: Mapping[str, Array], count: int) -> Array:
     if name == "embedding" and array.ndim != 2:
         raise ResponseError(f"output 'embedding' has shape {list(array.shape)}; [rows, dim] was expected")
     return as_served(name, array)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of any number of vectors: ``values`` float32 ``[vectors, dim]``, of which row ``i`` has those from
+    ``row_splits[i]`` to ``row_splits[i + 1]``, int32 ``[rows + 1]``."""
+
+    values: NDArray[np.float32]
+    row_splits: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Array], count: int) -> Ragged:
+        """An answer for ``count`` rows, copied. Raises `ResponseError` if it is none."""
+        if missing := [name for name in (VALUES, ROW_SPLITS) if name not in answer]:
+            there = ", ".join(sorted(answer)) or "none"
+            raise ResponseError(f"the answer has no output {missing[0]!r}; it has: {there}")
+        values, splits = answer[VALUES], answer[ROW_SPLITS]
+        if values.ndim != 2 or splits.shape != (count + 1,):
+            shapes = f"{list(values.shape)} and {list(splits.shape)}"
+            raise ResponseError(f"outputs {VALUES!r} and {ROW_SPLITS!r} have shapes {shapes} for {count} rows")
+        splits = np.array(aligned(splits), np.int32)
+        if splits[0] != 0 or splits[-1] != len(values) or (np.diff(splits) < 0).any():
+            raise ResponseError(f"output {ROW_SPLITS!r} does not split {len(values)} vectors into {count} rows")
+        return cls(np.array(aligned(values), np.float32), splits)
+
+    def rows(self) -> list[NDArray[np.float32]]:
+        """The vectors of each row, ``[any, dim]``."""
+        return [self.values[start:stop] for start, stop in pairwise(self.row_splits)]
+
+    def __getitem__(self, places: Sequence[int]) -> Ragged:
+        """The rows with these numbers."""
+        rows = self.rows()
+        found = [rows[place] for place in places]
+        lengths = np.cumsum([0, *map(len, found)]).astype(np.int32)
+        return Ragged(np.concatenate([self.values[:0], *found]), lengths)
+
+    def tolist(self) -> list[list[list[float]]]:
+        """As plain numbers."""
+        return [row.tolist() for row in self.rows()]
 
 
 def as_served(name: str, array: Array) -> Array:

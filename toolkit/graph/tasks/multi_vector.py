@@ -30,18 +30,14 @@ from toolkit.heads.head import TOKENS, HeadSpec, stage_names
 from toolkit.heads.normalize import NormalizeSpec
 from toolkit.signatures import (
     DEFAULT_SIGNATURE,
-    DOCUMENT,
-    QUERY,
     Prompt,
     Signature,
-    VectorsSignature,
     Views,
-    role_prompts,
-    vectors_signatures,
 )
 from toolkit.source.checkpoint import Checkpoint, RawModule
 from toolkit.source.loaded import expansion_id, require_independent_rows
 from toolkit.tokenizer import TokenizerSpec, read_tokenizer
+from toolkit.vectors_signatures import DOCUMENT, QUERY, VectorsSignature, role_prompts, vectors_signatures
 
 __all__ = ["ROLES", "Expansion", "MultiVectorSpec", "Role"]
 

@@ -16,8 +16,8 @@ from toolkit.graph.model import TEXT, Outputs, TextModel, joined
 from toolkit.graph.tasks.multi_vector import MultiVectorSpec, Role
 from toolkit.heads.head import head_parameters, own_parameters, stage_names
 from toolkit.heads.normalize import NormalizeSpec
-from toolkit.signatures import MASK, ROW_SPLITS, VALUES, VectorsSignature
 from toolkit.tokenizer import COMPILED, Engine, shortened
+from toolkit.vectors_signatures import MASK, ROW_SPLITS, VALUES, VectorsSignature
 
 __all__ = ["MultiVectorModel"]
 

@@ -14,7 +14,8 @@ from toolkit.corpus.check import check_texts
 from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison
 from toolkit.proof.proof import Batch, Call, TaskProof
 from toolkit.proof.reference import told_of
-from toolkit.signatures import (
+from toolkit.source.checkpoint import Checkpoint
+from toolkit.vectors_signatures import (
     DOCUMENT,
     MASK,
     QUERY,
@@ -23,7 +24,6 @@ from toolkit.signatures import (
     VectorsSignature,
     stamped_vectors_signatures,
 )
-from toolkit.source.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder

@@ -1,0 +1,126 @@
+"""The whole way of a model of many vectors a text: exported, proved, served, asked over gRPC and REST."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.dataset
+import pytest
+from click.testing import CliRunner
+from multi_vector_support import DIM, multi_vector_encoder
+from sentence_transformers import MultiVectorEncoder
+from support import TEXTS, largest_difference
+
+from toolkit.artifact.savedmodel import WARMUP
+from toolkit.artifact.session import Artifact
+from toolkit.cli import cli
+from toolkit.client import Client, Split
+from toolkit.client.bulk import Inputs, Place, Shard, embed_folder
+from toolkit.convert import Export, export
+from toolkit.server import Server, ServerOptions
+
+ROWS = [*TEXTS, "?! ...", "one more text"]
+
+
+@pytest.fixture(scope="module")
+def source(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    options: dict[str, Any] = {"query_expansion": {"strategy": "fixed", "length": 20}, "document_length": 30}
+    multi_vector_encoder(tiny_bert, **options).save(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original(source: Path) -> MultiVectorEncoder:
+    return MultiVectorEncoder(str(source), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    return export(source, tmp_path_factory.mktemp("models"), "m", tokenizer_sample=0.001)
+
+
+@pytest.fixture(scope="module", params=["alone", pytest.param("batched", marks=pytest.mark.long)])
+def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """``batched``: by the server itself, which takes outputs with a row for each text alone."""
+    batching: dict[str, Any] = {}
+    if request.param == "batched":
+        file = tmp_path_factory.mktemp("server") / "batching.config"
+        file.write_text("max_batch_size { value: 16 } batch_timeout_micros { value: 1000 }")
+        batching = {"enable_batching": True, "batching_parameters_file": file}
+    models = tmp_path_factory.mktemp("served")
+    shutil.copytree(exported.path, models / "m" / "1")
+    (models / "m" / "1" / WARMUP).unlink()  # seconds for each signature that this asks nothing of
+    with Server(ServerOptions(models_dir=models, port=0, rest_api_port=0, **batching)) as running:
+        running.batches = bool(batching)
+        yield running
+
+
+@pytest.fixture(params=["grpc", "http"])
+def client(request: pytest.FixtureRequest, server: Any) -> Iterator[Client]:
+    port = server.grpc_port if request.param == "grpc" else server.rest_port
+    with Client(f"{request.param}://127.0.0.1:{port}", "m", split=Split(rows=4)) as made:
+        yield made
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    assert [len(row) for row in ours] == [len(row) for row in theirs]
+    assert largest_difference(np.concatenate(ours), np.concatenate(theirs)) < 1e-5
+
+
+def test_the_proof_covers_every_signature(exported: Export) -> None:
+    assert exported.report is not None
+    stages = {figure.stage for figure in exported.report.stages}
+    assert stages >= {item.name for item in exported.spec.signatures}
+    assert stages >= {"query: hidden state", "document: 1_dense", "text: 2_normalize"}
+    assert exported.report.token_ids_equal
+    assert exported.report.max_abs <= 1e-5
+    provenance = json.loads((exported.path / "assets.extra" / "provenance.json").read_text())
+    assert provenance["task"] == "multi_vector"
+
+
+def test_vectors_served_are_the_originals(client: Client, server: Any, original: MultiVectorEncoder) -> None:
+    if not server.batches:
+        assert_equal(client.multi_vector_query(ROWS), original.encode_query(ROWS, convert_to_numpy=True))
+        assert_equal(client.multi_vector_document(ROWS), original.encode_document(ROWS, convert_to_numpy=True))
+        assert_equal(client.multi_vector(ROWS), original.encode(ROWS, convert_to_numpy=True))
+    answer = client.predict({"text": ROWS}, signature="multi_vector_document_padded")
+    rows = [values[mask.astype(bool)] for values, mask in zip(answer["values"], answer["mask"], strict=True)]
+    assert_equal(rows, original.encode_document(ROWS, convert_to_numpy=True))
+
+
+def test_rests_row_form_gives_each_text_its_padded_vectors(server: Any, original: MultiVectorEncoder) -> None:
+    body = json.dumps({"instances": ROWS[:2]}).encode()
+    address = f"http://127.0.0.1:{server.rest_port}/v1/models/m:predict"
+    with urllib.request.urlopen(urllib.request.Request(address, body), timeout=60) as response:
+        predictions = json.loads(response.read())["predictions"]
+    rows = [np.array(item["values"])[np.array(item["mask"], bool)] for item in predictions]
+    assert_equal(rows, original.encode(ROWS[:2], convert_to_numpy=True))
+
+
+def test_bulk_embedding_with_the_artifact_in_the_process_writes_the_same(
+    exported: Export, original: MultiVectorEncoder, tmp_path: Path
+) -> None:
+    lines = tmp_path / "in.txt"
+    lines.write_text("".join(f"{text}\n" for text in ROWS))
+    inputs, output = Inputs.of([lines]), Place.of(tmp_path / "out")
+    name = "multi_vector_document"
+    summary = embed_folder(Artifact.of(exported.path), inputs, output, Shard(0, 1), signature=name, part_rows=4)
+    assert (summary.rows, summary.rejected) == (len(ROWS), 0)
+    table = pyarrow.dataset.dataset(tmp_path / "out").to_table().sort_by("row")
+    assert table.schema.field("values").type == pyarrow.list_(pyarrow.list_(pyarrow.float32(), DIM))
+    found = [np.array(row, np.float32).reshape(-1, DIM) for row in table["values"].to_pylist()]
+    assert_equal(found, original.encode_document(ROWS, convert_to_numpy=True))
+
+
+def test_inspect_says_what_the_signatures_are(exported: Export) -> None:
+    shown = CliRunner(env={"COLUMNS": "250"}).invoke(cli, ["inspect", str(exported.path)]).stdout
+    assert "a vector for each token of a query, ragged, prompt '[Q] '" in shown
+    assert "row_splits int32 [?]" in shown
