@@ -16,7 +16,11 @@ __all__ = ["command"]
 @click.command("check")
 @click.argument("saved_model", type=click.Path(path_type=Path))
 @click.argument("source")
-@click.option("--texts", type=click.File(encoding="utf-8"), help="Texts to compare, one a line, instead of the corpus.")
+@click.option(
+    "--texts",
+    type=click.File(encoding="utf-8"),
+    help="Texts to compare, one a line, instead of the corpus; for a CrossEncoder a query, a tab and a document.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings along.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
 def command(saved_model: Path, source: str, texts: TextIO | None, trust_remote_code: bool, as_json: bool) -> None:

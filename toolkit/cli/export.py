@@ -139,8 +139,8 @@ def command(
 ) -> None:
     """Convert SOURCE to MODELS_DIR/NAME/VERSION and prove it equal to the original.
 
-    SOURCE is a folder written by SentenceTransformer.save, one of an encoder alone as transformers writes it, a
-    model id on the Hugging Face hub, or the .keras file of a model that to_keras made.
+    SOURCE is a folder written by save of a SentenceTransformer or CrossEncoder, one of an encoder alone as transformers
+    writes it, a model id on the Hugging Face hub, or the .keras file of a model that to_keras made.
 
     The tokenizer's tables are compared with the original tokenizer on over a million texts, every Unicode code point
     among them. Then the SavedModel is reloaded in a fresh process and compared with the original on a built-in corpus:
