@@ -89,7 +89,7 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature("embed_tokens", "token ids to the embedding", _TOKENS, (_EMBEDDING,)),
     Signature(
         "token_embeddings",
-        "the encoder's last hidden state, padded",
+        "the encoder's last hidden state, behind the modules in front of pooling, padded",
         (TEXT,),
         (
             Tensor("token_embeddings", "float32", ("batch", "length", "hidden")),

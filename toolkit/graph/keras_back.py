@@ -13,10 +13,11 @@ import numpy.typing as npt
 import tensorflow as tf
 import torch
 
+from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.places import Places
-from toolkit.encoder.static import STATIC
 from toolkit.errors import CheckError, InputError, SourceError, UnsupportedError
 from toolkit.graph.keras_door import UNUSED, Encoder, Head, Pooling, Tokenize, Truncate
+from toolkit.graph.spec import max_length
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
 from toolkit.source.settings import SourceSettings
 from toolkit.source.skeleton import filled
@@ -59,14 +60,13 @@ def keras_checkpoint(model: keras.Model | str | Path, settings: SourceSettings =
             raise InputError(f"{name} {value!r}: the Keras model has its own; set it where to_keras makes the model")
     live, source = (_loaded(Path(model)), str(model)) if isinstance(model, str | Path) else (model, _shown(model))
     encoder, heads = _parts(live, source)
-    pooling: list[dict[str, Array]] = [{}] if encoder.spec.family != STATIC else []  # a StaticEmbedding pools itself
-    weights = [_encoder_tensors(encoder, source), *pooling, *(_head_tensors(head, source) for head in heads)]
-    for tensors in weights:
+    weights = {0: _encoder_tensors(encoder, source), **{head.place: _head_tensors(head, source) for head in heads}}
+    for tensors in weights.values():
         require_finite({name: torch.from_numpy(value) for name, value in tensors.items()}, source)
     assert encoder.skeleton is not None
     original = filled(encoder.skeleton, weights).reference
     checkpoint = open_checkpoint(original, settings=settings)
-    embed = _embedding(live, checkpoint, source)
+    embed = _embedding(live, encoder.spec, checkpoint, source)
     _require_equal(embed(TRIED), np.asarray(original.encode(list(TRIED), show_progress_bar=False)), source)
     return replace(checkpoint, source=source, embed=lambda texts: embed(texts)[:, : checkpoint.truncate_dim])
 
@@ -84,14 +84,14 @@ def _loaded(file: Path) -> keras.Model:
 
 
 def _parts(model: keras.Model, source: str) -> tuple[Encoder, list[Head]]:
-    """The layers that have weights, once all are known to be those that ``to_keras`` makes, in its order."""
+    """The layers that may have weights, once all are known to be of those that ``to_keras`` makes."""
     layers = [layer for layer in getattr(model, "layers", ()) if not isinstance(layer, keras.layers.InputLayer)]
     supported = "the layers of to_keras alone; give the model that it made, which others may be built on"
     for layer in layers:
         if not isinstance(layer, OURS):
             raise UnsupportedError(source, f"layer {layer.name!r}", type(layer).__name__, supported)
     kinds = [type(layer) for layer in layers]
-    if kinds != sorted(kinds, key=OURS.index) or any(kinds.count(kind) != 1 for kind in (Encoder, Pooling)):
+    if any(kinds.count(kind) != 1 for kind in (Encoder, Pooling)):
         raise UnsupportedError(source, "layers", [layer.name for layer in layers], supported)
     encoder = next(layer for layer in layers if isinstance(layer, Encoder))
     if encoder.skeleton is None:
@@ -120,12 +120,15 @@ def _head_tensors(head: Head, source: str) -> dict[str, Array]:
     return {head.spec.stored[name]: value.T for name, value in _values(head, source).items()}
 
 
-def _embedding(model: keras.Model, checkpoint: Checkpoint, source: str) -> Callable[[Sequence[str]], Array]:
+def _embedding(
+    model: keras.Model, encoder: EncoderSpec, checkpoint: Checkpoint, source: str
+) -> Callable[[Sequence[str]], Array]:
     """The Keras model as a function of texts, its default prompt before them, to float32 ``[texts, dim]``."""
     if isinstance(model.input, Mapping):  # of tokens
         if checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in checkpoint.reference):
             raise UnsupportedError(source, "inputs", "tokens", "text, where pooling leaves a prompt out")
-        tokenize = Tokenize(asdict(checkpoint.tokenizer), checkpoint.prompt)
+        raw = replace(checkpoint.tokenizer, max_length=max_length(checkpoint, encoder))
+        tokenize = Tokenize(asdict(raw), checkpoint.prompt, encoder.vocab_size)
     else:
         tokenize = tf.identity
 

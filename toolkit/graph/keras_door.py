@@ -26,7 +26,8 @@ from toolkit.errors import InputError
 from toolkit.graph.guard import with_embeddings
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.heads import HEADS
-from toolkit.heads.head import HeadSpec, head_parameters, own_parameters, stage_names
+from toolkit.heads.head import SENTENCE, HeadSpec, head_parameters, own_parameters, stage_names
+from toolkit.heads.head import TOKENS as TOKEN_EMBEDDINGS
 from toolkit.heads.pooling import PoolingSpec, pool
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import open_checkpoint
@@ -186,11 +187,17 @@ _HEADS: dict[str, type[HeadSpec]] = {head.__name__: head for head in HEADS.value
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Head(_Parameters):
-    """A module behind Pooling (Dense, LayerNorm, Normalize): float32 ``[batch, in]`` to ``[batch, out]``."""
+    """A module behind the encoder (Dense, LayerNorm, Normalize): float32 ``[..., in]`` to ``[..., out]``.
 
-    def __init__(self, kind: str, spec: Mapping[str, Any], shapes: Mapping[str, Any], **kwargs: Any) -> None:
+    ``place`` is the module's number, the encoder's being 0.
+    """
+
+    def __init__(
+        self, kind: str, spec: Mapping[str, Any], shapes: Mapping[str, Any], place: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__({name: tuple(shape) for name, shape in shapes.items()}, **kwargs)
         self.kind = kind
+        self.place = place
         self.numbers = dict(spec)
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
         empty = np.zeros([0], np.float32)
@@ -200,17 +207,18 @@ class Head(_Parameters):
             "bias": empty,
             "residual_weight": empty if "residual" in self.shapes else None,
         }
-        known = {field.name for field in fields(_HEADS[kind])}  # type: ignore[arg-type]  # each is a dataclass
+        known = {field.name for field in fields(_HEADS[kind])}
         self.spec = _HEADS[kind](**self.numbers, **{name: value for name, value in arrays.items() if name in known})
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return self.spec.apply(self.tensors(), x)
 
     def compute_output_spec(self, x: Any) -> keras.KerasTensor:
-        return keras.KerasTensor((x.shape[0], self.numbers.get("out_features", x.shape[1])), "float32")
+        return keras.KerasTensor((*x.shape[:-1], self.numbers.get("out_features", x.shape[-1])), "float32")
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "kind": self.kind, "spec": self.numbers, "shapes": self.shapes}
+        own = {"kind": self.kind, "spec": self.numbers, "shapes": self.shapes, "place": self.place}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -237,14 +245,12 @@ def _numbers(spec: Any) -> dict[str, Any]:
     }
 
 
-def _add_head(head: HeadSpec, name: str, params: Mapping[str, np.ndarray[Any, Any]], x: Any) -> Any:
+def _head(head: HeadSpec, name: str, place: int, params: Mapping[str, np.ndarray[Any, Any]]) -> Head:
     own = own_parameters(params, name)
-    layer = Head(
-        type(head).__name__, _numbers(head), {key: value.shape for key, value in own.items()}, name=f"head_{name}"
-    )
-    y = layer(x)
+    shapes = {key: value.shape for key, value in own.items()}
+    layer = Head(type(head).__name__, _numbers(head), shapes, place, name=f"head_{name}")
     layer.load(own)
-    return y
+    return layer
 
 
 def _encoder(spec: EncoderSpec, original: SentenceTransformer) -> Encoder:
@@ -312,9 +318,15 @@ def to_keras(
     hidden = encoder(*(tokens[name] for name in TOKENS))
     params = head_parameters(spec.modules)
     skipped = spec.texts[0].prompt.skipped if inputs == "text" else 0  # tokens that a caller chose have no prompt
-    x = Pooling(list(spec.pooling.modes), spec.pooling.dim, skipped, name="pooling")(hidden, tokens["attention_mask"])
-    for name, head in zip(stage_names(spec.modules)[1:], spec.heads, strict=True):
-        x = _add_head(head, name, params, x)
+    features = {TOKEN_EMBEDDINGS: hidden}
+    first = 0 if spec.encoder.family == STATIC else 1  # a StaticEmbedding pools by itself, without a module
+    for place, (name, module) in enumerate(zip(stage_names(spec.modules), spec.modules, strict=True), first):
+        if isinstance(module, PoolingSpec):
+            layer = Pooling(list(module.modes), module.dim, skipped, name="pooling")
+            features = {SENTENCE: layer(features[TOKEN_EMBEDDINGS], tokens["attention_mask"])}
+        else:
+            features[module.writes] = _head(module, name, place, params)(features[module.reads])
+    x = features[SENTENCE]
     if spec.truncate_dim is not None:
         x = Truncate(spec.dim, name="truncate")(x)
     return keras.Model(entry, x, name="sentence_transformer")

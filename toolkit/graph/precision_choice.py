@@ -19,7 +19,6 @@ from toolkit.encoder.precision.calibration import record
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.encoder.precision.quantization import OUTLIERS, Quantization, quantize
 from toolkit.errors import CheckError
-from toolkit.heads.pooling import pool
 
 if TYPE_CHECKING:
     from toolkit.corpus.calibration import Calibration
@@ -67,11 +66,10 @@ class _Laboratory:
         return self._model.prompted_tokens(tf.constant([text.encode() for text in texts]))[0]
 
     def _embed(self, plan: Plan, sample: bool) -> Array:
-        encoder, pooling = self._spec.encoder, self._spec.pooling
+        encoder, pooled_of = self._spec.encoder, self._model.pooling()
         products = MixedProducts({k: tf.constant(v) for k, v in plan.stored(self._values).items()}, encoder, plan)
         chunks, order = eager_chunks(self._sample if sample else self._all)
-        columns = encoder.any_mask
-        parts = [pool(pooling, encoder.hidden_states(products, chunk), chunk, columns=columns) for chunk in chunks]
+        parts = [pooled_of(encoder.hidden_states(products, chunk), chunk) for chunk in chunks]
         pooled = tf.gather(tf.concat(parts, 0), np.argsort(order))
         return np.asarray(self._model.finish(pooled)[0], np.float64)
 

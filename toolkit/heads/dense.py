@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from toolkit.encoder.fields import Fields
 from toolkit.errors import SourceError, UnsupportedError
-from toolkit.heads.head import SENTENCE, HeadSpec, no_leftovers, require_feature, tensor
+from toolkit.heads.head import HeadSpec, features, no_leftovers, tensor
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -64,8 +64,7 @@ class DenseSpec(HeadSpec):
         return f"dense       {self.in_features} to {self.out_features}, {self.activation}{residual}"
 
     @classmethod
-    def read(cls, module: RawModule, dim: int, feature: str = SENTENCE) -> Self:
-        require_feature(module, feature)
+    def read(cls, module: RawModule, dim: int) -> Self:
         fields = Fields(module)
         size_in, size_out = fields.positive("in_features"), fields.positive("out_features")
         if size_in != dim:
@@ -93,6 +92,7 @@ class DenseSpec(HeadSpec):
             weight=matrix("linear.weight"),
             bias=tensor(module, "linear.bias", (size_out,)) if has_bias else None,
             residual_weight=matrix("residual.weight") if projected else None,
+            **features(module),
         )
 
     def width(self, dim: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = [
     "SENTENCE",
     "TOKENS",
     "HeadSpec",
+    "features",
     "head_parameters",
     "no_leftovers",
     "own_parameters",
@@ -35,10 +37,13 @@ SENTENCE, TOKENS = "sentence_embedding", "token_embeddings"
 """What sentence-transformers calls the embeddings of texts, and those of their tokens."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class HeadSpec(ABC):
     """A module that maps embeddings to embeddings, as sentence-transformers' class of its name computes it.
 
-    Subclasses are frozen dataclasses, each in a file of its own and in the table of :mod:`toolkit.heads`.
+    ``reads`` and ``writes`` are the features that it takes and gives, as sentence-transformers calls them; the task
+    says which there may be (`features`). Subclasses are frozen dataclasses, each in a file of its own and in the table
+    of :mod:`toolkit.heads`.
     """
 
     module_type: ClassVar[str]
@@ -46,11 +51,13 @@ class HeadSpec(ABC):
     stored: ClassVar[Mapping[str, str]] = {}
     """Names of the weights to those in the module, where matrices lie the other way round."""
 
+    reads: str = SENTENCE
+    writes: str = SENTENCE
+
     @classmethod
     @abstractmethod
-    def read(cls, module: RawModule, dim: int, feature: str = SENTENCE) -> Self:
-        """The spec of a module that is given embeddings of size ``dim``, those of texts or of tokens (``feature``, as
-        sentence-transformers calls them).
+    def read(cls, module: RawModule, dim: int) -> Self:
+        """The spec of a module that is given embeddings of size ``dim``.
 
         Raises ``UnsupportedError`` for what is not computed here, ``SourceError`` for what does not fit together.
         """
@@ -65,7 +72,7 @@ class HeadSpec(ABC):
 
     @abstractmethod
     def apply(self, params: Mapping[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-        """Embeddings float32 ``[n, in]`` to ``[n, out]``; ``params`` as ``parameters`` names them."""
+        """Embeddings float32 ``[..., in]`` to ``[..., out]``; ``params`` as ``parameters`` names them."""
 
 
 def stage_names(heads: Sequence[Any]) -> tuple[str, ...]:
@@ -89,6 +96,12 @@ def own_parameters(params: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Of the parameters of all heads, those of one stage, by name."""
     prefix = f"{stage}/"
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def features(module: RawModule) -> dict[str, str]:
+    """The features that a module reads and writes, as arguments of its spec."""
+    reads = str(module.config.get("module_input_name") or SENTENCE)
+    return {"reads": reads, "writes": str(module.config.get("module_output_name") or reads)}
 
 
 def require_feature(module: RawModule, feature: str) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from toolkit.encoder.fields import Fields
 from toolkit.errors import SourceError
-from toolkit.heads.head import SENTENCE, HeadSpec, no_leftovers, tensor
+from toolkit.heads.head import HeadSpec, no_leftovers, tensor
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -39,7 +39,7 @@ class LayerNormSpec(HeadSpec):
         return f"layer norm  over {self.dim}"
 
     @classmethod
-    def read(cls, module: RawModule, dim: int, feature: str = SENTENCE) -> Self:
+    def read(cls, module: RawModule, dim: int) -> Self:
         if (size := Fields(module).positive("dimension")) != dim:
             raise SourceError(f"{module.file}: dimension is {size}, but the module before yields {dim}")
         no_leftovers(module, "norm.weight", "norm.bias")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from toolkit.heads.head import SENTENCE, HeadSpec, require_feature
+from toolkit.heads.head import HeadSpec, features
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -26,9 +26,8 @@ class NormalizeSpec(HeadSpec):
         return "normalize   to length 1"
 
     @classmethod
-    def read(cls, module: RawModule, dim: int, feature: str = SENTENCE) -> Self:
-        require_feature(module, feature)
-        return cls()
+    def read(cls, module: RawModule, dim: int) -> Self:
+        return cls(**features(module))
 
     def width(self, dim: int) -> int:
         return dim

@@ -113,8 +113,9 @@ def _answers(
         with torch.no_grad():
             for module, raw in zip(model, checkpoint.modules, strict=True):
                 features = module(features)
-                if raw.type not in ("Transformer", "Dropout"):
-                    stages.append(features["sentence_embedding"].cpu().numpy())
+                if "sentence_embedding" in features and raw.type != "Dropout":  # pooled already
+                    written = getattr(module, "module_output_name", "sentence_embedding")
+                    stages.append(features[written].cpu().numpy())
             if leaves_prompt_out:
                 of_tokens = model(tokens)["sentence_embedding"].cpu().numpy()[:, : checkpoint.truncate_dim]
         rows = _token_rows(model[0], features)

@@ -287,7 +287,7 @@ def _task_of(model: Any) -> Task:
 def _raw_module(index: int, module: Any, folder: str, task: Task) -> RawModule:
     kind = type(module).__name__
     if kind not in task.module_types:
-        raise UnsupportedError(folder, f"module {index}", kind, task.module_types)
+        raise UnsupportedError(folder, f"module {index}", kind, task.supported_in_place_of(kind))
     config = dict(module.get_config_dict())
     if kind == "Transformer":
         config["processing_kwargs"] = getattr(module, "processing_kwargs", None) or {}

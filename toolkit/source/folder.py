@@ -179,7 +179,7 @@ def _inspect_module(
     name = kind.rsplit(".", 1)[-1]
     known = (kind.startswith("sentence_transformers.") or kind == _PYLATE) and name in task.module_types
     if not known and not trust_remote_code:
-        raise UnsupportedError(str(file), "type", kind, task.module_types)
+        raise UnsupportedError(str(file), "type", kind, task.supported_in_place_of(name))
     module = ModuleFolder(name, folder / str(item.get("path", "")))
     if not module.path.resolve().is_relative_to(folder.resolve()):
         raise SourceError(f"{file}: path {item.get('path')!r} leads out of the folder")

@@ -6,7 +6,7 @@ import base64
 import copy
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from toolkit.errors import SourceError
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
 from toolkit.source.files import read_json
+from toolkit.source.folder import ModuleFolder
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
@@ -45,8 +46,9 @@ def skeleton(model: BaseModel) -> str:
     return base64.b64encode(archive.getvalue()).decode()
 
 
-def filled(packed: str, weights: Sequence[Mapping[str, npt.NDArray[np.float32]]]) -> Checkpoint:
-    """The model that ``skeleton`` was made of, with other ``weights``: the tensors of each module but Dropout, by name.
+def filled(packed: str, weights: Mapping[int, Mapping[str, npt.NDArray[np.float32]]]) -> Checkpoint:
+    """The model that ``skeleton`` was made of, with other ``weights``: tensors by name, by the number of the module, of
+    which Dropout is none.
 
     Raises ``SourceError`` where they do not fit, ``UnsupportedError`` as for any folder.
     """
@@ -56,13 +58,14 @@ def filled(packed: str, weights: Sequence[Mapping[str, npt.NDArray[np.float32]]]
         folder = Path(name)
         with zipfile.ZipFile(io.BytesIO(base64.b64decode(packed))) as archive:
             archive.extractall(folder)
-        modules = [item for item in read_json(folder / "modules.json") if not item["type"].endswith(".Dropout")]
-        if len(modules) != len(weights):
-            raise SourceError(f"{len(weights)} layers with weights for {len(modules)} modules")
-        for module, tensors in zip(modules, weights, strict=True):
-            if tensors:
+        items = read_json(folder / "modules.json")
+        modules = [ModuleFolder(item["type"].rsplit(".", 1)[-1], folder / item["path"]) for item in items]
+        for number, module in enumerate(module for module in modules if module.type != "Dropout"):
+            if module.has_weights and not weights.get(number):
+                raise SourceError(f"module {number}, {module.type}: no layer has its weights")
+            if tensors := weights.get(number):
                 contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-                save_file(contiguous, folder / module["path"] / "model.safetensors", metadata={"format": "pt"})
+                save_file(contiguous, module.path / "model.safetensors", metadata={"format": "pt"})
         return open_checkpoint(folder)
 
 

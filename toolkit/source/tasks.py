@@ -15,6 +15,17 @@ __all__ = ["TASKS", "Task", "require_task", "task_of_class"]
 _HEADLESS = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model\Z|Contriever\Z")
 _STANFORD = re.compile(r"\AHF_ColBERT\Z")
 
+_WORDS = "its words are split in Python by rules of its own, not by a tokenizer.json"
+_WHY_NOT: Mapping[str, str] = {
+    "WordEmbeddings": _WORDS,
+    "BoW": _WORDS,
+    "WordWeights": "it weighs the words of WordEmbeddings, which have no tokenizer.json",
+    "CNN": "it looks beyond a text's last token, so that vectors depend on the padding, and so on the batch",
+    "LSTM": "it asks for the lengths that only WordEmbeddings gives",
+    "WeightedLayerPooling": "it needs the hidden states of every layer, and the graph has the last one",
+}
+"""Modules of sentence-transformers that no task takes, with the reason."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -38,6 +49,11 @@ class Task:
     implied: bool = True
     other_classes: tuple[str, ...] = ()
     cut_by_role: bool = False
+
+    def supported_in_place_of(self, kind: str) -> str:
+        """The module types that there may be, and why one of this name may not, where that is known."""
+        reason = f"; {kind}: {_WHY_NOT[kind]}" if kind in _WHY_NOT else ""
+        return ", ".join(self.module_types) + reason
 
 
 # Module classes that the spec knows. Their dotted paths changed between releases (sentence_transformers.models.X,

@@ -14,7 +14,7 @@ from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import read_encoder
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.static import StaticSpec
-from toolkit.errors import SourceError, UnsupportedError
+from toolkit.errors import UnsupportedError
 from toolkit.graph.spec import (
     Request,
     TaskSpec,
@@ -24,10 +24,10 @@ from toolkit.graph.spec import (
     require_room,
     warmup_batches,
 )
-from toolkit.heads import HEADS
-from toolkit.heads.head import HeadSpec, stage_names
+from toolkit.graph.tasks.embed_modules import read_modules
+from toolkit.heads.head import SENTENCE, HeadSpec, stage_names
 from toolkit.heads.normalize import NormalizeSpec
-from toolkit.heads.pooling import PoolingSpec, read_pooling
+from toolkit.heads.pooling import PoolingSpec
 from toolkit.signatures import (
     DEFAULT_SIGNATURE,
     SIGNATURES,
@@ -38,7 +38,7 @@ from toolkit.signatures import (
     prompt_texts,
     text_signatures,
 )
-from toolkit.source.checkpoint import Checkpoint, RawModule
+from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.loaded import prompt_tokens, require_independent_rows
 from toolkit.tokenizer import TokenizerSource, TokenizerSpec, read_tokenizer, reference_tokenizer
 
@@ -49,35 +49,38 @@ _ONE_TOKEN = ("cls", "max", "lasttoken")  # pooling modes that have no answer fo
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedSpec(TaskSpec):
-    """Its signatures from text to embedding (the default one first), and the modules after the encoder."""
+    """Its signatures from text to embedding (the default one first), and the modules after the encoder: those that map
+    the embeddings of tokens, pooling, and those behind it."""
 
     task: ClassVar[str] = "embed"
 
     texts: tuple[TextSignature, ...]
+    token_heads: tuple[HeadSpec, ...]
     pooling: PoolingSpec
     heads: tuple[HeadSpec, ...]
     truncate_dim: int | None
 
     @classmethod
     def read(cls, checkpoint: Checkpoint, views: Views = Views()) -> Self:
-        first = checkpoint.modules[0]
-        encoder, pooling, behind = _body(checkpoint.modules)
-        heads: list[HeadSpec] = []
-        dim = pooling.dim
-        for module in behind:
-            if module.type not in HEADS:
-                raise UnsupportedError(module.file, "module after Pooling", module.type, HEADS)
-            heads.append(HEADS[module.type].read(module, dim))
-            dim = heads[-1].width(dim)
-        static = isinstance(encoder, StaticSpec)  # which takes texts of any length
-        limit = checkpoint.tokenizer.max_length if static else max_length(checkpoint, encoder)
+        first, *rest = checkpoint.modules
+        encoder: EncoderSpec
+        if first.type == "StaticEmbedding":  # which pools its tokens itself, and takes texts of any length
+            encoder, own = StaticSpec.read(first), True
+        elif first.type == "Transformer":
+            require_output(first, "feature-extraction", "token_embeddings")
+            encoder, own = read_encoder(first), False
+        else:
+            raise UnsupportedError(first.file, "module 0", first.type, ("Transformer", "StaticEmbedding"))
+        token_heads, pooling, heads, dim = read_modules(first, rest, encoder.hidden_size, pooled=own)
+        limit = checkpoint.tokenizer.max_length if own else max_length(checkpoint, encoder)
         source = replace(checkpoint.tokenizer, max_length=limit)
         cut = checkpoint.truncate_dim
         if cut is not None and cut < 1:
             raise UnsupportedError(first.file, "truncate_dim", cut, "positive numbers")
         tokenizer = read_tokenizer(source)
         dim = min(dim, cut) if cut else dim
-        normalized = bool(heads) and isinstance(heads[-1], NormalizeSpec)
+        last = next((head for head in reversed(heads) if head.writes == SENTENCE), None)
+        normalized = isinstance(last, NormalizeSpec)
         texts = text_signatures(_prompts(checkpoint, pooling, views.prompts), dim, views, normalized=normalized)
         prompts = {item.prompt.text for item in texts}
         require_room(tokenizer, prompts, encoder.vocab_size)
@@ -93,8 +96,9 @@ class EmbedSpec(TaskSpec):
             texts=texts,
             tokenizer=tokenizer,
             encoder=encoder,
+            token_heads=token_heads,
             pooling=pooling,
-            heads=tuple(heads),
+            heads=heads,
             truncate_dim=cut,
             dim=dim,
             max_length=limit,
@@ -115,7 +119,7 @@ class EmbedSpec(TaskSpec):
     @property
     def modules(self) -> tuple[PoolingSpec | HeadSpec, ...]:
         """What stands behind the encoder, in order."""
-        return (self.pooling, *self.heads)
+        return (*self.token_heads, self.pooling, *self.heads)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -133,24 +137,6 @@ class EmbedSpec(TaskSpec):
     def __str__(self) -> str:
         lines = [*self.described(), *map(str, self.modules), f"embedding   float32 [{self.dim}]"]
         return "\n".join([*lines, *(f"signature   {item.name}: {item}" for item in self.texts[1:])])
-
-
-def _body(modules: Sequence[RawModule]) -> tuple[EncoderSpec, PoolingSpec, list[RawModule]]:
-    """The encoder, its pooling, and the modules behind them."""
-    first, *rest = modules
-    rest = [module for module in rest if module.type != "Dropout"]  # which does nothing at inference
-    if first.type == "StaticEmbedding":
-        static = StaticSpec.read(first)
-        return static, PoolingSpec(("mean",), static.hidden_size), rest
-    if first.type != "Transformer":
-        raise UnsupportedError(first.file, "module 0", first.type, ("Transformer", "StaticEmbedding"))
-    require_output(first, "feature-extraction", "token_embeddings")
-    encoder = read_encoder(first)
-    if not rest:
-        raise SourceError(f"{first.file}: the model has no Pooling module, so no sentence embedding")
-    if rest[0].type != "Pooling":
-        raise UnsupportedError(rest[0].file, "module after Transformer", rest[0].type, "Pooling")
-    return encoder, read_pooling(rest[0], encoder.hidden_size), rest[1:]
 
 
 def _prompts(checkpoint: Checkpoint, pooling: PoolingSpec, chosen: Sequence[str] | None) -> list[Prompt]:

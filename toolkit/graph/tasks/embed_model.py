@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,13 @@ import tensorflow as tf
 
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.family import padded_positions
-from toolkit.encoder.packing import Tokens, pack
+from toolkit.encoder.packing import Chunk, Tokens, pack
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.encoder.static import StaticSpec
 from toolkit.graph.model import PACKED, TEXT, Outputs, TextModel, joined
 from toolkit.graph.tasks.embed import EmbedSpec
-from toolkit.heads.head import head_parameters, own_parameters, stage_names
+from toolkit.heads.head import SENTENCE, TOKENS, HeadSpec, head_parameters, own_parameters, stage_names
 from toolkit.heads.normalize import NormalizeSpec
 from toolkit.heads.pooling import pool
 from toolkit.heads.quantized import quantized, starts_and_steps
@@ -49,9 +49,9 @@ class EmbedModel(TextModel):
     ) -> None:
         super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
         self._spec = spec
+        self._names = stage_names(spec.modules)
         self._heads = Parameters(head_parameters(spec.modules))
         self._ranges = {name: tf.Variable(starts_and_steps(item), name=name) for name, item in (ranges or {}).items()}
-        pooling, columns = spec.pooling, spec.encoder.any_mask
         if isinstance(static := spec.encoder, StaticSpec):
             self._pool = tf.function(
                 lambda ids, types, positions, splits: static.means(self.encoder_parameters(), ids, splits),
@@ -59,15 +59,25 @@ class EmbedModel(TextModel):
                 autograph=False,
             )
         else:
-            self._pool = self.by_row(
-                lambda: lambda hidden, chunk: pool(pooling, hidden, chunk, columns=columns),
-                pooling.dim,
-                skipping=not pooling.include_prompt,
-            )
+            self._pool = self.by_row(self.pooling, spec.pooling.dim, skipping=not spec.pooling.include_prompt)
         self._embed = tf.function(self._embed_joined, input_signature=[TEXT, SKIPPED], autograph=False)
         self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
 
     # parts of the graph
+
+    def pooling(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
+        """What makes ``[rows, dim]``, a vector for each text, of a chunk's hidden states. Parameters are read here."""
+        spec, of_tokens = self._spec, self._of_tokens()
+        columns = spec.encoder.any_mask
+        return lambda hidden, chunk: pool(spec.pooling, of_tokens(hidden), chunk, columns=columns)
+
+    def _of_tokens(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The modules in front of pooling, as a function of packed hidden states ``[n, hidden]``."""
+        spec = self._spec
+        if not spec.token_heads:
+            return lambda hidden: hidden
+        params = self._heads.named(self._heads.read())
+        return lambda hidden: _through(spec.token_heads, self._names, params, {TOKENS: hidden})[0][TOKENS]
 
     def prompted_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """Strings to packed tokens, the default prompt's first, and the int32 number of each text's tokens before
@@ -88,13 +98,10 @@ class EmbedModel(TextModel):
 
     def finish(self, pooled: tf.Tensor) -> tuple[tf.Tensor, Outputs]:
         """What pooling gave to the final embedding ``[batch, dim]``; and the embedding after each module."""
-        x, params = pooled, self._heads.named(self._heads.read())
-        first, *names = stage_names(self._spec.modules)
-        stages = {first: x}
-        for name, head in zip(names, self._spec.heads, strict=True):
-            x = head.apply(own_parameters(params, name), x)
-            stages[name] = x
-        return x[:, : self._spec.dim], stages
+        params, first = self._heads.named(self._heads.read()), len(self._spec.token_heads)
+        names = self._names[first + 1 :]
+        features, stages = _through(self._spec.heads, names, params, {SENTENCE: pooled})
+        return features[SENTENCE][:, : self._spec.dim], {self._names[first]: pooled, **stages}
 
     # signatures
 
@@ -162,7 +169,7 @@ class EmbedModel(TextModel):
 
     def _token_embeddings(self, text: tf.Tensor) -> Outputs:
         tokens, _ = self.prompted_tokens(text)
-        hidden, mask = self.padded(tokens.row_splits, (self._hidden(*tokens[:4]), 0.0))
+        hidden, mask = self.padded(tokens.row_splits, (self._of_tokens()(self._hidden(*tokens[:4])), 0.0))
         return {"token_embeddings": hidden, "attention_mask": mask}
 
     def _stages(self, text: tf.Tensor) -> Outputs:
@@ -177,3 +184,13 @@ class EmbedModel(TextModel):
             "token_embeddings": self._token_embeddings,
             **{item.name: functools.partial(self._text_signature, item) for item in self._spec.texts[1:]},
         }
+
+
+def _through(
+    heads: Sequence[HeadSpec], names: Sequence[str], params: Mapping[str, tf.Tensor], features: Mapping[str, tf.Tensor]
+) -> tuple[Outputs, Outputs]:
+    """Features after ``heads``, whose parameters begin with their ``names``; and what each of them wrote, by name."""
+    there, written = dict(features), {}
+    for name, head in zip(names, heads, strict=False):
+        there[head.writes] = written[name] = head.apply(own_parameters(params, name), there[head.reads])
+    return there, written

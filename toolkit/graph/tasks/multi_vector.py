@@ -26,7 +26,7 @@ from toolkit.graph.spec import (
     warmup_batches,
 )
 from toolkit.heads.dense import DenseSpec
-from toolkit.heads.head import TOKENS, HeadSpec, stage_names
+from toolkit.heads.head import TOKENS, HeadSpec, require_feature, stage_names
 from toolkit.heads.normalize import NormalizeSpec
 from toolkit.signatures import (
     DEFAULT_SIGNATURE,
@@ -177,7 +177,8 @@ def _heads(modules: Sequence[RawModule], dim: int) -> tuple[tuple[HeadSpec, ...]
     for module in modules:
         if module.type not in _HEADS:
             raise UnsupportedError(module.file, "module after Transformer", module.type, (*_HEADS, _MASK, _POOLING))
-        heads.append(_HEADS[module.type].read(module, dim, TOKENS))
+        require_feature(module, TOKENS)
+        heads.append(_HEADS[module.type].read(module, dim))
         dim = heads[-1].width(dim)
     return tuple(heads), dim
 
