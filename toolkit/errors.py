@@ -11,7 +11,7 @@
     ├── CheckError               an artifact differs from its original                       exit 1
     ├── InputError               a value given by the caller is not usable                   exit 2
     ├── GeneratorError           the load generator itself was the limit of what it measured    exit 7
-    ├── ServerError              the embedded server cannot start or be configured           exit 4
+    ├── ServerError              a server or a cluster cannot start, or has no room          exit 4
     └── ClientError              a request failed; model, address, attempts, rows               exit 5
         ├── UnreachableError     no server answers at the address
         ├── DeadlineError        no answer in time
@@ -125,7 +125,8 @@ class GeneratorError(ToolkitError):
 
 
 class ServerError(ToolkitError):
-    """The embedded server cannot start, or its configuration is not usable."""
+    """The embedded server cannot start, or its configuration is not usable; a Ray cluster or a machine cannot be used
+    for a job, or has no room for it."""
 
     exit_code = 4
 
