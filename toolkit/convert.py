@@ -6,6 +6,7 @@ import datetime
 import platform
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -37,14 +38,16 @@ from toolkit.graph.source import open_source
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks import read_spec, serving_model
 from toolkit.graph.tasks.embed import EmbedSpec
-from toolkit.proof.check import check
+from toolkit.proof.beside import tokenizer_checked
+from toolkit.proof.check import prove
 from toolkit.proof.comparison import Bounds, CheckReport
 from toolkit.proof.precision import Precision
+from toolkit.proof.process import ArtifactProcess, artifact_process
 from toolkit.proof.ranges import calibrated_ranges
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.settings import SourceSettings
-from toolkit.tokenizer import COMPILED, Engine, self_check
+from toolkit.tokenizer import COMPILED, Engine
 from toolkit.tokenizer.bare import BareTokenizer, compare_bare
 
 if TYPE_CHECKING:
@@ -160,8 +163,10 @@ def export(
     if wanted.name == "int8":
         require_release(serving_releases(["_QuantizedMatMul"]), oldest_server)
     texts = read_texts(calibration) if calibration is not None else None
-    # Names and places are refused, as the options were, before minutes are spent on loading.
-    with stage_version(Path(models_dir), name, version) as staged:
+    # Names and places are refused, as the options were, before minutes are spent on loading. The process that will load
+    # the artifact imports tensorflow meanwhile.
+    with stage_version(Path(models_dir), name, version) as staged, ExitStack() as stack:
+        process = stack.enter_context(artifact_process()) if verify else None
         say("reading the checkpoint", 0, 0)
         checkpoint = open_source(
             source,
@@ -188,34 +193,22 @@ def export(
             ranges = options["ranges"] = calibrated_ranges(checkpoint, spec.texts, texts.texts)
         say("building the graph", 0, 0)
         model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, say, options)
-        tokenizer_report = None
-        if verify:
-            tokenizer_report = self_check(
-                spec.tokenizer,
-                model.tokenizer,
-                sample=tokenizer_sample,
-                progress=lambda done, total: say("checking the tokenizer", done, total),
-            )
         say("writing", 0, 0)
         write_model(model, staged.folder)
         releases = serving_releases(graph_ops(staged.folder))
         require_release(releases, oldest_server)
         write_ranges(staged.folder, ranges)
         write_warmup(staged.folder, name, spec.warmup(batching))
-        provenance = _provenance(checkpoint, spec, model, stamp, releases, tokenizer_report, bare)
+        provenance = _provenance(checkpoint, spec, model, stamp, releases, bare)
         provenance["ranges"] = texts.to_json() if ranged and texts is not None else None
         write_provenance(staged.folder, provenance)
-        report = None
-        if verify:
-            say("checking", 0, 0)
-            report = check(
-                staged.folder,
-                checkpoint,
-                bounds=bounds,
-                progress=lambda done, total: say("checking", done, total),
+        report = tokenizer_report = None
+        if process is not None:
+            report, tokenizer_report = _proved(
+                staged.folder, checkpoint, spec, model, process, tokenizer_sample, bounds, say
             )
-            report.require_passed()
-            write_provenance(staged.folder, {**provenance, "check": report.to_json()})
+            proofs = {"check": report.to_json(), "tokenizer_check": {"texts": tokenizer_report.texts, "differences": 0}}
+            write_provenance(staged.folder, {**provenance, **proofs})
     notices = (*checkpoint.notices, *said)
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report, notices)
 
@@ -251,6 +244,34 @@ def _build(
     return serving_model(spec, batching, engine, plan, **options), stamp
 
 
+def _proved(
+    folder: Path,
+    checkpoint: Checkpoint,
+    spec: TaskSpec,
+    model: ServingModel,
+    process: ArtifactProcess,
+    tokenizer_sample: float,
+    bounds: Bounds | None,
+    say: Progress,
+) -> tuple[CheckReport, TokenizerReport]:
+    """Both parts of the proof, beside each other. Raises ``CheckError`` where either differs."""
+
+    def moved(done: int, total: int) -> None:
+        if tokenizer.done():  # one is shown at a time
+            say("checking", done, total)
+
+    with tokenizer_checked(
+        spec.tokenizer,
+        model.tokenizer,
+        sample=tokenizer_sample,
+        progress=lambda done, total: say("checking the tokenizer", done, total),
+        on_failure=process.stop,
+    ) as tokenizer:
+        report = prove(folder, checkpoint, process, bounds=bounds, progress=moved)
+        report.require_passed()
+        return report, tokenizer.result()
+
+
 def _size_estimate(checkpoint: Checkpoint) -> int:
     """Bytes of the finished artifact: the weights, and a generous allowance for graph and tokenizer tables."""
     return sum(array.nbytes for module in checkpoint.modules for array in module.tensors.values()) + 64_000_000
@@ -262,7 +283,6 @@ def _provenance(
     model: ServingModel,
     stamp: dict[str, Any],
     releases: ServingReleases,
-    tokenizer_report: TokenizerReport | None,
     bare: BareTokenizer | None,
 ) -> dict[str, Any]:
     encoder = spec.encoder
@@ -298,8 +318,6 @@ def _provenance(
         **spec.stamp(),
         "tf_serving": {"since": releases.since, "because": list(releases.because)},
         "check": None,
-        "tokenizer_check": {"texts": tokenizer_report.texts, "differences": 0}
-        if tokenizer_report is not None
-        else None,
+        "tokenizer_check": None,
         "bare_tokenizer": bare.to_json() if bare is not None else None,
     }

@@ -1,10 +1,10 @@
 """Run a SavedModel on batches of rows: the fresh process in which ``check`` reloads an artifact.
 
-``python -m toolkit.proof.artifact_runner SAVED_MODEL 0<>FILE``. The file holds JSON, ``{"batches": [{"inputs": {column:
-[text, ...]}, "calls": [[function, of], ...]}, ...]}``, and in its place afterwards an ``.npz`` archive of arrays named
-``<batch>/<function>/<output>``. A function is a signature, or one that is not served (``stages``); it is given the
-outputs of the function ``of``, else the batch's inputs. One line with the number of finished batches goes to stdout
-after each.
+``python -m toolkit.proof.artifact_runner FILE_DESCRIPTOR``. It imports tensorflow and waits until its stdin is closed.
+Then the file holds JSON, ``{"saved_model": folder, "batches": [{"inputs": {column: [text, ...]}, "calls": [[function,
+of], ...]}, ...]}``, and in its place afterwards an ``.npz`` archive of arrays named ``<batch>/<function>/<output>``. A
+function is a signature, or one that is not served (``stages``); it is given the outputs of the function ``of``, else
+the batch's inputs. One line with the number of finished batches goes to stdout after each.
 """
 
 from __future__ import annotations
@@ -47,8 +47,13 @@ def run_batches(saved_model: Path, batches: Sequence[Mapping[str, Any]]) -> dict
 def main() -> None:
     """Entry point of the process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with open(0, "r+b", closefd=False) as exchange:
-        arrays = run_batches(Path(sys.argv[1]), json.load(exchange)["batches"])
+    import tensorflow  # noqa: F401
+    import tensorflow_text  # noqa: F401
+
+    sys.stdin.read()
+    with open(int(sys.argv[1]), "r+b") as exchange:
+        request = json.load(exchange)
+        arrays = run_batches(Path(request["saved_model"]), request["batches"])
         exchange.seek(0)
         exchange.truncate()
         np.savez(exchange, **arrays)  # type: ignore[arg-type]
