@@ -41,9 +41,11 @@ class MultiVectorModel(TextModel):
         self._spec = spec
         self._heads = Parameters(head_parameters(spec.heads))
         self._vectors = self.by_token(self._token_answers, spec.dim)
+        asked = {item.role for item in spec.texts}
         self._by_role = {
             str(role.name): tf.function(functools.partial(self._of_role, role), input_signature=[TEXT], autograph=False)
             for role in spec.roles
+            if role.name in asked
         }
         self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
 
