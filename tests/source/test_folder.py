@@ -138,12 +138,14 @@ def test_a_cross_encoders_folder_says_what_it_is_for(tiny_bert: Path, tmp_path: 
     refused(tmp_path, "sentence_bert_config.json", "transformer_task", "sequence-classification")
 
 
-def test_a_sparse_encoders_folder_is_refused_by_name(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_sparse_encoders_folder_says_what_it_is_for(tiny_bert: Path, tmp_path: Path) -> None:
     head = with_head(BertForMaskedLM, tiny_bert, tmp_path / "head")
     model = SparseEncoder(modules=[MLMTransformer(str(head)), SpladePooling("max")], device="cpu")
     model.save_pretrained(str(tmp_path / "sparse"))
-    refused(tmp_path / "sparse", "config_sentence_transformers.json", "model_type", "SparseEncoder")
-    (tmp_path / "sparse" / "config_sentence_transformers.json").unlink()
+    folder = inspect_folder(tmp_path / "sparse", False)
+    assert folder.task.name == "sparse"
+    assert [module.type for module in folder.modules] == ["Transformer", "SpladePooling"]  # under its name since 5.4
+    (tmp_path / "sparse" / "config_sentence_transformers.json").unlink()  # and were that file lost, it is refused
     with pytest.raises(UnsupportedError):
         inspect_folder(tmp_path / "sparse", False)
 

@@ -148,6 +148,8 @@ def check_table(report: CheckReport) -> None:
         table.add_row(figure.stage, f"{figure.max_abs:.2e}", f"{figure.magnitude:.3g}")
     for quantized in report.quantized:
         table.add_row(quantized.signature, str(quantized), "")
+    for sparse in report.sparse:
+        table.add_row(sparse.signature, str(sparse), "")
     console = Console()
     console.print(table)
     bounds = report.bounds

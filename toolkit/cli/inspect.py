@@ -10,6 +10,7 @@ import click
 
 from toolkit.cli.display import batching_words, notices_shown, precision_words, quality_words, quiet_tensorflow
 from toolkit.signatures import stamped_pair_signatures, stamped_text_signatures
+from toolkit.sparse_signatures import stamped_sparse_signatures
 from toolkit.tokenizer.bare import BareTokenizer
 from toolkit.vectors_signatures import stamped_vectors_signatures
 
@@ -116,6 +117,7 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
     rows += [(item.name, str(item)) for item in stamped_text_signatures(provenance)]
     rows += [(item.name, str(item)) for item in stamped_pair_signatures(provenance)]
     rows += [(item.name, str(item)) for item in stamped_vectors_signatures(provenance)]
+    rows += [(item.name, str(item)) for item in stamped_sparse_signatures(provenance)]
     stamp = provenance.get("precision")
     if isinstance(stamp, dict) and stamp.get("products"):
         rows.append(("precision", precision_words(stamp)))

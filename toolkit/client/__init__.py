@@ -4,7 +4,7 @@ from toolkit.client.aio import AsyncClient
 from toolkit.client.options import TLS, Hedge, Retry, Split
 from toolkit.client.sync import Client
 from toolkit.client.transport.interface import AsyncTransport, Transport
-from toolkit.client.types import Detailed, ModelMetadata, Ranked, SignatureInfo, TensorInfo, VersionStatus
+from toolkit.client.types import Detailed, ModelMetadata, Ranked, SignatureInfo, Sparse, TensorInfo, VersionStatus
 
 __all__ = [
     "TLS",
@@ -17,6 +17,7 @@ __all__ = [
     "Ranked",
     "Retry",
     "SignatureInfo",
+    "Sparse",
     "Split",
     "TensorInfo",
     "Transport",

@@ -17,9 +17,10 @@ from toolkit.client.options import TLS, Hedge, Retry, Split, Token
 from toolkit.client.session import open_session
 from toolkit.client.transport.interface import AsyncTransport, Connection, Outcome
 from toolkit.client.transport.opening import open_async
-from toolkit.client.types import Array, Detailed, ModelMetadata, Ranked, VersionStatus
+from toolkit.client.types import Array, Detailed, ModelMetadata, Ranked, Sparse, VersionStatus
 from toolkit.errors import InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
+from toolkit.sparse_signatures import SPARSE_SIGNATURE
 
 __all__ = ["AsyncClient"]
 
@@ -129,6 +130,21 @@ class AsyncClient:
     ) -> dict[str, NDArray[np.int32]]:
         """``input_ids``, ``attention_mask``, ``token_type_ids``: int32 [n, length], padded to the longest text."""
         return await self.run(self.session.tokenize(texts, progress), deadline)
+
+    async def sparse(
+        self,
+        texts: Iterable[str],
+        *,
+        signature: str = SPARSE_SIGNATURE,
+        progress: Progress | None = None,
+        deadline: float | None = None,
+    ) -> Sparse:
+        """Sparse vectors of ``texts``, row i for text i; ``csr()`` makes a scipy array of them.
+
+        Queries and documents have signatures of their own where the model tells them apart: ``sparse_query``,
+        ``sparse_document``. Where a server batches rows, take ``sparse_padded`` and the like: the answer is the same.
+        """
+        return await self.run(self.session.sparse(texts, signature, progress), deadline)
 
     async def rerank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None, deadline: float | None = None

@@ -22,6 +22,7 @@ from toolkit.client.types import (
     ModelMetadata,
     Ranked,
     SignatureInfo,
+    Sparse,
     Spec,
     VersionStatus,
 )
@@ -37,6 +38,7 @@ from toolkit.client.wire.arrays import (
     to_column,
 )
 from toolkit.client.wire.rest import RestCodec
+from toolkit.client.wire.sparse import INDICES, SPARSE, sparse_rows
 from toolkit.client.wire.tensors import GrpcCodec
 from toolkit.errors import (
     ClientError,
@@ -49,6 +51,7 @@ from toolkit.errors import (
     UnreachableError,
 )
 from toolkit.signatures import DEFAULT_SIGNATURE
+from toolkit.sparse_signatures import SPARSE_DENSE
 from toolkit.vectors_signatures import ROW_SPLITS, VALUES
 
 __all__ = ["Operation", "Progress", "Session", "Sleep"]
@@ -292,6 +295,29 @@ class Session:
                 "two texts of different length were tokenized without padding", address=str(self.address)
             )
         return int(padding[0])
+
+    def sparse(self, texts: Iterable[str], signature: str, progress: Progress | None = None) -> Operation[Sparse]:
+        rows = text_rows(texts)
+        info = yield from self._described(signature)
+        if not set(SPARSE) <= set(info.outputs):
+            there = ", ".join(map(str, info.outputs.values()))
+            message = f"signature {signature!r} gives no sparse vectors ('indices' and 'values') but {there}"
+            raise SignatureError(message, address=str(self.address), model=str(self.spec))
+        dense = (yield from self._described(SPARSE_DENSE)).outputs.get("embedding")
+        if dense is None or not dense.shape or dense.shape[-1] is None:
+            raise ResponseError(f"signature {SPARSE_DENSE!r} does not tell how many numbers a vector has")
+        found: dict[str, list[Array]] = {INDICES: [np.empty(0, np.int32)], VALUES: [np.empty(0, np.float32)]}
+        lengths = [np.zeros(1, np.int64)]
+        if rows:
+
+            def take(start: int, piece: Mapping[str, Ragged]) -> None:
+                lengths.append(np.diff(piece[VALUES].row_splits))
+                for name, parts in found.items():
+                    parts.append(piece[name].values)
+
+            yield from self._each(rows, signature, tuple(info.outputs), take, progress, read=sparse_rows)
+        splits = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+        return Sparse(np.concatenate(found[INDICES]), np.concatenate(found[VALUES]), splits, dense.shape[-1])
 
     def rerank(self, query: str, documents: Iterable[str], top_k: int | None = None) -> Operation[list[Ranked]]:
         if not isinstance(query, str):

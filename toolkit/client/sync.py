@@ -18,9 +18,10 @@ from toolkit.client.options import TLS, Hedge, Retry, Split, Token
 from toolkit.client.session import open_session
 from toolkit.client.transport.interface import Connection, Outcome, Transport
 from toolkit.client.transport.opening import open_sync
-from toolkit.client.types import Array, Detailed, ModelMetadata, Ranked, VersionStatus
+from toolkit.client.types import Array, Detailed, ModelMetadata, Ranked, Sparse, VersionStatus
 from toolkit.errors import InputError
 from toolkit.signatures import DEFAULT_SIGNATURE
+from toolkit.sparse_signatures import SPARSE_SIGNATURE
 
 __all__ = ["Client"]
 
@@ -140,6 +141,21 @@ class Client:
     ) -> dict[str, NDArray[np.int32]]:
         """``input_ids``, ``attention_mask``, ``token_type_ids``: int32 [n, length], padded to the longest text."""
         return self.run(self.session.tokenize(texts, progress), deadline)
+
+    def sparse(
+        self,
+        texts: Iterable[str],
+        *,
+        signature: str = SPARSE_SIGNATURE,
+        progress: Progress | None = None,
+        deadline: float | None = None,
+    ) -> Sparse:
+        """Sparse vectors of ``texts``, row i for text i; ``csr()`` makes a scipy array of them.
+
+        Queries and documents have signatures of their own where the model tells them apart: ``sparse_query``,
+        ``sparse_document``. Where a server batches rows, take ``sparse_padded`` and the like: the answer is the same.
+        """
+        return self.run(self.session.sparse(texts, signature, progress), deadline)
 
     def rerank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None, deadline: float | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from toolkit.errors import MissingExtraError
 
 __all__ = [
     "Array",
@@ -17,6 +19,7 @@ __all__ = [
     "Ranked",
     "Request",
     "SignatureInfo",
+    "Sparse",
     "Spec",
     "TensorInfo",
     "VersionStatus",
@@ -99,6 +102,33 @@ class Detailed:
     embedding: NDArray[np.float32]
     num_tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Sparse vectors of ``dim`` numbers each: row ``i`` has ``values`` float32, none of them 0, at ``indices`` int32,
+    ascending, both ``[row_splits[i]:row_splits[i + 1]]``; ``row_splits`` is int64 [n + 1]."""
+
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+    row_splits: NDArray[np.int64]
+    dim: int
+
+    def __len__(self) -> int:
+        return len(self.row_splits) - 1
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        """``(indices, values)`` of each row."""
+        for start, stop in zip(self.row_splits[:-1], self.row_splits[1:], strict=True):
+            yield self.indices[start:stop], self.values[start:stop]
+
+    def csr(self) -> Any:
+        """A ``scipy.sparse.csr_array`` float32 [n, dim]. Raises ``MissingExtraError`` where scipy is not installed."""
+        try:
+            from scipy.sparse import csr_array
+        except ImportError:
+            raise MissingExtraError("scipy", "sparse") from None
+        return csr_array((self.values, self.indices, self.row_splits), shape=(len(self), self.dim))
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,21 @@ Encode = Callable[..., tf.Tensor]
 
 
 def batched(
-    alone: Encode, together: Encode, dim: int, options: Batching, *, counted: bool = False, per_token: bool = False
+    alone: Encode,
+    together: Encode,
+    dim: int | None,
+    options: Batching,
+    *,
+    counted: bool = False,
+    per_token: bool = False,
 ) -> Encode:
     """A function of packed tokens that encodes small requests ``together`` and large ones ``alone``.
 
     All three take ids, type ids, positions and row splits, int32, and where something is ``counted`` in each row (its
     skipped or its attended tokens) int32 ``[batch]``, which rides in the rows' headers; they return float32 ``[batch,
-    dim]``, or ``per_token`` ``[total, dim]``. TensorFlow does not optimize the body of a batch function, only functions
-    that it calls and that are not inlined: ``together`` has to be one.
+    dim]``, or ``per_token`` ``[total, dim]``; a ``dim`` of ``None`` stands for as many numbers as a batch needs.
+    TensorFlow does not optimize the body of a batch function, only functions that it calls and that are not inlined:
+    ``together`` has to be one.
     """
 
     def encode_units(units: tf.Tensor) -> tf.Tensor:
@@ -45,7 +52,8 @@ def batched(
         vectors = together(*tf.unstack(tokens, num=3, axis=1), splits, *counts)
         if per_token:
             place = tf.cast(tf.where(is_token)[:, 0], tf.int32)
-        return tf.scatter_nd(place[:, None], vectors, tf.stack([size, dim]))
+        width = tf.shape(vectors)[1] if dim is None else dim
+        return tf.scatter_nd(place[:, None], vectors, tf.stack([size, width]))
 
     body = tf.function(
         encode_units, input_signature=[tf.TensorSpec([None, 3], tf.int32)], autograph=False

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from toolkit.encoder.families import FAMILIES, MODEL_TYPES
 from toolkit.heads import HEADS
 from toolkit.heads.classifier import CLASSIFIERS
+from toolkit.heads.masked_lm import MASKED_LM_TYPES
 from toolkit.heads.pooling import POOLING_MODES
+from toolkit.heads.splade import SPLADE_ACTIVATIONS, SPLADE_STRATEGIES
 from toolkit.signatures import FURTHER_SIGNATURES, PAIR_SIGNATURES, SIGNATURES
 from toolkit.source.tasks import TASKS
+from toolkit.sparse_signatures import SPARSE_SIGNATURES
 from toolkit.tokenizer import TOKENIZER_KINDS
 from toolkit.vectors_signatures import VECTORS_SIGNATURES
 
@@ -92,6 +95,9 @@ def catalogue() -> Catalogue:
             ("head that classifies, of a CrossEncoder", f"as transformers has it for {', '.join(CLASSIFIERS)}"),
             ("MultiVectorMask", "of a MultiVectorEncoder: skip lists, lists of tokens to keep, query expansion"),
             ("HierarchicalTokenPooling", "of a MultiVectorEncoder, with pool_factor 1, which merges no tokens"),
+            ("head that fills masks, of a SparseEncoder", f"as transformers has it for {', '.join(MASKED_LM_TYPES)}"),
+            ("SpladePooling", f"{' or '.join(SPLADE_STRATEGIES)} over tokens, {' or '.join(SPLADE_ACTIVATIONS)}"),
+            ("SparseStaticEmbedding", "a weight for each token: a Router's route for queries beside one of documents"),
         ),
         tokenizers=tuple(TOKENIZER_KINDS.items()),
         signatures=(
@@ -99,6 +105,7 @@ def catalogue() -> Catalogue:
             *FURTHER_SIGNATURES,
             *PAIR_SIGNATURES,
             *VECTORS_SIGNATURES,
+            *SPARSE_SIGNATURES,
         ),
         models=PUBLIC_MODELS,
     )
@@ -177,7 +184,7 @@ PUBLIC_MODELS: tuple[PublicModel, ...] = tuple(
         ("mixedbread-ai/mxbai-rerank-base-v1", "deberta-v2", "Unigram"),
         ("Alibaba-NLP/gte-reranker-modernbert-base", "modernbert", "byte-level BPE"),
         ("Qwen/Qwen3-Reranker-0.6B", "qwen3", "byte-level BPE", "a LogitScore behind a decoder's own head"),
-        ("naver/splade-v3", "bert", "WordPiece", "a SparseEncoder: no signature for sparse vectors"),
+        ("naver/splade-v3", "bert", "WordPiece"),
         ("minishlab/potion-base-8M", _STATIC, "WordPiece"),
         ("sentence-transformers/static-retrieval-mrl-en-v1", _STATIC, "WordPiece"),
         ("sentence-transformers/static-similarity-mrl-multilingual-v1", _STATIC, "WordPiece"),

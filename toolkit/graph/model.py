@@ -117,7 +117,11 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         attended = packed[4] if self._task.unattended else None
         return Tokens(packed[0], packed[1], packed[2], packed[3], attended=attended)
 
-    def _together(self, each: Callable[..., tf.Tensor], width: int, *, counted: bool, per_token: bool = False) -> Any:
+    def _together(
+        self, each: Callable[..., tf.Tensor], width: int | None, *, counted: bool, per_token: bool = False
+    ) -> Any:
+        """``each`` for requests that come together, if the model batches; a ``width`` of ``None`` is what an answer
+        needs."""
         packed, batching = COUNTED if counted else PACKED, self._batching
         alone = tf.function(
             each,

@@ -15,7 +15,16 @@ import numpy.typing as npt
 from toolkit.errors import CheckError
 from toolkit.proof.quantized import QuantizedFigure
 
-__all__ = ["HIDDEN_TOLERANCE", "Arrays", "Bounds", "CheckReport", "Comparison", "Divergence", "StageFigure"]
+__all__ = [
+    "HIDDEN_TOLERANCE",
+    "Arrays",
+    "Bounds",
+    "CheckReport",
+    "Comparison",
+    "Divergence",
+    "SparseFigure",
+    "StageFigure",
+]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -46,6 +55,19 @@ class StageFigure:
 
 
 @dataclass(frozen=True)
+class SparseFigure:
+    """Of one signature: how many numbers were ``active`` in the original's vectors that were compared, and how many are
+    active on one side alone (``off``), since they lie within the bound of 0, or of the last one that is kept."""
+
+    signature: str
+    active: int
+    off: int
+
+    def __str__(self) -> str:
+        return f"{self.off} of {self.active} active on one side"
+
+
+@dataclass(frozen=True)
 class Divergence:
     """The first stage that differs, for the first text where it does; ``detail`` says how."""
 
@@ -60,7 +82,8 @@ class CheckReport:
 
     Cosine distances are those of vectors; ``None`` where answers are none. ``neighbours`` is the share of the ten texts
     nearest to each text by the original's vectors that are still among its nearest by the artifact's; ``None`` where
-    there are too few texts to tell. ``quantized`` are figures of the signatures whose embeddings are.
+    there are too few texts to tell. ``quantized`` are figures of the signatures whose embeddings are,
+    and ``sparse`` of those whose vectors are.
     """
 
     texts: int
@@ -75,6 +98,7 @@ class CheckReport:
     divergence: Divergence | None
     quantized: tuple[QuantizedFigure, ...] = ()
     unit: str = "vectors"
+    sparse: tuple[SparseFigure, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -24,11 +24,19 @@ import numpy.typing as npt
 
 from toolkit.errors import InputError, MissingExtraError, SourceError, SourceNotice, UnsupportedError
 from toolkit.source.folder import inspect_folder
-from toolkit.source.loaded import half_precision_notice, notices, require_text_encoder, with_settings
+from toolkit.source.loaded import (
+    first_of,
+    half_precision_notice,
+    modules_of,
+    notices,
+    require_text_encoder,
+    routes_of,
+    with_settings,
+)
 from toolkit.source.settings import SourceSettings
 from toolkit.source.static import embedding_config, static_tokenizer
 from toolkit.source.stored import find_stored
-from toolkit.source.tasks import TASKS, Task, require_task, task_of_class
+from toolkit.source.tasks import TASKS, Task, module_type, require_task, task_of_class
 from toolkit.source.traced import explain_mismatch, require_finite, require_stored, used_state
 from toolkit.tokenizer import TokenizerSource
 
@@ -48,12 +56,14 @@ class RawModule:
     """One module of the checkpoint: class name, configuration and tensors as sentence-transformers holds them.
 
     ``file`` names the configuration file, for error messages. ``tensors`` maps state-dict names to float32 arrays.
+    ``route`` is the route of a Router that it is part of.
     """
 
     type: str
     file: str
     config: Mapping[str, Any]
     tensors: Mapping[str, npt.NDArray[Any]]
+    route: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class Checkpoint:
     scores.
     ``embed`` is there where another model than ``reference`` gives the embeddings of texts by default, float32
     ``[texts, dim]``, that an export must equal: a Keras model.
+    ``routes`` of a Router are those of a ``query``, of a ``document`` and of other texts (the empty name).
     """
 
     source: str
@@ -98,6 +109,7 @@ class Checkpoint:
     token_types: bool = False
     activation: RawActivation | None = None
     embed: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
+    routes: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_checkpoint(
@@ -222,8 +234,9 @@ def _from_model(
         raise UnsupportedError(folder, "dtype", str(dtypes.pop()), "torch.float32 (call model.float() first)")
     require_text_encoder(model, folder, task)
     model = with_settings(model.eval(), settings, plain=plain)
-    modules = tuple(_raw_module(index, module, folder, task) for index, module in enumerate(model))
-    source_of_ids, cut = _tokenizer_of(model[0], folder), getattr(model, "truncate_dim", None)
+    parts, routes, first = modules_of(model), routes_of(model), first_of(model)
+    modules = tuple(_raw_module(index, module, folder, task, route) for index, (route, module) in enumerate(parts))
+    source_of_ids, cut = _tokenizer_of(first, folder), getattr(model, "truncate_dim", None)
     prompt = ""
     if model.default_prompt_name is not None:
         prompt = str(model.prompts.get(model.default_prompt_name) or "")
@@ -232,6 +245,10 @@ def _from_model(
     activation = _raw_activation(model.activation_fn) if hasattr(model, "activation_fn") else None
     if activation is not None:
         named.append(asdict(activation))
+    if routes:
+        named.append(routes)
+    if (most := getattr(model, "max_active_dims", None)) is not None:
+        named.append({"max_active_dims": most})
     return Checkpoint(
         source=source,
         task=task.name,
@@ -243,8 +260,9 @@ def _from_model(
         digest=_digest(modules, source_of_ids, prompt, cut, *named),
         reference=model,
         settings=settings,
-        token_types=_takes_token_types(model[0]),
+        token_types=_takes_token_types(first),
         activation=activation,
+        routes=routes,
         notices=tuple(notices(model, settings, folder, pooled=plain and task.name == "embed")),
     )
 
@@ -262,11 +280,9 @@ def _tokenizer_of(first: Any, folder: str) -> TokenizerSource:
         )
     if getattr(tokenizer, "split_special_tokens", False) or backend.encode_special_tokens:
         raise UnsupportedError(f"{folder}/tokenizer_config.json", "split_special_tokens", True, "false")
-    limit, raw = first.max_seq_length, json.loads(backend.to_str())
-    # Both are set anew by each call of the tokenizer; what sentence-transformers' calls set travels beside the JSON.
-    raw["padding"], raw["truncation"] = None, None
+    limit = first.max_seq_length
     return TokenizerSource(
-        json=json.dumps(raw, ensure_ascii=False),
+        json=_tokenizer_json(backend),
         file=f"{folder}/tokenizer.json",
         # transformers marks "no limit" by a huge number
         max_length=int(limit) if limit is not None and limit < 1_000_000 else None,
@@ -284,8 +300,16 @@ def _task_of(model: Any) -> Task:
     raise InputError(f"the source is a {type(model).__name__}; expected a folder, hub id or {classes}")
 
 
-def _raw_module(index: int, module: Any, folder: str, task: Task) -> RawModule:
-    kind = type(module).__name__
+def _tokenizer_json(backend: Any) -> str:
+    """A tokenizer without padding and truncation: both are set anew by each call of it, and what sentence-transformers'
+    calls set travels beside it."""
+    raw = json.loads(backend.to_str())
+    raw["padding"], raw["truncation"] = None, None
+    return json.dumps(raw, ensure_ascii=False)
+
+
+def _raw_module(index: int, module: Any, folder: str, task: Task, route: str | None = None) -> RawModule:
+    kind = module_type(type(module).__name__)
     if kind not in task.module_types:
         raise UnsupportedError(folder, f"module {index}", kind, task.supported_in_place_of(kind))
     config = dict(module.get_config_dict())
@@ -308,11 +332,17 @@ def _raw_module(index: int, module: Any, folder: str, task: Task) -> RawModule:
         if kind == "MultiVectorMask":  # words that are no token of this tokenizer are none of them
             ids = module._skiplist_ids
             config["skiplist_ids"] = [] if ids is None else ids.tolist()
+        if kind == "SpladePooling":
+            config.pop("embedding_dimension", None)  # which a model knows only once it has answered
+        if kind == "SparseStaticEmbedding":
+            limit = module.tokenizer.model_max_length
+            config["max_length"] = int(limit) if limit < 1_000_000 else None
+            config["tokenizer"] = _tokenizer_json(module.tokenizer.backend_tokenizer)
         state = dict(module.state_dict())
         file = f"{folder}/{index}_{kind}/config.json"
     require_finite(state, folder)
     tensors = {name: np.asarray(value.detach().cpu().numpy()) for name, value in state.items()}
-    return RawModule(kind, file, config, tensors)
+    return RawModule(kind, file, config, tensors, route)
 
 
 def _rounded(encoder: Any) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
 from toolkit.source.files import read_json
 from toolkit.source.settings import POOLING_MODES
-from toolkit.source.tasks import TASKS, Task, task_of_class
+from toolkit.source.tasks import TASKS, Task, module_type, task_of_class
 
 __all__ = ["Folder", "ModuleFolder", "inspect_folder", "require_unquantized"]
 
@@ -41,9 +41,11 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "Dropout": ("dropout",),
     "MultiVectorMask": ("skiplist_words", "skiplist_tasks", "keep_only_token_ids"),
     "HierarchicalTokenPooling": ("pool_factor", "num_protected_tokens", "normalize_embeddings", "tasks"),
+    "SpladePooling": ("pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension"),
+    "SparseStaticEmbedding": ("frozen",),
 }
 _PYLATE = "pylate.models.Dense.Dense"  # in whose place sentence-transformers takes its own Dense
-_NEED_A_FILE = ("Pooling", "Dense", "LayerNorm")
+_NEED_A_FILE = ("Pooling", "Dense", "LayerNorm", "SparseStaticEmbedding")
 
 # Of a Transformer module, beside config.json; the first one that is there counts.
 _TRANSFORMER_FILES = tuple(
@@ -71,7 +73,7 @@ class ModuleFolder:
     @property
     def has_weights(self) -> bool:
         """Whether a module of this type comes with weights."""
-        return self.type in ("Transformer", "StaticEmbedding", "Dense", "LayerNorm")
+        return self.type in ("Transformer", "StaticEmbedding", "SparseStaticEmbedding", "Dense", "LayerNorm")
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ class Folder:
     def tokenizer_file(self) -> Path | None:
         """The ``tokenizer.json`` that transformers makes a tokenizer of, if there is one. A StaticEmbedding takes its
         own as it is."""
-        file = self.modules[0].path / "tokenizer.json"
-        return file if self.modules[0].type == "Transformer" and file.is_file() else None
+        files = [module.path / "tokenizer.json" for module in self.modules if module.type == "Transformer"]
+        return files[0] if files and files[0].is_file() else None
 
 
 def inspect_folder(path: Path, trust_remote_code: bool, asked: Task | None = None) -> Folder:
@@ -112,8 +114,9 @@ def inspect_folder(path: Path, trust_remote_code: bool, asked: Task | None = Non
     items = read_json(file)
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
         raise SourceError(f"{file}: expected a list of modules, like sentence-transformers writes")
-    modules = tuple(_inspect_module(path, file, item, declared, trust_remote_code) for item in items)
-    return Folder(path, declared, modules, plain=False)
+    modules = [_inspect_module(path, file, item, declared, trust_remote_code) for item in items]
+    routed = [inner for module in modules for inner in _inspect_routes(module, declared, trust_remote_code)]
+    return Folder(path, declared, tuple(routed), plain=False)
 
 
 def _declared_task(file: Path) -> Task:
@@ -176,7 +179,8 @@ def _inspect_module(
     folder: Path, file: Path, item: dict[str, Any], task: Task, trust_remote_code: bool
 ) -> ModuleFolder:
     kind = str(item.get("type", ""))
-    name = kind.rsplit(".", 1)[-1]
+    own = kind.rsplit(".", 1)[-1]
+    name = module_type(own)
     known = (kind.startswith("sentence_transformers.") or kind == _PYLATE) and name in task.module_types
     if not known and not trust_remote_code:
         raise UnsupportedError(str(file), "type", kind, task.supported_in_place_of(name))
@@ -186,19 +190,35 @@ def _inspect_module(
     if not module.path.is_dir() and name in ("Transformer", "StaticEmbedding", *_NEED_A_FILE):
         raise SourceError(f"{module.path}: is missing, but modules.json names it")
     if name == "Transformer":
-        _inspect_transformer(module.path, task)
-    elif known and name != "StaticEmbedding":  # which has no fields; beside it may stand model2vec's own
+        _inspect_transformer(module.path, task, "feature-extraction" if own == name else "fill-mask")
+    elif known and name not in ("Router", "StaticEmbedding"):  # beside the latter may stand model2vec's own fields
         _inspect_fields(module, trust_remote_code)
     return module
 
 
-def _inspect_transformer(path: Path, task: Task) -> None:
+def _inspect_routes(module: ModuleFolder, task: Task, trust_remote_code: bool) -> list[ModuleFolder]:
+    """The modules inside of a Router, each once, in the order of its routes; of another module itself."""
+    if module.type != "Router":
+        return [module]
+    file = module.path / "router_config.json"
+    config = _object(file if file.exists() else file.with_name("config.json"))
+    types, structure = config.get("types"), config.get("structure")
+    if not isinstance(types, dict) or not isinstance(structure, dict):
+        raise SourceError(f"{file}: expected types and structure, like sentence-transformers writes")
+    names = list(dict.fromkeys(name for route in structure.values() for name in route))
+    if unknown := [name for name in names if name not in types]:
+        raise SourceError(f"{file}: types lacks {unknown[0]!r}, which structure names")
+    items = [{"type": types[name], "path": name} for name in names]
+    return [_inspect_module(module.path, file, item, task, trust_remote_code) for item in items]
+
+
+def _inspect_transformer(path: Path, task: Task, default: str) -> None:
     if not _is_adapter(path):
         _inspect_encoder(path / "config.json")
     for file in (path / name for name in _TRANSFORMER_FILES):
         if file.exists() and (config := _object(file)):
             _require_fields(file, config, "Transformer")
-            if (does := config.get("transformer_task", "feature-extraction")) not in task.transformer_tasks:
+            if (does := config.get("transformer_task", default)) not in task.transformer_tasks:
                 raise UnsupportedError(str(file), "transformer_task", does, task.transformer_tasks)
             if (tokenizer := config.get("tokenizer_name_or_path")) is not None:
                 raise UnsupportedError(str(file), "tokenizer_name_or_path", tokenizer, "the folder's own tokenizer")

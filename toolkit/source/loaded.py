@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "expansion_id",
+    "first_of",
     "half_precision_notice",
+    "modules_of",
     "notices",
     "prompt_tokens",
     "require_independent_rows",
     "require_text_encoder",
+    "routes_of",
     "with_settings",
 ]
 
-_OUTPUTS = {"feature-extraction": "last_hidden_state", "sequence-classification": "logits"}
+_OUTPUTS = {"feature-extraction": "last_hidden_state", "sequence-classification": "logits", "fill-mask": "logits"}
 """What a Transformer module takes from its encoder's class, by what it does."""
 _NAMES = ("token_embeddings", "scores")
 """What it may call that; other names are the specs' to refuse."""
@@ -57,6 +60,8 @@ def with_settings(model: Model, settings: SourceSettings, *, plain: bool) -> Mod
             raise InputError("pooling is for folders without modules.json; this model has a pooling of its own")
         model._modules["1"] = type(model[1])(model[0].get_embedding_dimension(), settings.pooling)
     if settings.max_seq_length is not None:
+        if routed(model):
+            raise InputError("max_seq_length is for models without routes; a route's own folder says it")
         if not hasattr(model[0], "processor"):
             raise InputError(f"max_seq_length is for a Transformer; a {type(model[0]).__name__} has no such limit")
         first = next(iter(model._modules))
@@ -75,14 +80,47 @@ def with_settings(model: Model, settings: SourceSettings, *, plain: bool) -> Mod
     return model
 
 
+def routed(model: BaseModel) -> Any:
+    """The Router that the model consists of, or ``None``."""
+    first = model[0]
+    return first if type(first).__name__ == "Router" else None
+
+
+def modules_of(model: BaseModel) -> list[tuple[str | None, Any]]:
+    """The modules, each once, and the route that each is part of (``None`` where there are no routes)."""
+    found: dict[int, tuple[str | None, Any]] = {}
+    for module in model:
+        if type(module).__name__ == "Router":
+            for route, inner in module.sub_modules.items():
+                for part in inner:
+                    found.setdefault(id(part), (route, part))
+        else:
+            found[id(module)] = (None, module)
+    return list(found.values())
+
+
+def first_of(model: BaseModel) -> Any:
+    """The module that takes texts; where there are routes, the first Transformer."""
+    return next((module for _, module in modules_of(model) if hasattr(module, "auto_model")), model[0])
+
+
+def routes_of(model: BaseModel) -> dict[str, str]:
+    """The route of a text that is taken for a ``query``, a ``document``, or for neither (empty). Empty where there are
+    no routes."""
+    router = routed(model)
+    if router is None:
+        return {}
+    return {name: str(router._resolve_route(task=name or None, modality="text")) for name in ("query", "document", "")}
+
+
 def require_text_encoder(model: BaseModel, folder: str, task: Task) -> None:
     """Refuse modules that are not sentence-transformers' own, encoders not of transformers, and more than plain text.
 
     Raises ``UnsupportedError``.
     """
-    for index, module in enumerate(model):
+    for index, (_, module) in enumerate(modules_of(model)):
         _require_home(module, "sentence_transformers", folder, f"module {index}")
-    first = model[0]
+    first = first_of(model)
     if not hasattr(first, "auto_model"):
         return  # refused by its type
     _require_home(first.auto_model, "transformers", f"{folder}/config.json", "encoder")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from toolkit.errors import InputError
 
-__all__ = ["TASKS", "Task", "require_task", "task_of_class"]
+__all__ = ["TASKS", "Task", "module_type", "require_task", "task_of_class"]
 
 # How transformers' classes without a head end ("LMHeadModel" and the like have one); Contriever's is BertModel under
 # another name.
@@ -90,9 +90,25 @@ TASKS: Mapping[str, Task] = {
             other_classes=("ColBERT",),  # PyLate's
             cut_by_role=True,
         ),
+        Task(
+            "sparse",
+            "from text to a number for each word of the vocabulary, most of them 0",
+            "SparseEncoder",
+            ("Transformer", "SpladePooling", "Router", "SparseStaticEmbedding"),
+            ("fill-mask",),
+            re.compile(r"ForMaskedLM\Z"),
+            "masked language models, such as BertForMaskedLM",
+            implied=False,
+        ),
     )
 }
 """By name, in the order in which a folder that could be of several is taken."""
+
+
+def module_type(name: str) -> str:
+    """The name of a module's class as it stands here; releases before 5.4 had another for a Transformer that fills
+    masks."""
+    return "Transformer" if name == "MLMTransformer" else name
 
 
 def require_task(name: str) -> Task:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import SourceError
 from toolkit.source.files import read_json
+from toolkit.source.loaded import modules_of
 from toolkit.source.static import require_stored_table
 from toolkit.source.stored import StoredModule, read_tensors
 
@@ -40,11 +41,11 @@ def require_stored(model: BaseModel, stored: Mapping[int, StoredModule], *, trus
 
     ``model`` has the dtypes that it was loaded in. What is not finite is refused as well.
     """
-    for index, module in enumerate(model):
+    for index, (_, module) in enumerate(modules_of(model)):
         files = stored.get(index)
         if files is None:
             continue
-        if type(module).__name__ == "Transformer":
+        if hasattr(module, "auto_model"):
             encoder: Any = module.auto_model
             again, unplaced = _second_load(encoder, files, trust_remote_code)
             loaded, same = encoder.state_dict(), again.state_dict()
@@ -59,7 +60,7 @@ def require_stored(model: BaseModel, stored: Mapping[int, StoredModule], *, trus
             require_stored_table(module.embedding.weight, files)
         else:
             _require_traced(state := module.state_dict(), state, files, None)
-    for index, module in enumerate(model):
+    for index, (_, module) in enumerate(modules_of(model)):
         if index not in stored and next(module.parameters(), None) is not None:
             raise SourceError(
                 f"module {index}, {type(module).__name__}: no file holds its weights; a loader made them up"

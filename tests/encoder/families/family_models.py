@@ -120,6 +120,14 @@ CONFIGURATIONS: Mapping[str, dict[str, Any]] = {
 
 def save_family(folder: Path, model_type: str, **changes: Any) -> Path:
     """A SentenceTransformer folder: the model type's encoder, mean pooling, vectors of length 1."""
+    encoder = save_transformer(folder / "encoder", model_type, AutoModel, **changes)
+    source = folder / "source"
+    sentence_transformer(encoder, Normalize()).save(str(source))
+    return source
+
+
+def save_transformer(folder: Path, model_type: str, auto_class: Any, **changes: Any) -> Path:
+    """A folder of the class that ``auto_class`` has for the model type, as transformers saves it."""
     torch.manual_seed(0)
     settings = {**({} if model_type in NAMES_OF_THEIR_OWN else SIZES), **CONFIGURATIONS[model_type], **changes}
     counted = settings.get("pad_token_id") == 1
@@ -132,7 +140,4 @@ def save_family(folder: Path, model_type: str, **changes: Any) -> Path:
         tokenizer_object=words, model_max_length=MAX_LENGTH, **(names if counted or own else bert)
     )
     config = AutoConfig.for_model(model_type, vocab_size=words.get_vocab_size() + own, **settings)
-    encoder = save_encoder(folder / "encoder", AutoModel.from_config(config), tokenizer)
-    source = folder / "source"
-    sentence_transformer(encoder, Normalize()).save(str(source))
-    return source
+    return save_encoder(folder, auto_class.from_config(config), tokenizer)

@@ -19,7 +19,7 @@ from toolkit.client.bulk.inputs import InputFile, Inputs, Scan
 from toolkit.client.bulk.places import Place
 from toolkit.client.bulk.plan import Plan
 from toolkit.client.bulk.rows import Source, Span
-from toolkit.client.bulk.sinks import vector_type
+from toolkit.client.bulk.sinks import vector_types
 from toolkit.errors import InputError
 
 __all__ = ["MANIFEST", "SCRATCH", "Manifest", "Part", "table_schema"]
@@ -159,9 +159,11 @@ def table_schema(plan: Plan, kept: Sequence[Any], types: Mapping[str, str]) -> A
     """The schema of every part. ``types``: the dtype of each output, by name."""
     import pyarrow
 
+    vectors = vector_types(plan)
+
     def arrow(name: str) -> Any:
-        if name == plan.columns[0]:
-            return vector_type(plan)
+        if name in vectors:
+            return vectors[name]
         return pyarrow.binary() if types[name] == "string" else pyarrow.from_numpy_dtype(types[name])
 
     about = {"model": plan.model, "version": plan.version, "signature": plan.signature, "digest": plan.digest}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from toolkit.client.types import Array, ModelMetadata, SignatureInfo
 from toolkit.client.wire.arrays import Ragged, row_aligned
+from toolkit.client.wire.sparse import SPARSE, sparse_rows
 from toolkit.errors import InputError, SignatureError
 from toolkit.vectors_signatures import ROW_SPLITS, VALUES
 
@@ -42,12 +43,19 @@ class Plan:
     ragged: bool = False
 
     @property
+    def sparse(self) -> bool:
+        """Whether a text has a sparse vector, whose ``dim`` does not matter (0)."""
+        return set(SPARSE) <= set(self.outputs)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """What is written of each row."""
-        return (VALUES,) if self.ragged else self.outputs
+        return SPARSE if self.sparse else (VALUES,) if self.ragged else self.outputs
 
     def answered(self, answer: Mapping[str, Array], count: int) -> dict[str, Any]:
         """An answer for ``count`` rows, by column. Raises `ResponseError` if it is none."""
+        if self.sparse:
+            return {**sparse_rows(answer, count)}
         if self.ragged:
             return {VALUES: Ragged.of(answer, count)}
         return {name: row_aligned(name, answer, count) for name in self.outputs}
@@ -75,7 +83,10 @@ def new_plan(
         raise SignatureError(f"the model has no signature {signature!r}; it has: {names}", address=address, model=model)
     ragged = set(info.outputs) == {VALUES, ROW_SPLITS}
     tensor = info.outputs.get(VALUES if ragged else "embedding")
-    if list(info.inputs) != ["text"] or tensor is None or not tensor.shape or tensor.shape[-1] is None:
+    dim = tensor.shape[-1] if tensor is not None and tensor.shape else None
+    if sparse := set(SPARSE) <= set(info.outputs):
+        tensor, dim = info.outputs[VALUES], 0
+    if list(info.inputs) != ["text"] or tensor is None or dim is None:
         sides = [", ".join(map(str, side.values())) for side in (info.inputs, info.outputs)]
         raise SignatureError(
             f"signature {signature!r} is not text to embedding: it takes {sides[0]} and gives {sides[1]}",
@@ -83,12 +94,15 @@ def new_plan(
             model=model,
         )
     tables = form.output_format in ("jsonl", "parquet")
+    if sparse and not tables:
+        message = f"signature {signature!r} gives a text a sparse vector, for which there is no place"
+        raise InputError(f"{message} in .{form.output_format}; supported: .parquet, .jsonl")
     if ragged and not tables:
         message = f"signature {signature!r} gives a text any number of vectors, for which there is no place"
         raise InputError(f"{message} in .{form.output_format}; supported: .parquet, .jsonl")
-    outputs = (VALUES, ROW_SPLITS) if ragged else ("embedding", *_beside(info)) if tables else ("embedding",)
+    outputs = tuple(info.outputs) if sparse or ragged else ("embedding", *_beside(info)) if tables else ("embedding",)
     dtype = "float32" if tensor.dtype.startswith(("float", "bfloat")) else tensor.dtype
-    plan = Plan(model, metadata.version, signature, outputs, tensor.shape[-1], dtype, *form, digest, ragged)
+    plan = Plan(model, metadata.version, signature, outputs, dim, dtype, *form, digest, ragged)
     clash = set(form.keep) & {"row", "text", *plan.columns}
     if clash and tables:
         raise InputError(f"column {', '.join(sorted(clash))} cannot be kept: the output has one of that name")

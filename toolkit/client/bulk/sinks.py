@@ -20,9 +20,10 @@ from toolkit.client.bulk.plan import Plan
 from toolkit.client.bulk.rows import Row
 from toolkit.client.types import Array
 from toolkit.client.wire.arrays import Ragged
+from toolkit.client.wire.sparse import INDICES, VALUES
 from toolkit.errors import InputError
 
-__all__ = ["SINKS", "Batch", "Sink", "batch_table", "json_line", "open_sink", "sink_format", "vector_type"]
+__all__ = ["SINKS", "Batch", "Sink", "batch_table", "json_line", "open_sink", "sink_format", "vector_types"]
 
 _HEADER = 256  # bytes kept free at the start of .npy and .safetensors, filled in when the number of rows is known
 
@@ -190,12 +191,15 @@ def _vectors(rows: Ragged) -> Any:
     return pyarrow.ListArray.from_arrays(pyarrow.array(rows.row_splits), _numbers(rows.values))
 
 
-def vector_type(plan: Plan) -> Any:
-    """The Arrow type of a row's vector: a list of fixed size; of its vectors a list of these."""
+def vector_types(plan: Plan) -> dict[str, Any]:
+    """The Arrow type of the column that holds a row's vector: a list of fixed size; of its vectors a list of these; of
+    the two that hold a sparse one lists."""
     import pyarrow
 
+    if plan.sparse:
+        return {INDICES: pyarrow.list_(pyarrow.int32()), VALUES: pyarrow.list_(pyarrow.float32())}
     vector = pyarrow.list_(pyarrow.from_numpy_dtype(plan.dtype), plan.dim)
-    return pyarrow.list_(vector) if plan.ragged else vector
+    return {plan.columns[0]: pyarrow.list_(vector) if plan.ragged else vector}
 
 
 class ParquetSink:
@@ -240,7 +244,7 @@ class ParquetSink:
 
         self.sync()
         parts = [self._part(number) for number in range(self._parts)]
-        least = {"row": pyarrow.int64(), "text": pyarrow.string(), self._plan.columns[0]: vector_type(self._plan)}
+        least = {"row": pyarrow.int64(), "text": pyarrow.string(), **vector_types(self._plan)}
         schema = self._parquet.read_schema(parts[0]) if parts else pyarrow.schema(least)
         schema = settled(lambda: map(self._parquet.read_table, parts), schema)
         whole = self._folder / "whole.parquet"

@@ -95,9 +95,9 @@ def row_aligned(name: str, answer: Mapping[str, Array], count: int) -> Array:
 @dataclass(frozen=True)
 class Ragged:
     """Rows of any number of vectors: ``values`` float32 ``[vectors, dim]``, of which row ``i`` has those from
-    ``row_splits[i]`` to ``row_splits[i + 1]``, int32 ``[rows + 1]``."""
+    ``row_splits[i]`` to ``row_splits[i + 1]``, int32 ``[rows + 1]``. Of sparse vectors the values are numbers."""
 
-    values: NDArray[np.float32]
+    values: Array
     row_splits: NDArray[np.int32]
 
     @classmethod
@@ -126,7 +126,7 @@ class Ragged:
         lengths = np.cumsum([0, *map(len, found)]).astype(np.int32)
         return Ragged(np.concatenate([self.values[:0], *found]), lengths)
 
-    def tolist(self) -> list[list[list[float]]]:
+    def tolist(self) -> list[list[Any]]:
         """As plain numbers."""
         return [row.tolist() for row in self.rows()]
 

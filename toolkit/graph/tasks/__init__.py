@@ -9,6 +9,7 @@ from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.graph.tasks.multi_vector import MultiVectorSpec
 from toolkit.graph.tasks.rerank import RerankSpec
+from toolkit.graph.tasks.sparse import SparseSpec
 from toolkit.signatures import Views
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SPECS", "read_spec", "serving_model"]
 
-SPECS: Mapping[str, type[TaskSpec]] = {spec.task: spec for spec in (EmbedSpec, RerankSpec, MultiVectorSpec)}
+SPECS: Mapping[str, type[TaskSpec]] = {spec.task: spec for spec in (EmbedSpec, RerankSpec, MultiVectorSpec, SparseSpec)}
 """The name of a task to the class of its specs."""
 
 
@@ -31,10 +32,12 @@ def serving_model(spec: TaskSpec, *options: Any, **further: Any) -> ServingModel
     from toolkit.graph.tasks.embed_model import EmbedModel
     from toolkit.graph.tasks.multi_vector_model import MultiVectorModel
     from toolkit.graph.tasks.rerank_model import RerankModel
+    from toolkit.graph.tasks.sparse_model import SparseModel
 
     models: Mapping[str, type[ServingModel]] = {
         "embed": EmbedModel,
         "rerank": RerankModel,
         "multi_vector": MultiVectorModel,
+        "sparse": SparseModel,
     }
     return models[spec.task](spec, *options, **further)

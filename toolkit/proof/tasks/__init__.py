@@ -10,6 +10,7 @@ from toolkit.proof.proof import TaskProof
 from toolkit.proof.tasks.embed import EmbedProof
 from toolkit.proof.tasks.multi_vector import MultiVectorProof
 from toolkit.proof.tasks.rerank import RerankProof
+from toolkit.proof.tasks.sparse import SparseProof
 from toolkit.source.checkpoint import Checkpoint
 
 __all__ = ["PROOFS"]
@@ -20,6 +21,7 @@ PROOFS: Mapping[str, Callable[[Checkpoint, Path, Provenance, Sequence[str] | Non
     "embed": EmbedProof,
     "rerank": RerankProof,
     "multi_vector": MultiVectorProof,
+    "sparse": SparseProof,
 }
 """The name of a task to the proof of the artifact in a folder, which says of itself what its provenance does, against
 a checkpoint; with texts in the place of the built-in corpus."""

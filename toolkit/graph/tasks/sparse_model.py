@@ -1,0 +1,108 @@
+"""The model of ``sparse`` as one TensorFlow module: tokenizer, encoder, its head, pooling over tokens, and the forms of
+a sparse vector."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.packing import Chunk, Tokens, in_chunks, row_of_token
+from toolkit.encoder.parameters import Parameters
+from toolkit.encoder.precision.mixed import Plan
+from toolkit.graph.guard import with_embeddings
+from toolkit.graph.model import TEXT, Outputs, TextModel, joined
+from toolkit.graph.tasks.sparse import SparseSpec, StaticWeights
+from toolkit.heads.sparse import compacted, expanded, flat, largest, padded
+from toolkit.heads.splade import splade
+from toolkit.sparse_signatures import DENSE, FLAT, SparseSignature
+from toolkit.tokenizer import COMPILED, Engine
+from toolkit.tokenizer.steps import AddSpecialTokens
+
+__all__ = ["SparseModel"]
+
+
+class SparseModel(TextModel):
+    """A ``SparseSpec`` as TensorFlow functions. ``stages`` yields the encoder's hidden states, padded."""
+
+    def __init__(
+        self,
+        spec: SparseSpec,
+        batching: Batching | None = None,
+        tokenizer_engine: Engine = COMPILED,
+        plan: Plan | None = None,
+        fused_norm: bool = True,
+    ) -> None:
+        super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
+        self._spec = spec
+        self._head = Parameters(dict(spec.masked_lm.tensors))
+        # What goes through a batch has the width of the texts in it that have most, and not the vocabulary's.
+        self._compact = self._together(self._compact_tokens, None, counted=False)
+        self._encoded = tf.function(self._encode_text, input_signature=[TEXT], autograph=False)
+        if spec.static is not None:
+            self._weights = tf.Variable(spec.static.weights, trainable=False, name="static")
+            self._counted = tf.function(
+                functools.partial(self._count_text, spec.static), input_signature=[TEXT], autograph=False
+            )
+        self.stages = tf.function(
+            self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")], autograph=False
+        )
+
+    # parts of the graph
+
+    def _pooling(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
+        spec, params = self._spec, self._head.named(self._head.read())
+        words = self.encoder_parameters()["embeddings/word"] if spec.masked_lm.tied else params["words"]
+        return lambda hidden, chunk: splade(
+            spec.pooling, spec.masked_lm.transform(params, hidden), words, params["words_bias"], chunk
+        )
+
+    def _vectors(self, *packed: tf.Tensor) -> tf.Tensor:
+        encode, pool = self.encoding(), self._pooling()
+        coarse = self._plan is not None
+        return in_chunks(
+            Tokens(*packed), lambda chunk: pool(encode(chunk), chunk), self._spec.dim, per_token=False, coarse=coarse
+        )
+
+    def _compact_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
+        return self._compacted(self._vectors(*packed))
+
+    def _compacted(self, vectors: tf.Tensor) -> tf.Tensor:
+        return compacted(vectors if self._spec.most is None else largest(vectors, self._spec.most))
+
+    def _encode_text(self, text: tf.Tensor) -> tf.Tensor:
+        return self._compact(*self.text_tokens(text)[0].tensors())
+
+    def _count_text(self, static: StaticWeights, text: tf.Tensor) -> tf.Tensor:
+        """Strings to what ``compacted`` makes of their vectors, by the weights of the tokens that occur."""
+        side = self._spec.tokenizer.truncation_side
+        packed = AddSpecialTokens((), (), static.max_length, side).apply(self.tokenizer.tokens(text))
+        ids = with_embeddings(packed.ids, self._spec.tokenizer, self._spec.dim)
+        place = tf.stack([row_of_token(packed.row_splits), ids], 1)
+        shape = tf.stack([tf.size(packed.num_tokens), self._spec.dim])
+        occurs = tf.scatter_nd(place, tf.ones_like(ids), shape) > 0
+        return self._compacted(tf.ensure_shape(tf.where(occurs, self._weights, 0.0), [None, self._spec.dim]))
+
+    # signatures
+
+    def _text_signature(self, signature: SparseSignature, text: tf.Tensor) -> Outputs:
+        compact = (self._counted if signature.static else self._encoded)(joined(signature.prompt.text, text))
+        if signature.form == DENSE:
+            return {"embedding": expanded(compact, self._spec.dim)}
+        return flat(compact) if signature.form == FLAT else padded(compact, self._spec.most)
+
+    def _tokenize_signature(self, text: tf.Tensor) -> Outputs:
+        ids, splits, _ = self._tokenize(joined(self._spec.prompt, text))
+        input_ids, mask = self.padded(splits, (ids, self.tokenizer.pad_id))
+        return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": tf.zeros_like(input_ids)}
+
+    def _stages(self, text: tf.Tensor) -> Outputs:
+        tokens, _ = self.text_tokens(joined(self._spec.prompt, text))
+        hidden, _ = self.padded(tokens.row_splits, (self._hidden(*tokens[:4]), 0.0))
+        return {"hidden": hidden}
+
+    def functions(self) -> Mapping[str, Callable[..., Outputs]]:
+        texts = {item.name: functools.partial(self._text_signature, item) for item in self._spec.texts}
+        return {**texts, "tokenize": self._tokenize_signature}

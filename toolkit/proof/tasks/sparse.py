@@ -1,0 +1,204 @@
+"""The proof of ``sparse``: token ids, hidden states, and every signature's vectors: what is active, and its values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.corpus.check import check_texts
+from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison, SparseFigure
+from toolkit.proof.proof import Batch, Call, TaskProof
+from toolkit.proof.reference import told_of
+from toolkit.signatures import DEFAULT_SIGNATURE
+from toolkit.source.checkpoint import Checkpoint
+from toolkit.source.loaded import first_of
+from toolkit.sparse_signatures import DENSE, FLAT, SparseSignature, stamped_sparse_signatures
+
+__all__ = ["SparseAnswers", "SparseProof"]
+
+Array = npt.NDArray[Any]
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class SparseAnswers:
+    """What the original makes of all texts: token ids and hidden states ``[tokens, hidden]`` of each, and by the name
+    of a prompt float32 ``[texts, dim]`` before any number is left out."""
+
+    ids: list[tuple[int, ...]]
+    hidden: list[Array]
+    vectors: Mapping[str | None, Array]
+
+
+class SparseProof(TaskProof):
+    """The proof of one artifact. A vector is asked for in every form that there is."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        folder: Path,
+        provenance: Mapping[str, Any] | None,
+        texts: Sequence[str] | None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._signatures = stamped_sparse_signatures(provenance)
+        self._texts = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
+        super().__init__(len(self._texts))
+
+    def batch(self, rows: Sequence[int], *, first: bool) -> Batch:
+        calls: list[Call] = [("tokenize", None)]
+        # Forms of one vector differ in their last few ops: after the first pass over the texts one of each will do.
+        asked = [item for item in self._signatures if first or item.form == FLAT or item.name == DEFAULT_SIGNATURE]
+        calls += [(item.name, None) for item in asked]
+        if first:  # large
+            calls.append(("stages", None))
+        return {"inputs": {"text": [self._texts[row] for row in rows]}, "calls": calls}
+
+    def references(self) -> SparseAnswers:
+        checkpoint, model = self._checkpoint, self._checkpoint.reference
+        with told_of(checkpoint):
+            return SparseAnswers(*_tokens(checkpoint, self._texts), _vectors(model, self._signatures, self._texts))
+
+    def compare(self, references: SparseAnswers, arrays: Arrays, bounds: Bounds) -> CheckReport:
+        comparison = _Comparison(self._texts, bounds)
+        for batch, outputs in self.answered(arrays):
+            mask = outputs["tokenize/attention_mask"].astype(bool)
+            for row, text in enumerate(batch):
+                ids = tuple(int(token) for token in outputs["tokenize/input_ids"][row][mask[row]])
+                if not comparison.ids(text, ids, references.ids[text]):
+                    continue
+                if "stages/hidden" in outputs:
+                    hidden = outputs["stages/hidden"][row][mask[row]]
+                    comparison.stage("hidden state", text, hidden, references.hidden[text], HIDDEN_TOLERANCE)
+                for item in self._signatures:
+                    if any(key.startswith(f"{item.name}/") for key in outputs):
+                        vector = _dense(item, row, outputs)
+                        comparison.sparse(item, text, vector, references.vectors[item.prompt.name][text])
+        return comparison.report(
+            sparse=tuple(comparison.sparse_figures.values()),
+            max_cosine_distance=None,
+            mean_cosine_distance=None,
+            unit="sparse vectors",
+        )
+
+
+class _Comparison(Comparison):
+    """Of sparse vectors."""
+
+    def __init__(self, texts: Sequence[str], bounds: Bounds) -> None:
+        super().__init__(texts, bounds)
+        self.sparse_figures: dict[str, SparseFigure] = {}
+
+    def sparse(self, signature: SparseSignature, text: int, ours: Array | str, theirs: Array) -> None:
+        """Compare a vector with the original's before any number is left out.
+
+        Its numbers must be within the bound of the original's, which is relative for those above 1: a sum over tokens
+        grows with them. Of the numbers that one side has and the other has not, each must be so close to 0, or where at
+        most so many are kept to the last one that is, that the bound allows either.
+        """
+        self.seen(signature.name)
+        if isinstance(ours, str):
+            self.fail(signature.name, text, ours)
+            return
+        bound = self.bounds.max_abs if self.bounds.max_abs is not None else Bounds().max_abs
+        assert bound is not None
+        kept, least = _kept(theirs, signature.most)
+        allowed = bound * np.maximum(1.0, np.abs(theirs))
+        one_side = (ours != 0) != (kept != 0)
+        # what either side may leave out: what lies at 0 or at the least that is kept
+        free = np.abs(np.abs(theirs) - least) <= 2 * allowed if least else np.abs(theirs) <= allowed
+        wrong = np.flatnonzero((one_side & ~free) | ((ours != 0) & ~(np.abs(ours - theirs) <= allowed)))
+        both = np.where(one_side, 0.0, ours), np.where(one_side, 0.0, kept)
+        difference, _ = self._figure(signature.name, *both)
+        self.comparisons += 1
+        self.max_abs = max(self.max_abs, difference)
+        before = self.sparse_figures.get(signature.name, SparseFigure(signature.name, 0, 0))
+        active, off = int(np.count_nonzero(kept)), int(np.count_nonzero(one_side))
+        self.sparse_figures[signature.name] = SparseFigure(signature.name, before.active + active, before.off + off)
+        if wrong.size:
+            place = int(wrong[0])
+            self.fail(
+                signature.name,
+                text,
+                f"number {place} is {ours[place]:.6g} instead of {kept[place]:.6g}, of {wrong.size}",
+            )
+
+
+def _kept(vector: Array, most: int | None) -> tuple[Array, float]:
+    """The vector as the original hands it out, and the least magnitude that it keeps for others' being larger."""
+    import torch
+    from sentence_transformers.util import select_max_active_dims
+
+    if most is None:
+        return vector, 0.0
+    kept = np.asarray(select_max_active_dims(torch.from_numpy(vector)[None], most))[0]
+    active = np.abs(kept[kept != 0])
+    return kept, float(active.min()) if active.size == most else 0.0
+
+
+def _dense(signature: SparseSignature, row: int, outputs: Arrays) -> Array | str:
+    """A row of an answer as float32 ``[dim]``; or what is wrong with the answer itself."""
+    if signature.form == DENSE:
+        found: Array = outputs[f"{signature.name}/embedding"][row]
+        return found if found.shape == (signature.dim,) else f"shape {found.shape} instead of {(signature.dim,)}"
+    indices, values = outputs[f"{signature.name}/indices"], outputs[f"{signature.name}/values"]
+    if signature.form == FLAT:
+        splits = outputs[f"{signature.name}/row_splits"]
+        span = slice(int(splits[row]), int(splits[row + 1]))
+        indices, values = indices[span], values[span]
+        if not values.all():
+            return "a value of 0 among those that are active"
+    else:
+        indices, values = indices[row], values[row]
+        active = int(np.count_nonzero(values))
+        if indices[active:].any() or values[active:].any():
+            return "padding that is not index 0 and value 0 behind what is active"
+        indices, values = indices[:active], values[:active]
+    if (np.diff(indices) <= 0).any():
+        return "indices that do not ascend"
+    if signature.most is not None and len(indices) > signature.most:
+        return f"{len(indices)} active, more than {signature.most}"
+    vector = np.zeros(signature.dim, np.float32)
+    vector[indices] = values
+    return vector
+
+
+def _tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[tuple[int, ...]], list[Array]]:
+    """Token ids and hidden states of each text, with the default prompt before it."""
+    import torch
+
+    module: Any = first_of(checkpoint.reference)
+    ids: list[tuple[int, ...]] = []
+    hidden: list[Array] = []
+    for start in range(0, len(texts), _BATCH):
+        batch = list(texts[start : start + _BATCH])
+        features = module.preprocess(batch, prompt=checkpoint.prompt or None)
+        inputs = {name: value for name, value in features.items() if isinstance(value, torch.Tensor)}
+        with torch.no_grad():
+            states = module.auto_model.base_model(**inputs).last_hidden_state.numpy()
+        mask = features["attention_mask"].bool().numpy()
+        for row, on in enumerate(mask):
+            ids.append(tuple(int(token) for token in features["input_ids"][row].numpy()[on]))
+            hidden.append(states[row][on])
+    return ids, hidden
+
+
+def _vectors(model: Any, signatures: Sequence[SparseSignature], texts: Sequence[str]) -> dict[str | None, Array]:
+    """What users of sentence-transformers call for each prompt, with every number of the vectors kept."""
+    dims = {item.prompt.name: item.dim for item in signatures}
+    found = {}
+    for name, dim in dims.items():
+        options: dict[str, Any] = {"batch_size": _BATCH, "show_progress_bar": False, "convert_to_sparse_tensor": False}
+        options["max_active_dims"] = dim
+        if name in ("query", "document"):
+            ask = model.encode_query if name == "query" else model.encode_document
+        else:
+            ask, options["prompt_name"] = model.encode, name
+        found[name] = np.asarray(ask(list(texts), **options))
+    return found
