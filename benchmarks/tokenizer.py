@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import lzma
 import math
 import os
@@ -45,6 +46,7 @@ from toolkit.tokenizer import (
     reference_tokenizer,
 )
 from toolkit.tokenizer.bpe.spec import SPLITS
+from toolkit.tokenizer.bpe.steps import BytePairs
 from toolkit.tokenizer.comparison import Comparison
 from toolkit.tokenizer.graph import TokenizerGraph
 from toolkit.tokenizer.selfcheck import groups
@@ -192,6 +194,25 @@ def qwen() -> str:
     return str(tokenizer.to_str())
 
 
+def llama2() -> str:
+    """Like Llama 2's: merges of characters over the whole text, bytes of characters that have no token."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<unk>", "<s>", "</s>"]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=32_000, special_tokens=special + bytes_, limit_alphabet=2000, show_progress=False
+    )
+    tokenizer.train_from_iterator([*_library_lines(), *random_texts(20_000, 99)], trainer)
+    root = json.loads(tokenizer.to_str())
+    # Special tokens are found in the text; those of bytes only ever stand for a byte.
+    root["added_tokens"], root["pre_tokenizer"] = root["added_tokens"][: len(special)], None
+    tokenizer = Tokenizer.from_str(json.dumps(root))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return str(tokenizer.to_str())
+
+
 MINILM = "WordPiece, all-MiniLM-L6-v2"
 TOKENIZERS: dict[str, Callable[[], str]] = {
     MINILM: minilm,
@@ -211,6 +232,7 @@ TOKENIZERS: dict[str, Callable[[], str]] = {
     "BPE, like RoBERTa's, 50,000": roberta,
     "BPE, like ModernBERT's, 50,000": modernbert,
     "BPE, like Qwen's, 150,000": qwen,
+    "BPE over characters, like Llama 2's, 32,000": llama2,
 }
 
 
@@ -321,7 +343,7 @@ def _best_of_new(
     best = [float("inf")] * 3
     for _ in range(3):
         for step in graph.steps:
-            if isinstance(step, Unigram):
+            if isinstance(step, Unigram | BytePairs):
                 step.seen.forget(step.digest)
         rivals = reference_tokenizer(spec).encode_batch, reference_tokenizer(spec).encode_batch_fast
         for at, (call, some) in enumerate(zip((function, *rivals), (tensors, batches, batches), strict=True)):

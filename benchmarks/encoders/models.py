@@ -17,17 +17,23 @@ MODELS = {
     "bert-base": "BERT-base size, random weights",
     "mpnet-base": "MPNet-base size, random weights",
     "xlm-r-base": "XLM-R-base size, random weights",
+    "modernbert-base": "ModernBERT-base size, random weights",
+    "qwen3-0.6b": "Qwen3-0.6B size, random weights",
 }
 MAX_LENGTH = 256
 
 
 @dataclass(frozen=True)
 class Dimensions:
-    """What the number of operations depends on."""
+    """What the number of operations depends on: ``inward`` are the feed-forward layer's products into ``inner``, the
+    gate one of them; heads have ``heads`` numbers together, those of keys ``keys`` (0: as many as ``hidden``)."""
 
     layers: int
     hidden: int
     inner: int
+    inward: int = 1
+    heads: int = 0
+    keys: int = 0
 
 
 def minilm() -> Path:
@@ -50,7 +56,15 @@ def source(model: str, folder: Path) -> Path:
 def dimensions(folder: Path) -> Dimensions:
     """Read from a model's ``config.json``."""
     config = json.loads((folder / "config.json").read_text())
-    return Dimensions(config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"])
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return Dimensions(
+        config["num_hidden_layers"],
+        config["hidden_size"],
+        config["intermediate_size"],
+        2 if config["model_type"] in ("modernbert", "qwen3") else 1,
+        size * config["num_attention_heads"],
+        size * config.get("num_key_value_heads", config["num_attention_heads"]),
+    )
 
 
 def flops(of: Dimensions, lengths: npt.NDArray[np.int64]) -> int:
@@ -58,17 +72,19 @@ def flops(of: Dimensions, lengths: npt.NDArray[np.int64]) -> int:
 
     Multiplications and additions count separately. Softmax, LayerNorm, GELU and lookups are left out.
     """
-    dense = 2 * (4 * of.hidden**2 + 2 * of.hidden * of.inner) * int(np.sum(lengths))
-    attention = 2 * 2 * of.hidden * int(np.sum(lengths.astype(np.int64) ** 2))
+    heads, keys = of.heads or of.hidden, of.keys or of.hidden
+    dense = 2 * of.hidden * (2 * heads + 2 * keys + (of.inward + 1) * of.inner) * int(np.sum(lengths))
+    attention = 2 * 2 * heads * int(np.sum(lengths.astype(np.int64) ** 2))
     return of.layers * (dense + attention)
 
 
 def _make(model: str, target: Path) -> None:
-    """transformers' default configurations, which are those of base size; tokenizer and pooling are MiniLM's."""
+    """transformers' default configurations, which are those of base size, and Qwen3-0.6B's; tokenizer and pooling are
+    MiniLM's."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import AutoModel, BertConfig, MPNetConfig, XLMRobertaConfig
+    from transformers import AutoModel, BertConfig, ModernBertConfig, MPNetConfig, Qwen3Config, XLMRobertaConfig
 
     torch.manual_seed(0)
     configurations = {
@@ -76,6 +92,16 @@ def _make(model: str, target: Path) -> None:
         "mpnet-base": MPNetConfig(max_position_embeddings=514),
         "xlm-r-base": XLMRobertaConfig(
             vocab_size=250_002, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
+        ),
+        "modernbert-base": ModernBertConfig(),
+        "qwen3-0.6b": Qwen3Config(
+            vocab_size=151_669,
+            hidden_size=1024,
+            intermediate_size=3072,
+            num_hidden_layers=28,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=128,
         ),
     }
     encoder = target.with_name("encoder")

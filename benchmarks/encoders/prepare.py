@@ -34,13 +34,14 @@ def reference(source: Path, folder: Path, sets: dict[str, TextSet]) -> None:
 def _encoder(source: Path, attention: str) -> Any:
     """The encoder, mean pooling and normalization as one torch module of three inputs."""
     import torch
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            pooled = AutoConfig.from_pretrained(source).model_type not in ("modernbert", "qwen3")
+            options = {"add_pooling_layer": False} if pooled else {}
             try:
-                options = {"add_pooling_layer": False}
                 self.model = AutoModel.from_pretrained(source, attn_implementation=attention, **options)
             except ValueError:  # MPNet has no other than its own
                 self.model = AutoModel.from_pretrained(source, attn_implementation="eager", **options)

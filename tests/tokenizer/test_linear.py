@@ -6,6 +6,7 @@ inside is linear by their construction (RE2, double arrays) or nearly so (sortin
 
 from __future__ import annotations
 
+import json
 import lzma
 import math
 import re
@@ -19,6 +20,7 @@ from unigram_support import CHARSMAP, make_unigram
 
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
 from toolkit.tokenizer.bpe.spec import SPLITS
+from toolkit.tokenizer.bpe.steps import BytePairs
 from toolkit.tokenizer.texts import NATURAL
 from toolkit.tokenizer.unigram.steps import Unigram
 
@@ -68,6 +70,23 @@ def composing() -> Tokenizer:
     return tokenizer
 
 
+@pytest.fixture(scope="module")
+def over_characters() -> Tokenizer:
+    """As Llama 2 has it: no pre-tokenizer, and bytes of what has no token. Some tokens have a mark inside."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    special = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=special, max_token_length=12, show_progress=False)
+    tokenizer.train_from_iterator(NATURAL, trainer)
+    steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    root = json.loads(tokenizer.to_str())
+    root["added_tokens"] = root["added_tokens"][:1]
+    tokenizer = Tokenizer.from_str(json.dumps(root))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    return tokenizer
+
+
 class _Work:
     """A tokenizer's graph in a session that reports every op it runs."""
 
@@ -79,7 +98,8 @@ class _Work:
         frozen = convert_variables_to_constants_v2(function)
         self.text, self.ids = frozen.inputs[0].name, frozen.outputs[0].name
         with frozen.graph.as_default():
-            self.forget = [step.seen.forget(step.digest) for step in graph.steps if isinstance(step, Unigram)]
+            keeping = [step for step in graph.steps if isinstance(step, Unigram | BytePairs)]
+            self.forget = [step.seen.forget(step.digest) for step in keeping]
         self.session = tf.compat.v1.Session(graph=frozen.graph)
 
     def __call__(self, text: str) -> int:
@@ -94,10 +114,17 @@ class _Work:
         return len(nodes) + sum(math.prod(dim.size for dim in shape) for shape in shapes)
 
 
-@pytest.fixture(scope="module", params=["WordPiece", "BPE", "Unigram"])
+FIXTURES = {
+    "WordPiece": "plain",
+    "BPE": "composing",
+    "BPE over characters": "over_characters",
+    "Unigram": "xlmr_like",
+}
+
+
+@pytest.fixture(scope="module", params=FIXTURES)
 def work(request: pytest.FixtureRequest) -> _Work:
-    fixture = {"WordPiece": "plain", "BPE": "composing", "Unigram": "xlmr_like"}[request.param]
-    return _Work(request.getfixturevalue(fixture))
+    return _Work(request.getfixturevalue(FIXTURES[request.param]))
 
 
 @pytest.mark.parametrize("name", TEXTS)

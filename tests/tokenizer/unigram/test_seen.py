@@ -18,8 +18,8 @@ from toolkit.artifact.compatibility import read_saved_model, saved_model_nodes
 from toolkit.server.models.servable import RunOptions, Servable
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
 from toolkit.tokenizer.graph import TokenizerGraph
+from toolkit.tokenizer.seen import SeenWords
 from toolkit.tokenizer.texts import NATURAL, random_texts
-from toolkit.tokenizer.unigram.seen import SeenWords
 from toolkit.tokenizer.unigram.steps import Unigram
 
 # Every test has limits of its own, and so words of its own.

@@ -17,6 +17,7 @@ from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel
 from toolkit.tokenizer.characters import CODE_POINTS
 from toolkit.tokenizer.charmap import UNCHANGED, charmap_model
 from toolkit.tokenizer.composition import ComposeCharacters
+from toolkit.tokenizer.seen import SeenWords, digest
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, RegexStep, Step, Tokens, listed
 
@@ -53,7 +54,7 @@ class SplitText(RegexStep):
 
 @dataclass(frozen=True)
 class BytePairs(Step):
-    """Look up the parts that are tokens, and merge the bytes of each different other one.
+    """Look up the parts that are tokens, and merge the bytes of each different other one, unless it was seen before.
 
     Buffers: the look-up kernel's model, the token ids of its words and then of the pieces.
     """
@@ -64,6 +65,7 @@ class BytePairs(Step):
     piece_ids: npt.NDArray[np.int32] = field(repr=False)
     merges: int
     whole_parts: bool
+    seen: SeenWords = field(default=SeenWords(), repr=False)
 
     def buffers(self) -> tuple[Buffer, ...]:
         return np.frombuffer(self.words, np.uint8), self.word_ids, self.piece_ids
@@ -83,27 +85,32 @@ class BytePairs(Step):
         known = tf.not_equal(found, len(self.word_ids) - 2)
 
         def merged() -> tuple[tf.Tensor, tf.Tensor]:
-            parts = tf.boolean_mask(split.values, places[1:] > places[:-1])
-            unique, number = tf.unique(tf.boolean_mask(parts, ~known))
-            ids, splits = self._merge(unique)
+            unknown = tf.where(~known)
+            parts = tf.gather(tf.where(places[1:] > places[:-1])[:, 0], unknown[:, 0])
+            unique, number = tf.unique(tf.gather(split.values, parts))
+            seen = self.seen.look_up(self.digest, unique, lambda some: self._merge(some, piece_ids))
             # Each known part is a range of one among the ids of all parts, followed by those of the merged ones.
             count = tf.size(found)
             at = tf.range(count)
-            unknown = tf.boolean_mask(at, ~known)[:, None]
-            splits = tf.cast(splits, tf.int32) + count
-            starts = tf.tensor_scatter_nd_update(at, unknown, tf.gather(splits[:-1], number))
-            ends = tf.tensor_scatter_nd_update(at + 1, unknown, tf.gather(splits[1:], number))
+            starts = tf.tensor_scatter_nd_update(at, unknown, tf.gather(seen.starts, number) + count)
+            ends = tf.tensor_scatter_nd_update(at + 1, unknown, tf.gather(seen.ends, number) + count)
             ranges = tf.raw_ops.RaggedRange(starts=starts, limits=ends, deltas=tf.constant(1), Tsplits=tf.int64)
-            every = tf.concat([tf.gather(word_ids, found), tf.gather(piece_ids, ids)], 0)
+            every = tf.concat([tf.gather(word_ids, found), seen.token_ids], 0)
             return tf.gather(every, ranges.rt_dense_values), tf.gather(ranges.rt_nested_splits, row_splits)
 
         return Tokens(*tf.cond(tf.reduce_all(known), lambda: (tf.gather(word_ids, found), row_splits), merged))
 
-    def _merge(self, parts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The pieces of each part, and where those of each part begin and end."""
+    @property
+    def digest(self) -> str:
+        """A name for all that the tokens of a merged part depend on."""
+        return digest((np.frombuffer(self.pieces, np.uint8), self.piece_ids), type(self).__name__)
+
+    def _merge(self, parts: tf.Tensor, piece_ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The token ids of the parts end to end, and where those of each part begin and end."""
+        import tensorflow as tf
         from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer as kernels
 
-        pieces: tuple[tf.Tensor, tf.Tensor] = kernels.sentencepiece_tokenize_op(
+        pieces, splits = kernels.sentencepiece_tokenize_op(
             sp_handle=kernels.sentencepiece_op(model=self.pieces),
             input=self._symbols(parts),
             nbest_size=0,
@@ -112,7 +119,7 @@ class BytePairs(Step):
             add_eos=False,
             reverse=False,
         )
-        return pieces
+        return tf.gather(piece_ids, pieces), tf.cast(splits, tf.int32)
 
     def _symbols(self, parts: tf.Tensor) -> tf.Tensor:
         """The parts with a character for each of the symbols that are merged: here for each byte."""

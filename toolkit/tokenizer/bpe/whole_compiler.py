@@ -5,12 +5,16 @@ merged into are ever made (:mod:`toolkit.tokenizer.bpe.tokens`); so between two 
 none of these tokens no merge ever crosses, and a text may be cut there. Texts are cut before each run of ``▁`` that
 follows a character which no token has before ``▁``; most of the parts are then words, and many of those are tokens.
 What is left whole, the kernel merges with a queue, in n log n.
+
+Where normalization ends with a space's turning into ``▁``, it is the other way round here, in texts as in tables: texts
+have many spaces and hardly a ``▁``, and stay shorter.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +32,7 @@ __all__ = ["compile_character_pairs"]
 
 _MARKED = f"{pattern_of(START)}[^{pattern_of(END)}]*{pattern_of(END)}"
 _SPACE_MARK = "▁"
+_TO_SPACES = Replace(_SPACE_MARK, " ")
 
 
 def compile_character_pairs(spec: TokenizerSpec) -> CompiledBytePairs:
@@ -36,6 +41,8 @@ def compile_character_pairs(spec: TokenizerSpec) -> CompiledBytePairs:
     assert isinstance(model, CharacterPairModel)
     made = reachable(model.tokens, model.merges, filter(None, model.tokens))
     raw, late = ([token for token in spec.added_tokens if token.normalized == late] for late in (False, True))
+    if not late and (spaced := _with_spaces(model)) is not None:
+        model, made = spaced, {_spaced(token) for token in made if " " not in token}
     found = {token.content: _normal(model, token) for token in late}
     unknown = _unused(model.tokens)
     forms = {token.content: _form(model, token, unknown) for token in spec.added_tokens}
@@ -44,7 +51,7 @@ def compile_character_pairs(spec: TokenizerSpec) -> CompiledBytePairs:
     words, word_ids = lookup_model({**_words(spec, model, made), **added})
     word = word_pattern(spec.added_tokens)
     split = [*_metaspace_passes(model.metaspace), *filter(None, [_unknown(model, unknown)])]
-    split.append((f"(?:{_MARKED}|{_part(model, made)})", rf"\0{BREAK}"))
+    split += _part_passes(model, made, tuple(forms.values()))
     return CompiledBytePairs(
         mark_passes([pattern(token, token.content) for token in raw], word, late=False),
         mark_passes([pattern(token, found[token.content]) for token in late], word, late=bool(raw)),
@@ -56,6 +63,28 @@ def compile_character_pairs(spec: TokenizerSpec) -> CompiledBytePairs:
         None,
         tuple(step for change in model.changes for step in _change_passes(change)),
     )
+
+
+def _with_spaces(model: CharacterPairModel) -> CharacterPairModel | None:
+    """The model with spaces in the place of ``▁``; ``None`` where normalization does not end as that needs it.
+
+    No text that is normalized has a space, so what has one now is left out.
+    """
+    *before, last = model.changes or (None,)
+    if last != Replace(" ", _SPACE_MARK) or not all(isinstance(change, Prepend) for change in before):
+        return None
+    if model.metaspace is not None or _SPACE_MARK not in model.tokens:
+        return None
+    return replace(
+        model,
+        tokens={_spaced(token): number for token, number in model.tokens.items() if " " not in token},
+        merges=tuple((_spaced(a), _spaced(b)) for a, b in model.merges if " " not in a + b),
+        changes=(*(Prepend(_spaced(change.text)) for change in before if isinstance(change, Prepend)), _TO_SPACES),
+    )
+
+
+def _spaced(text: str) -> str:
+    return text.replace(_SPACE_MARK, " ")
 
 
 def _normal(model: CharacterPairModel, token: AddedToken) -> str:
@@ -109,20 +138,26 @@ def _form(model: CharacterPairModel, token: AddedToken, unknown: str) -> str:
     return "".join("".join(run) if known else new * (1 if model.fuse_unk else len([*run])) for known, run in runs)
 
 
-def _part(model: CharacterPairModel, made: set[str]) -> str:
-    """A pattern for a part of a text that no merge leaves."""
-    metaspace, mark = model.metaspace, _SPACE_MARK
-    if metaspace is not None and metaspace.split:
-        mark = literal(metaspace.mark)
-        return f"{mark}[^{mark}{ANY}]*|[^{mark}{ANY}]+"
-    if model.whole_parts:
-        return f"[^{ANY}]+"
+def _part_passes(model: CharacterPairModel, made: set[str], forms: Collection[str]) -> Passes:
+    """Passes that put marks between the parts of a text that no merge leaves. ``forms`` are those of added tokens."""
+    mark = _SPACE_MARK if model.metaspace is None else model.metaspace.mark
+    mark = " " if model.changes[-1:] == (_TO_SPACES,) else mark
+    apart = model.metaspace is not None and model.metaspace.split
     before = {token[at - 1] for token in made for at in range(1, len(token)) if token[at] == mark} - {mark}
-    plain = f"[^{mark}{ANY}]"
-    if not before:
-        return f"{mark}+{plain}*|{plain}+"
-    over = f"{plain}*{character_class(map(ord, before))}{mark}+"
-    return f"{mark}+(?:{over})*{plain}*|(?:{over})+{plain}*|{plain}+"
+    plain, marks = f"[^{literal(mark)}{ANY}]", f"{literal(mark)}+"
+    if apart:
+        part = f"{literal(mark)}{plain}*|{plain}+"
+    elif model.whole_parts:
+        part = f"[^{ANY}]+"
+    elif before:
+        over = f"{plain}*{character_class(map(ord, before))}{marks}"
+        part = f"{marks}(?:{over})*{plain}*|(?:{over})+{plain}*|{plain}+"
+    elif any(mark in form for form in forms):
+        part = f"{marks}{plain}*|{plain}+"
+    else:
+        # As the last one, by patterns that RE2 finds by what they begin with.
+        return (*([(_MARKED, rf"{BREAK}\0{BREAK}")] if forms else []), (marks, rf"{BREAK}\0"))
+    return ((f"(?:{_MARKED}|{part})", rf"\0{BREAK}"),)
 
 
 def _pieces(model: CharacterPairModel, made: set[str], unknown: str) -> tuple[bytes, npt.NDArray[np.int32]]:

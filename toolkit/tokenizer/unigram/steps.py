@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.tokenizer.added import Passes
+from toolkit.tokenizer.seen import SeenWords, digest
 from toolkit.tokenizer.spec import TokenizerSpec
 from toolkit.tokenizer.steps import AddSpecialTokens, Buffer, NormalizeCharacters, RegexStep, Step, Tokens, listed
 from toolkit.tokenizer.unigram.compiled import compiled_unigram
 from toolkit.tokenizer.unigram.early import RareRegexStep
 from toolkit.tokenizer.unigram.exact import Trie, best_paths
 from toolkit.tokenizer.unigram.lattice import SUM_LIMIT
-from toolkit.tokenizer.unigram.seen import SeenWords, digest
 from toolkit.tokenizer.unigram.spec import UnigramModel
 from toolkit.tokenizer.unigram.tables import Pieces
 
@@ -60,7 +60,7 @@ class Unigram(Step):
     The kernel looks for the best path with each of several rounded versions of the scores. Where they agree, it is the
     best one with the exact scores (see :mod:`toolkit.tokenizer.unigram.lattice`); the few other words go through
     :func:`~toolkit.tokenizer.unigram.exact.best_paths`. Words whose pieces were found before are only looked up
-    (:mod:`toolkit.tokenizer.unigram.seen`).
+    (:mod:`toolkit.tokenizer.seen`).
     """
 
     models: tuple[bytes, ...] = field(repr=False)

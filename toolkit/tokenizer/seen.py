@@ -54,7 +54,7 @@ class SeenWords:
             key_dtype=tf.string,
             value_dtype=tf.int32,
             value_shape=[1 + self.tokens],
-            shared_name=f"unigram_{name}_{self.words}_{self.tokens}_{self.size}",
+            shared_name=f"words_{name}_{self.words}_{self.tokens}_{self.size}",
         )
 
     def look_up(self, name: str, words: tf.Tensor, search: Search) -> Found:
