@@ -142,6 +142,6 @@ def test_inspect_and_check_print_pairs_and_scores(exported: Export, model: Cross
 
 
 def test_fewer_bits_are_refused_by_name(model: CrossEncoder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="precision 'int8': not for rerank; supported: float32"):
+    with pytest.raises(InputError, match="precision 'int8': not for bert in rerank; supported: float32"):
         export(model, tmp_path, "m", precision="int8")
     assert not any(tmp_path.iterdir())
