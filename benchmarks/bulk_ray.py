@@ -4,10 +4,11 @@
     python benchmarks/bulk_ray.py budget MODELS/NAME/1 [--seconds 8] [--rounds 2]
     python benchmarks/bulk_ray.py driver [--rows 5000000] [--part-rows 5000]
 
-``scaling``: processes that load the artifact and embed lists of texts, no files and no engine, take turns with the same
-number of Ray actors, of one CPU each; loading is not counted on either side. Rows a second of a CPU are those of the
-bare processes' CPU time. ``budget``: one thread, batches of so many tokens, by CPU time. ``driver``: generated rows and
-an encoder that answers at once, so that only the engine works; prints the driver's resident memory over the run.
+``scaling``: processes that load the artifact and embed lists of texts, no files and no engine, take turns with the
+same number of Ray actors, of one CPU each; loading is not counted on either side. Rows a second of CPU are by the CPU
+time of the bare processes, and of everything that belongs to Ray, driver included: other work on the machine hardly
+changes that ratio. ``budget``: one thread, batches of so many tokens, by CPU time. ``driver``: generated rows and an
+encoder that answers at once, so that only the engine works; prints the driver's resident memory over the run.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from toolkit.artifact import session
 from toolkit.artifact.session import Artifact
-from toolkit.client.bulk import Inputs, OnRay, Place, embed_folder
+from toolkit.client.bulk import Inputs, OnRay, Place, Progress, embed_folder
 from toolkit.client.bulk.plan import Form, Plan, new_plan
 from toolkit.client.job import Piece
 from toolkit.client.types import ModelMetadata, SignatureInfo, TensorInfo
@@ -83,34 +85,51 @@ def bare_rate(folder: Path, rows: list[str], workers: int) -> tuple[float, float
     return len(rows) / max(wall for wall, _ in found), len(rows) / sum(used for _, used in found)
 
 
-def ray_rate(folder: Path, rows: list[str], workers: int) -> float:
-    """Rows a second of ``workers`` actors, from when each has made its first parts to the last part."""
-    part = max(1, len(rows) // (20 * workers))
+def ray_rate(folder: Path, rows: list[str], workers: int) -> tuple[float, float]:
+    """The same of ``workers`` actors, from when each has made its first parts to the last part."""
+    part = max(1, len(rows) // (5 * workers))  # not too small: the last batch of a part is a short one
+    marks: list[tuple[int, float, float]] = []
+
+    def note(news: Progress) -> None:
+        if news.rows >= workers * part:
+            marks.append((news.rows, time.perf_counter(), used_by_all()))
+
     with tempfile.TemporaryDirectory() as work:
         source = Path(work) / "in.txt"
         source.write_text("".join(f"{text}\n" for text in rows))
-        output = Path(work) / "out"
-        embed_folder(Artifact.of(folder), Inputs.of([source]), Place.of(output), OnRay(workers=workers), part_rows=part)
-        ends = sorted(path.stat().st_mtime for path in output.glob("part-*"))
-    first = 2 * workers
-    return (len(ends) - first) * part / (ends[-1] - ends[first - 1])
+        runner = OnRay(workers=workers)
+        output = Place.of(Path(work) / "out")
+        embed_folder(Artifact.of(folder), Inputs.of([source]), output, runner, part_rows=part, progress=note)
+    (before, began, used), (after, ended, used_then) = marks[0], marks[-1]
+    return (after - before) / (ended - began), (after - before) / (used_then - used)
+
+
+def used_by_all() -> float:
+    """Seconds of CPU of this process and of those that it, or Ray for it, has started."""
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def scaling(folder: Path, count: int, rounds: int, workers: int) -> None:
     rows = texts(count)
-    ratios, rates = [], []
-    actors = ray_rate(folder, rows, workers)
+    found = []
     for number in range(rounds):
-        bare, of_a_cpu = bare_rate(folder, rows, workers)
-        before, actors = actors, ray_rate(folder, rows, workers)
-        ratios.append((before + actors) / 2 / bare)
-        rates.append(of_a_cpu)
+        order = [bare_rate, ray_rate] if number % 2 == 0 else [ray_rate, bare_rate]
+        turns = {rate: rate(folder, rows, workers) for rate in order}
+        (bare, bare_cpu), (actors, actors_cpu) = turns[bare_rate], turns[ray_rate]
+        found.append((actors / bare, actors_cpu / bare_cpu, bare_cpu))
         print(
-            f"round {number + 1}: {workers} processes {bare:,.1f} rows/s between {workers} actors {before:,.1f} and "
-            f"{actors:,.1f}, ratio {ratios[-1]:.3f}; {of_a_cpu:,.1f} rows a second of CPU",
+            f"round {number + 1}: {workers} processes {bare:,.1f} rows/s, actors {actors:,.1f}, ratio "
+            f"{actors / bare:.3f}; rows a second of CPU {bare_cpu:,.1f}, with Ray {actors_cpu:,.1f}, ratio "
+            f"{actors_cpu / bare_cpu:.3f}",
             flush=True,
         )
-    print(f"median: ratio {statistics.median(ratios):.3f}, {statistics.median(rates):,.1f} rows a second of CPU")
+    wall, cpu, rate = map(statistics.median, zip(*found, strict=True))
+    print(f"median: ratio {wall:.3f}, of CPU {cpu:.3f}; {rate:,.1f} rows a second of CPU")
 
 
 def budget(folder: Path, seconds: float, rounds: int) -> None:
