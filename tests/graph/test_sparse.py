@@ -111,11 +111,12 @@ def test_forms_of_a_vector_are_the_same_vector(bert: Path) -> None:
         assert np.array_equal(filled, dense)
 
 
-@pytest.mark.parametrize("name", ["sparse", "sparse_padded", "sparse_dense"])
-def test_no_texts_give_no_rows(bert: Path, name: str) -> None:
-    answer = ours(served(splade_model(bert)), name, texts=[])
-    assert answer.get("row_splits", tf.constant([0])).numpy().tolist() == [0]
-    assert all(not value.shape[0] for key, value in answer.items() if key != "row_splits")
+def test_no_texts_give_no_rows(bert: Path) -> None:
+    graph = served(splade_model(bert))
+    for name in ("sparse", "sparse_padded", "sparse_dense"):
+        answer = ours(graph, name, texts=[])
+        assert answer.get("row_splits", tf.constant([0])).numpy().tolist() == [0]
+        assert all(not value.shape[0] for key, value in answer.items() if key != "row_splits")
 
 
 def test_what_is_batched_with_others_is_the_same(bert: Path) -> None:
