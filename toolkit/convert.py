@@ -261,8 +261,7 @@ def _proved(
             say("checking", done, total)
 
     with tokenizer_checked(
-        spec.tokenizer,
-        model.tokenizer,
+        model.tokenizers(),
         sample=tokenizer_sample,
         progress=lambda done, total: say("checking the tokenizer", done, total),
         on_failure=process.stop,
@@ -274,7 +273,9 @@ def _proved(
 
 def _size_estimate(checkpoint: Checkpoint) -> int:
     """Bytes of the finished artifact: the weights, and a generous allowance for graph and tokenizer tables."""
-    return sum(array.nbytes for module in checkpoint.modules for array in module.tensors.values()) + 64_000_000
+    every = [module for way in (checkpoint, *checkpoint.ways.values()) for module in way.modules]
+    arrays = {id(array): array.nbytes for module in every for array in module.tensors.values()}
+    return sum(arrays.values()) + 64_000_000
 
 
 def _provenance(

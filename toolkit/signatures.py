@@ -227,16 +227,21 @@ def _name(prompt: Prompt, dim: int | None, kind: str | None) -> str:
     return "_".join(str(part) for part in (base, dim, kind) if part is not None)
 
 
-def prompt_texts(prompts: Mapping[str, str], default: str) -> dict[str, str]:
+def prompt_texts(prompts: Mapping[str, str], default: str, routed: Sequence[str] = ()) -> dict[str, str]:
     """Name and text of each prompt that gets a signature ``embed_<name>``; ``default`` is the default prompt's text.
 
     ``query`` and ``document`` are what ``encode_query`` and ``encode_document`` of sentence-transformers (6.2) put
-    before a text. A model whose prompts are all empty has none.
+    before a text. A model whose prompts are all empty has none, but for those of the two that are ``routed``: texts go
+    another way with them, and only they do that are.
     """
-    if not any(prompts.values()):
-        return {}
     document = next((prompts[name] for name in DOCUMENT_PROMPTS if name in prompts), default)
-    return {"query": prompts.get("query", default), "document": document} | dict(prompts)
+    both = {"query": prompts.get("query", default), "document": document}
+    named = {} if not any(prompts.values()) else both | dict(prompts)
+    if not routed:
+        return named
+    return {name: both[name] for name in both if name in routed} | {
+        name: text for name, text in named.items() if name not in both
+    }
 
 
 def text_signatures(

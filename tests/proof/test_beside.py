@@ -19,7 +19,7 @@ def checked(
 ) -> Any:
     monkeypatch.setattr(beside, "self_check", self_check)
     moved = progress or (lambda done, total: None)
-    return tokenizer_checked(SPEC, SPEC, sample=1.0, progress=moved, on_failure=on_failure)
+    return tokenizer_checked([(SPEC, SPEC)], sample=1.0, progress=moved, on_failure=on_failure)
 
 
 def test_the_block_runs_while_the_check_does_and_gets_its_report(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,9 +55,9 @@ def tune_artifact(saved_model: str | Path, **changes: int) -> Batching:
         reason = "was exported without batching inside the graph; export it with --batching"
         raise ArtifactError(f"{folder}: {reason} (a StaticEmbedding never has it)")
     options = replace(found, **changes)
-    queue = queue_name().encode()
+    queues: dict[bytes, bytes] = {}  # of each of several encoders its own
     for node in _batch_functions(model):
-        node.attr["shared_name"].s = queue
+        node.attr["shared_name"].s = queues.setdefault(node.attr["shared_name"].s, queue_name().encode())
         for name, attribute in _ATTRIBUTES.items():
             node.attr[attribute].i = getattr(options, name)
     for node in saved_model_nodes(model):

@@ -89,6 +89,7 @@ def catalogue() -> Catalogue:
         modules=(
             ("Transformer", "one of the families"),
             (_STATIC, "the mean of a table's rows in the place of Transformer and Pooling, model2vec's files too"),
+            ("Router", "as the first module: one way by default, others for queries and documents"),
             ("Pooling", ", ".join(POOLING_MODES)),
             *((name, _first_line(head)) for name, head in HEADS.items()),
             ("Dropout", "which does nothing at inference"),

@@ -22,7 +22,7 @@ from toolkit.encoder.packing import make_chunk, pack, padded_index
 from toolkit.encoder.places import Places
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.encoder.static import STATIC
-from toolkit.errors import InputError
+from toolkit.errors import InputError, UnsupportedError
 from toolkit.graph.guard import with_embeddings
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.heads import HEADS
@@ -31,6 +31,7 @@ from toolkit.heads.head import TOKENS as TOKEN_EMBEDDINGS
 from toolkit.heads.pooling import PoolingSpec, pool
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import open_checkpoint
+from toolkit.source.router import ROUTER
 from toolkit.source.settings import SourceSettings
 from toolkit.source.skeleton import skeleton
 from toolkit.source.traced import unused_state
@@ -308,6 +309,8 @@ def to_keras(
         model_types=MODEL_TYPES,
     )
     spec = EmbedSpec.read(checkpoint, Views(prompts=()))
+    if checkpoint.ways:
+        raise UnsupportedError(checkpoint.source, "module 0", ROUTER, "models with one way for all texts")
     if inputs == "text":
         entry = keras.Input(shape=(), dtype="string", name="text")
         raw = replace(checkpoint.tokenizer, max_length=spec.max_length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -17,7 +18,8 @@ from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.graph.guard import guarded, with_embeddings
 from toolkit.graph.spec import TaskSpec
 from toolkit.signatures import Signature, Tensor
-from toolkit.tokenizer import COMPILED, Engine, build_tokenizer
+from toolkit.tokenizer import COMPILED, Engine, TokenizerSpec, build_tokenizer
+from toolkit.tokenizer.graph import TokenizerGraph
 
 __all__ = ["PACKED", "TEXT", "Outputs", "ServingModel", "TextModel", "joined"]
 
@@ -34,7 +36,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     ``stages``, a function of the default signature's inputs, is not served: it yields what ``check`` compares to name
     the first stage that diverges. With ``batching``, requests that arrive together are computed together. With ``plan``
     the encoder's products are computed as it says, else all in float32. ``fused_norm`` is for servers of 2.17 and
-    later.
+    later. Tokenizers and encoders that the models ``beside`` this one have as well are theirs.
     """
 
     stages: Any
@@ -46,15 +48,27 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         tokenizer_engine: Engine = COMPILED,
         plan: Plan | None = None,
         fused_norm: bool = True,
+        beside: Sequence[ServingModel] = (),
     ) -> None:
         super().__init__()
         self._task = spec
         self._batching = batching
         self._plan = plan
         self._fused_norm = fused_norm
-        self.tokenizer = build_tokenizer(spec.tokenizer, tokenizer_engine)
+        own = spec.tokenizer
+        same = [model.tokenizer for model in beside if replace(model._task.tokenizer, file=own.file) == own]
+        self.tokenizer: TokenizerGraph = same[0] if same else build_tokenizer(own, tokenizer_engine)
+        kin = [model._encoder for model in beside if model._task.encoder.tensors is spec.encoder.tensors]
+        self._encoder: Parameters = kin[0] if kin else self._parameters()
+
+    def _parameters(self) -> Parameters:
         # by no name of their own, which would keep them alive beside the variables
-        self._encoder = Parameters(plan.stored(spec.encoder.parameters()) if plan else spec.encoder.parameters())
+        spec, plan = self._task.encoder, self._plan
+        return Parameters(plan.stored(spec.parameters()) if plan else spec.parameters())
+
+    def tokenizers(self) -> list[tuple[TokenizerSpec, TokenizerGraph]]:
+        """Every one, with the spec that it equals."""
+        return [(self._task.tokenizer, self.tokenizer)]
 
     @abstractmethod
     def functions(self) -> Mapping[str, Callable[..., Outputs]]:

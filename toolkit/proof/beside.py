@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,9 +28,14 @@ class _LeftError(Exception):
 
 @contextmanager
 def tokenizer_checked(
-    spec: TokenizerSpec, graph: TokenizerGraph, *, sample: float, progress: Progress, on_failure: Callable[[], None]
+    tokenizers: Sequence[tuple[TokenizerSpec, TokenizerGraph]],
+    *,
+    sample: float,
+    progress: Progress,
+    on_failure: Callable[[], None],
 ) -> Iterator[Future[TokenizerReport]]:
-    """Run ``self_check`` in a thread while the block runs; the future has its report.
+    """Run ``self_check`` of each of a model's ``tokenizers`` in a thread while the block runs; the future has its
+    report, of all together.
 
     ``on_failure`` is called at once when it fails, to end what the block waits for. Whatever the block raises then, a
     difference between tokenizers is what is told, since it explains the others: ``CheckError``. ``progress`` is called
@@ -41,8 +48,12 @@ def tokenizer_checked(
             raise _LeftError
         progress(done, total)
 
+    def checked() -> TokenizerReport:
+        reports = [self_check(spec, graph, sample=sample, progress=moved) for spec, graph in tokenizers]
+        return functools.reduce(operator.add, reports)
+
     with ThreadPoolExecutor(1, "tokenizer") as pool:
-        report = pool.submit(self_check, spec, graph, sample=sample, progress=moved)
+        report = pool.submit(checked)
         report.add_done_callback(lambda ended: on_failure() if ended.exception() else None)
         try:
             yield report

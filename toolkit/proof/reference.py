@@ -13,6 +13,7 @@ import numpy.typing as npt
 from toolkit.errors import SourceError
 from toolkit.signatures import TextSignature
 from toolkit.source.checkpoint import Checkpoint
+from toolkit.source.router import ways
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -102,7 +103,8 @@ def _answers(
     names = {item.prompt.name for item in further}
     by_prompt = {name: _encoded(model, name, texts, batch_size) for name in names}
     views = {item.floats: viewed(item, by_prompt[item.prompt.name]) for item in further}
-    leaves_prompt_out = checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in model)
+    way = ways(model, checkpoint.source)[None]
+    leaves_prompt_out = checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in way)
     answers: list[ReferenceAnswer] = []
     for start in range(0, len(texts), batch_size):
         batch = list(texts[start : start + batch_size])
@@ -111,14 +113,14 @@ def _answers(
         of_tokens = embeddings[start : start + batch_size]
         stages: list[Array] = []
         with torch.no_grad():
-            for module, raw in zip(model, checkpoint.modules, strict=True):
+            for module, raw in zip(way, checkpoint.modules, strict=True):
                 features = module(features)
                 if "sentence_embedding" in features and raw.type != "Dropout":  # pooled already
                     written = getattr(module, "module_output_name", "sentence_embedding")
                     stages.append(features[written].cpu().numpy())
             if leaves_prompt_out:
                 of_tokens = model(tokens)["sentence_embedding"].cpu().numpy()[:, : checkpoint.truncate_dim]
-        rows = _token_rows(model[0], features)
+        rows = _token_rows(way[0], features)
         answers += [
             ReferenceAnswer(
                 tuple(int(token) for token in rows[row][0]),

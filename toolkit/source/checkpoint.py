@@ -33,6 +33,7 @@ from toolkit.source.loaded import (
     routes_of,
     with_settings,
 )
+from toolkit.source.router import ways
 from toolkit.source.settings import SourceSettings
 from toolkit.source.static import embedding_config, static_tokenizer
 from toolkit.source.stored import find_stored
@@ -91,7 +92,8 @@ class Checkpoint:
     scores.
     ``embed`` is there where another model than ``reference`` gives the embeddings of texts by default, float32
     ``[texts, dim]``, that an export must equal: a Keras model.
-    ``routes`` of a Router are those of a ``query``, of a ``document`` and of other texts (the empty name).
+    ``routes`` of a Router are those of a ``query``, of a ``document`` and of other texts (the empty name). Where each
+    makes embeddings by itself, the checkpoint is that of other texts, and ``ways`` are those of the two others.
     """
 
     source: str
@@ -110,6 +112,7 @@ class Checkpoint:
     activation: RawActivation | None = None
     embed: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
     routes: Mapping[str, str] = field(default_factory=dict)
+    ways: Mapping[str, Checkpoint] = field(default_factory=dict, repr=False)
 
 
 def open_checkpoint(
@@ -151,7 +154,7 @@ def open_checkpoint(
     # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
     checkpoint = _from_model(model.float(), str(source), str(path), settings, folder.task, plain=folder.plain)
     notes = (*checkpoint.notices, *(half_precision_notice(str(path), dtype) for dtype in half))
-    return _said(replace(checkpoint, notices=notes, tokenizer_file=folder.tokenizer_file))
+    return _said(replace(checkpoint, notices=notes, tokenizer_file=None if checkpoint.ways else folder.tokenizer_file))
 
 
 def _said(checkpoint: Checkpoint) -> Checkpoint:
@@ -234,7 +237,10 @@ def _from_model(
         raise UnsupportedError(folder, "dtype", str(dtypes.pop()), "torch.float32 (call model.float() first)")
     require_text_encoder(model, folder, task)
     model = with_settings(model.eval(), settings, plain=plain)
-    parts, routes, first = modules_of(model), routes_of(model), first_of(model)
+    embeds = task.name == "embed"
+    taken = ways(model, folder) if embeds else {}
+    parts, routes = modules_of(model), routes_of(model) if not embeds else {}
+    first = taken[None][0] if embeds else first_of(model)
     modules = tuple(_raw_module(index, module, folder, task, route) for index, (route, module) in enumerate(parts))
     source_of_ids, cut = _tokenizer_of(first, folder), getattr(model, "truncate_dim", None)
     prompt = ""
@@ -249,7 +255,12 @@ def _from_model(
         named.append(routes)
     if (most := getattr(model, "max_active_dims", None)) is not None:
         named.append({"max_active_dims": most})
-    return Checkpoint(
+    raw = {id(module): found for (_, module), found in zip(parts, modules, strict=True)}
+    by_task = {name: tuple(raw[id(module)] for module in way) for name, way in taken.items()}
+    tokenizers = {name: _tokenizer_of(way[0], folder) for name, way in taken.items()}
+    modules = by_task.get(None, modules)
+    named += [(name, _digest(by_task[name], tokenizers[name])) for name in taken if name is not None]
+    checkpoint = Checkpoint(
         source=source,
         task=task.name,
         modules=modules,
@@ -263,8 +274,10 @@ def _from_model(
         token_types=_takes_token_types(first),
         activation=activation,
         routes=routes,
-        notices=tuple(notices(model, settings, folder, pooled=plain and task.name == "embed")),
+        notices=tuple(notices(model, settings, folder, pooled=plain and embeds)),
     )
+    apart = {name: replace(checkpoint, modules=by_task[name], tokenizer=tokenizers[name]) for name in taken if name}
+    return replace(checkpoint, ways=apart)
 
 
 def _tokenizer_of(first: Any, folder: str) -> TokenizerSource:

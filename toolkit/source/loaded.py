@@ -120,9 +120,11 @@ def require_text_encoder(model: BaseModel, folder: str, task: Task) -> None:
     """
     for index, (_, module) in enumerate(modules_of(model)):
         _require_home(module, "sentence_transformers", folder, f"module {index}")
-    first = first_of(model)
-    if not hasattr(first, "auto_model"):
-        return  # refused by its type
+        if hasattr(module, "auto_model"):
+            _require_text_only(module, folder, task)
+
+
+def _require_text_only(first: Any, folder: str, task: Task) -> None:
     _require_home(first.auto_model, "transformers", f"{folder}/config.json", "encoder")
     file = f"{folder}/sentence_bert_config.json"
     if (output := _OUTPUTS.get(first.transformer_task)) is None:
@@ -178,9 +180,9 @@ def notices(model: BaseModel, settings: SourceSettings, folder: str, *, pooled: 
     return found
 
 
-def prompt_tokens(model: BaseModel, prompt: str) -> int:
+def prompt_tokens(model: BaseModel, prompt: str, task: str | None = None) -> int:
     """How many tokens at the start of a text belong to ``prompt``, as a pooling without the prompt counts them."""
-    return int(model.preprocess([""], prompt=prompt).get("prompt_length") or 0)
+    return int(model.preprocess([""], prompt=prompt, task=task).get("prompt_length") or 0)
 
 
 def expansion_id(model: BaseModel, token: str | None) -> int:

@@ -65,7 +65,7 @@ TASKS: Mapping[str, Task] = {
             "embed",
             "from a text to its embedding",
             "SentenceTransformer",
-            ("Transformer", "StaticEmbedding", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"),
+            ("Transformer", "StaticEmbedding", "Router", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"),
             ("feature-extraction",),
             _HEADLESS,
             "encoders without a head, such as BertModel",

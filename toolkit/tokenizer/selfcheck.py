@@ -61,6 +61,10 @@ class TokenizerReport:
         """How many texts were compared."""
         return sum(count for _, count in self.groups)
 
+    def __add__(self, other: TokenizerReport) -> TokenizerReport:
+        """Of two tokenizers of one model."""
+        return TokenizerReport(self.groups + other.groups, self.seconds + other.seconds, self.tokenizers)
+
     def __str__(self) -> str:
         return f"{self.texts:,} texts, 0 differences (tokenizers {self.tokenizers})"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -59,9 +59,31 @@ class EmbedSpec(TaskSpec):
     pooling: PoolingSpec
     heads: tuple[HeadSpec, ...]
     truncate_dim: int | None
+    routes: Mapping[str, EmbedSpec] = field(default_factory=dict)
 
     @classmethod
     def read(cls, checkpoint: Checkpoint, views: Views = Views()) -> Self:
+        there = prompt_texts(checkpoint.prompts, checkpoint.prompt, tuple(checkpoint.ways))
+        chosen = {name: there[name] for name in chosen_names(there, views.prompts)}
+        default = [id(module) for module in checkpoint.modules]
+        apart = {name: way for name, way in checkpoint.ways.items() if [id(item) for item in way.modules] != default}
+        own: dict[str | None, str] = {None: checkpoint.prompt}
+        own |= {name: text for name, text in chosen.items() if name not in apart}
+        spec = cls._read_way(checkpoint, None, own, views)
+        routes = {
+            name: cls._read_way(route, name, {name: chosen[name]}, views)
+            for name, route in apart.items()
+            if name in chosen
+        }
+        if other := [route for route in routes.values() if route.dim != spec.dim]:
+            supported = f"{spec.dim} numbers, as by default"
+            raise UnsupportedError(checkpoint.source, "embedding of a route", f"{other[0].dim} numbers", supported)
+        further = (item for route in routes.values() for item in route.texts)
+        return replace(spec, texts=(*spec.texts, *further), routes=routes)
+
+    @classmethod
+    def _read_way(cls, checkpoint: Checkpoint, task: str | None, named: Mapping[str | None, str], views: Views) -> Self:
+        """The spec of one way through the model, that of texts with these prompts before them."""
         first, *rest = checkpoint.modules
         encoder: EncoderSpec
         if first.type == "StaticEmbedding":  # which pools its tokens itself, and takes texts of any length
@@ -81,7 +103,7 @@ class EmbedSpec(TaskSpec):
         dim = min(dim, cut) if cut else dim
         last = next((head for head in reversed(heads) if head.writes == SENTENCE), None)
         normalized = isinstance(last, NormalizeSpec)
-        texts = text_signatures(_prompts(checkpoint, pooling, views.prompts), dim, views, normalized=normalized)
+        texts = text_signatures(_prompts(checkpoint, task, pooling, named), dim, views, normalized=normalized)
         prompts = {item.prompt.text for item in texts}
         require_room(tokenizer, prompts, encoder.vocab_size)
         for prompt in prompts:
@@ -89,7 +111,7 @@ class EmbedSpec(TaskSpec):
         model: Any = checkpoint.reference
         require_independent_rows(
             model,
-            lambda texts: np.asarray(model.encode(texts, show_progress_bar=False)),
+            lambda texts: np.asarray(model.encode(texts, show_progress_bar=False, task=task)),
             first.file.removesuffix("/config.json"),
         )
         return cls(
@@ -106,7 +128,13 @@ class EmbedSpec(TaskSpec):
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        return ("float32", "bfloat16", "int8") if self.encoder.product_names() else ("float32",)
+        alone = self.encoder.product_names() and not self.routes
+        return ("float32", "bfloat16", "int8") if alone else ("float32",)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        routes = [notice for route in self.routes.values() for notice in route.notices]
+        return tuple(dict.fromkeys([*super().notices, *routes]))
 
     @property
     def signatures(self) -> tuple[Signature, ...]:
@@ -136,18 +164,20 @@ class EmbedSpec(TaskSpec):
 
     def __str__(self) -> str:
         lines = [*self.described(), *map(str, self.modules), f"embedding   float32 [{self.dim}]"]
+        for name, route in self.routes.items():
+            lines += [f"{name:<11} {line}" for line in (*route.described(), *map(str, route.modules))]
         return "\n".join([*lines, *(f"signature   {item.name}: {item}" for item in self.texts[1:])])
 
 
-def _prompts(checkpoint: Checkpoint, pooling: PoolingSpec, chosen: Sequence[str] | None) -> list[Prompt]:
-    """The default prompt, and those of them that get a signature of their own."""
-    there = prompt_texts(checkpoint.prompts, checkpoint.prompt)
-    named = [(name, there[name]) for name in chosen_names(there, chosen)]
+def _prompts(
+    checkpoint: Checkpoint, task: str | None, pooling: PoolingSpec, named: Mapping[str | None, str]
+) -> list[Prompt]:
+    """The prompts that are put before texts on one way, by name."""
 
     def skipped(text: str) -> int:
-        return prompt_tokens(checkpoint.reference, text) if text and not pooling.include_prompt else 0
+        return prompt_tokens(checkpoint.reference, text, task) if text and not pooling.include_prompt else 0
 
-    return [Prompt(name, text, skipped(text)) for name, text in ((None, checkpoint.prompt), *named)]
+    return [Prompt(name, text, skipped(text)) for name, text in named.items()]
 
 
 def _require_a_token(source: TokenizerSource, tokenizer: TokenizerSpec, prompt: str, pooling: PoolingSpec) -> None:

@@ -15,14 +15,15 @@ from toolkit.encoder.packing import Chunk, Tokens, pack
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.encoder.static import StaticSpec
-from toolkit.graph.model import PACKED, TEXT, Outputs, TextModel, joined
+from toolkit.graph.model import PACKED, TEXT, Outputs, ServingModel, TextModel, joined
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.heads.head import SENTENCE, TOKENS, HeadSpec, head_parameters, own_parameters, stage_names
 from toolkit.heads.normalize import NormalizeSpec
 from toolkit.heads.pooling import pool
 from toolkit.heads.quantized import quantized, starts_and_steps
 from toolkit.signatures import TextSignature
-from toolkit.tokenizer import COMPILED, Engine
+from toolkit.tokenizer import COMPILED, Engine, TokenizerSpec
+from toolkit.tokenizer.graph import TokenizerGraph
 
 __all__ = ["EmbedModel"]
 
@@ -46,10 +47,15 @@ class EmbedModel(TextModel):
         plan: Plan | None = None,
         fused_norm: bool = True,
         ranges: Mapping[str, Array] | None = None,
+        beside: Sequence[ServingModel] = (),
     ) -> None:
-        super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
+        super().__init__(spec, batching, tokenizer_engine, plan, fused_norm, beside)
         self._spec = spec
         self._names = stage_names(spec.modules)
+        self._routes: dict[str | None, EmbedModel] = {}
+        for name, route in spec.routes.items():
+            others = (self, *self._routes.values())
+            self._routes[name] = EmbedModel(route, batching, tokenizer_engine, plan, fused_norm, ranges, others)
         self._heads = Parameters(head_parameters(spec.modules))
         self._ranges = {name: tf.Variable(starts_and_steps(item), name=name) for name, item in (ranges or {}).items()}
         if isinstance(static := spec.encoder, StaticSpec):
@@ -104,6 +110,10 @@ class EmbedModel(TextModel):
         return features[SENTENCE][:, : self._spec.dim], {self._names[first]: pooled, **stages}
 
     # signatures
+
+    def _of(self, signature: TextSignature) -> EmbedModel:
+        """The model of the way that its texts go."""
+        return self._routes.get(signature.prompt.name, self)
 
     def _serving_default(self, text: tf.Tensor) -> Outputs:
         return self._text_signature(self._spec.texts[0], text)
@@ -175,6 +185,10 @@ class EmbedModel(TextModel):
     def _stages(self, text: tf.Tensor) -> Outputs:
         return self._embedding(self.prompted_tokens(text)[0])[1]
 
+    def tokenizers(self) -> list[tuple[TokenizerSpec, TokenizerGraph]]:
+        found = [*super().tokenizers(), *(item for model in self._routes.values() for item in model.tokenizers())]
+        return list({id(graph): (spec, graph) for spec, graph in found}.values())
+
     def functions(self) -> Mapping[str, Callable[..., Outputs]]:
         return {
             "serving_default": self._serving_default,
@@ -182,7 +196,7 @@ class EmbedModel(TextModel):
             "tokenize": self._tokenize_signature,
             "embed_tokens": self._embed_tokens,
             "token_embeddings": self._token_embeddings,
-            **{item.name: functools.partial(self._text_signature, item) for item in self._spec.texts[1:]},
+            **{item.name: functools.partial(self._of(item)._text_signature, item) for item in self._spec.texts[1:]},
         }
 
 
