@@ -10,7 +10,6 @@ the batch's inputs. One line with the number of finished batches goes to stdout 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +18,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.server.runtime import import_tensorflow, text_libraries
+
 __all__ = ["run_batches"]
 
 
 def run_batches(saved_model: Path, batches: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[Any]]:
     """Answers of the artifact's functions by ``<batch>/<function>/<output>``; prints progress."""
     import tensorflow as tf
-    import tensorflow_text  # noqa: F401  registers the tokenizer's ops
 
+    for library in text_libraries():
+        tf.load_op_library(str(library))
     loaded = tf.saved_model.load(str(saved_model))
     arrays: dict[str, npt.NDArray[Any]] = {}
     for index, batch in enumerate(batches):
@@ -46,10 +48,7 @@ def run_batches(saved_model: Path, batches: Sequence[Mapping[str, Any]]) -> dict
 
 def main() -> None:
     """Entry point of the process."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow  # noqa: F401
-    import tensorflow_text  # noqa: F401
-
+    import_tensorflow()
     sys.stdin.read()
     with open(int(sys.argv[1]), "r+b") as exchange:
         request = json.load(exchange)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from toolkit.errors import MissingExtraError, ServerError
+from toolkit.errors import ServerError
 from toolkit.server.models.folders import model_folders, version_folders
 from toolkit.server.options import ServerOptions
+from toolkit.server.runtime import import_runtime
 
 if TYPE_CHECKING:
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
@@ -61,7 +61,7 @@ class Server:
         """Loads the models and opens the ports."""
         if self.options.models_dir is not None:
             self._folders()  # a wrong path is known before TensorFlow is imported
-        _import_runtime()
+        import_runtime()
         from toolkit.server.grpc.front import GrpcFront
         from toolkit.server.models.configfiles import metrics_path, read_tls
         from toolkit.server.models.manager import ModelManager
@@ -327,15 +327,3 @@ def _has_version(path: Path) -> bool:
         return bool(version_folders(path))
     except OSError:
         return False
-
-
-def _import_runtime() -> None:
-    """TensorFlow and the rest of the ``server`` extra, or a `MissingExtraError` that says how to get them."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for module in (
-        "tensorflow", "tensorflow_serving.apis", "grpc_health", "grpc_reflection", "prometheus_client", "uvicorn",
-    ):  # fmt: skip
-        try:
-            __import__(module)
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or module, "server") from None

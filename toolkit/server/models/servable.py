@@ -27,6 +27,7 @@ from toolkit.server.models.configfiles import Batching
 from toolkit.server.models.signature import Signature, Tensor
 from toolkit.server.requests import wire
 from toolkit.server.requests.status import Code, ServingError, invalid
+from toolkit.server.runtime import text_libraries
 from toolkit.server.watching.process import settle
 from toolkit.signatures import SIGNATURES
 
@@ -356,7 +357,8 @@ def _load(
 
 
 def _register_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
-    """The ops of the model, all of them known by now; tensorflow-text is imported only for models that need it."""
+    """The ops of the model, all of them known by now; libraries of tensorflow-text are loaded as they are
+    needed."""
     graph = meta_graph.graph_def
     nodes = [graph.node, *(function.node_def for function in graph.library.function)]
     functions = {function.signature.name for function in graph.library.function}
@@ -365,11 +367,13 @@ def _register_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
     def missing() -> list[str]:
         return sorted(op for op in used if op_def_registry.get(op) is None)
 
-    if missing():
+    for library in text_libraries() if missing() else ():
         try:
-            import tensorflow_text  # noqa: F401 - registers its ops
-        except ImportError as error:
-            raise ArtifactError(f"the model uses ops of tensorflow-text, which cannot be imported: {error}") from None
+            tf.load_op_library(str(library))
+        except errors.OpError as error:
+            raise ArtifactError(f"tensorflow-text does not fit this TensorFlow: {error.message}") from None
+        if not missing():
+            break
     if unknown := missing():
         raise ArtifactError(f"the model uses ops that this TensorFlow does not have: {', '.join(unknown)}")
     return used
