@@ -102,6 +102,7 @@ def test_each_signature_has_warm_up_requests_of_pairs(exported: Export) -> None:
     assert all(set(log.inputs) == {"query", "document"} for log in logs)
 
 
+@pytest.mark.long
 def test_check_finds_another_model_and_takes_pairs_of_ones_own(exported: Export, model: CrossEncoder) -> None:
     report = check(exported.path, model, texts=["a query\ta document", "\t"])
     assert (report.passed, report.texts) == (True, 2)

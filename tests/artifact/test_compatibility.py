@@ -42,6 +42,7 @@ def test_exports_need_2_17_for_their_fused_layer_norm(tiny_export: Path) -> None
     assert (releases.since, releases.because) == ("2.17", ("FusedBatchNormV3",))
 
 
+@pytest.mark.long
 def test_exports_for_older_servers_need_2_12_for_their_tokenizer_only(tiny_source: Path, tmp_path: Path) -> None:
     path = export(tiny_source, tmp_path, "tiny", tokenizer_sample=0.01, oldest_server="2.12").path
     found = inspect(path)

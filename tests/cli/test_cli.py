@@ -270,6 +270,7 @@ def test_inspect_prints_the_steps_of_a_tokenizer(run: Run, tiny_export: Path, tm
     assert (code, "--text needs --tokenizer" in one_line(err)) == (2, True)
 
 
+@pytest.mark.long
 def test_export_in_another_precision_is_held_to_a_cosine_and_inspect_says_so(
     run: Run, tiny_source: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_no_request_ends_the_process_with_any_kind_of_tokenizer(every_kind: Path
     survive(*(folder / "1" for folder in every_kind.iterdir()))
 
 
+@pytest.mark.long
 def test_no_request_ends_the_process_that_scores_pairs(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(save_classifier(tmp_path))
     write_model(RerankModel(read_spec(checkpoint), Batching()), tmp_path / "1")

@@ -84,7 +84,7 @@ def ask_grpc(channel: grpc.Channel, request: Any) -> tuple[str, str]:
     return "OK", ""
 
 
-@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("batched", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_texts_in_a_wrong_shape_are_refused_in_the_same_words_over_both_apis(
     tiny_export: Path, tmp_path: Path, batched: bool
 ) -> None:

@@ -177,7 +177,10 @@ def test_products_that_lose_most_are_computed_in_bfloat16_until_the_cosine_is_me
     assert max((strict.losses[name] for name in kept), default=0) <= min(strict.losses[name] for name in left)
 
 
-@pytest.mark.parametrize(("precision", "words"), [("int8", "out of reach"), ("bfloat16", "cosine distance")])
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [("int8", "out of reach"), pytest.param("bfloat16", "cosine distance", marks=pytest.mark.long)],
+)
 def test_a_cosine_that_cannot_be_met_is_refused_and_nothing_is_left(
     tiny_source: Path, tmp_path: Path, precision: str, words: str
 ) -> None:

@@ -163,6 +163,7 @@ def test_an_empty_batch_adds_no_word(xlmr):
     assert _size(unigram) == 0
 
 
+@pytest.mark.long
 def test_the_signatures_of_an_artifact_share_words_in_a_servers_session(xlmr, exported, texts):
     folder = exported.path
     nodes = list(saved_model_nodes(read_saved_model(folder)))

@@ -31,8 +31,11 @@ def test_minilm_is_exact_on_a_sample_of_the_self_check(minilm_json, engine):
     "settings",
     [
         {"lowercase": True},
-        {"lowercase": False, "clean_text": False, "strip_accents": False, "handle_chinese_chars": False},
-        {"lowercase": True, "prefix": "x", "max_chars": 7},
+        pytest.param(
+            {"lowercase": False, "clean_text": False, "strip_accents": False, "handle_chinese_chars": False},
+            marks=pytest.mark.long,
+        ),
+        pytest.param({"lowercase": True, "prefix": "x", "max_chars": 7}, marks=pytest.mark.long),
     ],
     ids=str,
 )
