@@ -123,10 +123,11 @@ def test_what_is_left_of_a_sentence_transformer_is_not_taken_for_an_encoder_alon
         inspect_folder(bert, False)
 
 
-def test_a_router_is_refused_by_name(source: Path) -> None:
+def test_a_router_without_its_routes_is_refused_by_its_file(source: Path) -> None:
     module = "sentence_transformers.base.modules.router.Router"
     edit(source / "modules.json", lambda items: items.__setitem__(0, {**items[0], "type": module}))
-    refused(source, "modules.json", "type", module)
+    with pytest.raises(SourceError, match=r"router_config\.json: expected types and structure"):
+        inspect_folder(source, False)
 
 
 def test_a_cross_encoders_folder_says_what_it_is_for(tiny_bert: Path, tmp_path: Path) -> None:
