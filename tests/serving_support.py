@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit.server import ServerOptions
+from toolkit.artifact.savedmodel import WARMUP
+from toolkit.server import Server, ServerOptions
 
 GOLDEN = Path(__file__).parent / "server" / "golden"
 SERVE = [sys.executable, "-c", "from toolkit.cli import main; main()", "serve"]
@@ -40,6 +41,23 @@ def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, 
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def served(version: Path, folder: Path, *, batching: bool, warmed: bool = False) -> Iterator[Server]:
+    """A server in this process that has an exported model as ``m``; ``batching``: it batches rows itself. Without the
+    records of warm-up, which take seconds for each signature that a test asks nothing of."""
+    options: dict[str, Any] = {}
+    if batching:
+        file = folder / "batching.config"
+        file.write_text("max_batch_size { value: 16 } batch_timeout_micros { value: 1000 }")
+        options = {"enable_batching": True, "batching_parameters_file": file}
+    copy = folder / "models" / "m" / "1"
+    shutil.copytree(version, copy)
+    if not warmed:
+        (copy / WARMUP).unlink()
+    with Server(ServerOptions(models_dir=folder / "models", port=0, rest_api_port=0, **options)) as running:
+        yield running
 
 
 def ended(process: subprocess.Popen[str]) -> int:

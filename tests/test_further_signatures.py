@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import quantize_embeddings
+from serving_support import served
 from support import TEXTS, largest_difference, sentence_transformer
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -25,7 +25,6 @@ from toolkit.cli import cli
 from toolkit.client import Client
 from toolkit.client.bulk import Source, embed_file
 from toolkit.convert import Export, export
-from toolkit.server import Server, ServerOptions
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +45,8 @@ def exported(model: SentenceTransformer, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module", params=["alone", pytest.param("batched", marks=pytest.mark.long)])
 def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    batching: dict[str, Any] = {}
-    if request.param == "batched":
-        file = tmp_path_factory.mktemp("server") / "batching.config"
-        file.write_text("max_batch_size { value: 16 } batch_timeout_micros { value: 1000 }")
-        batching = {"enable_batching": True, "batching_parameters_file": file}
-    models = tmp_path_factory.mktemp("served")
-    shutil.copytree(exported.path, models / "m" / "1")
-    (models / "m" / "1" / WARMUP).unlink()  # seconds for each signature that this asks nothing of
-    options = ServerOptions(models_dir=models, port=0, rest_api_port=0, **batching)
-    with Server(options) as running:
+    folder = tmp_path_factory.mktemp("served")
+    with served(exported.path, folder, batching=request.param == "batched") as running:
         yield running
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,14 @@ import pytest
 from click.testing import CliRunner
 from multi_vector_support import DIM, multi_vector_encoder
 from sentence_transformers import MultiVectorEncoder
+from serving_support import served
 from support import TEXTS, largest_difference
 
-from toolkit.artifact.savedmodel import WARMUP
 from toolkit.artifact.session import Artifact
 from toolkit.cli import cli
 from toolkit.client import Client, Split
 from toolkit.client.bulk import Inputs, Place, Shard, embed_folder
 from toolkit.convert import Export, export
-from toolkit.server import Server, ServerOptions
 
 ROWS = [*TEXTS, "?! ...", "one more text"]
 
@@ -50,16 +48,9 @@ def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
 @pytest.fixture(scope="module", params=["alone", pytest.param("batched", marks=pytest.mark.long)])
 def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """``batched``: by the server itself, which takes outputs with a row for each text alone."""
-    batching: dict[str, Any] = {}
-    if request.param == "batched":
-        file = tmp_path_factory.mktemp("server") / "batching.config"
-        file.write_text("max_batch_size { value: 16 } batch_timeout_micros { value: 1000 }")
-        batching = {"enable_batching": True, "batching_parameters_file": file}
-    models = tmp_path_factory.mktemp("served")
-    shutil.copytree(exported.path, models / "m" / "1")
-    (models / "m" / "1" / WARMUP).unlink()  # seconds for each signature that this asks nothing of
-    with Server(ServerOptions(models_dir=models, port=0, rest_api_port=0, **batching)) as running:
-        running.batches = bool(batching)
+    batching = request.param == "batched"
+    with served(exported.path, tmp_path_factory.mktemp("served"), batching=batching) as running:
+        running.batches = batching
         yield running
 
 

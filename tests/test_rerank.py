@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import tensorflow as tf
 from classifier_models import PAIRS, save_classifier
 from click.testing import CliRunner
 from sentence_transformers import CrossEncoder
+from serving_support import served
 from support import largest_difference
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -22,7 +22,6 @@ from toolkit.client import Client
 from toolkit.convert import Export, export
 from toolkit.errors import CheckError, ClientError, InputError
 from toolkit.proof.check import check
-from toolkit.server import Server, ServerOptions
 
 QUERY = "how do embedding models search"
 DOCUMENTS = [document for _, document in PAIRS]
@@ -42,15 +41,8 @@ def exported(model: CrossEncoder, tmp_path_factory: pytest.TempPathFactory) -> E
 
 @pytest.fixture(scope="module", params=["alone", pytest.param("batched", marks=pytest.mark.long)])
 def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    batching: dict[str, Any] = {}
-    if request.param == "batched":
-        file = tmp_path_factory.mktemp("server") / "batching.config"
-        file.write_text("max_batch_size { value: 16 } batch_timeout_micros { value: 1000 }")
-        batching = {"enable_batching": True, "batching_parameters_file": file}
-    models = tmp_path_factory.mktemp("served")
-    shutil.copytree(exported.path, models / "m" / "1")
-    (models / "m" / "1" / WARMUP).unlink()  # seconds for each signature that this asks nothing of
-    with Server(ServerOptions(models_dir=models, port=0, rest_api_port=0, **batching)) as running:
+    folder = tmp_path_factory.mktemp("served")
+    with served(exported.path, folder, batching=request.param == "batched") as running:
         yield running
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 from sentence_transformers import SparseEncoder
+from serving_support import served
 from sparse_support import inference_free, save_masked_bert
 from support import TEXTS, largest_difference
 
@@ -24,7 +24,6 @@ from toolkit.client import AsyncClient, Client, Split
 from toolkit.client.bulk import Inputs, Place, Shard, Source, embed_file, embed_folder
 from toolkit.errors import InputError, SignatureError
 from toolkit.proof.check import check
-from toolkit.server import Server, ServerOptions
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +43,8 @@ def exported(model: SparseEncoder, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module", params=["alone", pytest.param("rows", marks=pytest.mark.long)])
 def server(exported: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options: dict[str, Any] = {}
-    if request.param == "rows":
-        file = tmp_path_factory.mktemp("server") / "batching.config"
-        file.write_text("max_batch_size { value: 16 } batch_timeout_micros { value: 1000 }")
-        options = {"enable_batching": True, "batching_parameters_file": file}
-    models = tmp_path_factory.mktemp("served")
-    shutil.copytree(exported, models / "m" / "1")
-    with Server(ServerOptions(models_dir=models, port=0, rest_api_port=0, **options)) as running:
+    folder = tmp_path_factory.mktemp("served")
+    with served(exported, folder, batching=request.param == "rows", warmed=True) as running:
         yield running
 
 

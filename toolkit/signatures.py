@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from toolkit.errors import ArtifactError, InputError
 
@@ -34,11 +34,14 @@ __all__ = [
     "all_pair_signatures",
     "pair_signatures",
     "prompt_texts",
+    "stamped",
     "stamped_pair_signatures",
     "stamped_text_signatures",
     "take_name",
     "text_signatures",
 ]
+
+Kind = TypeVar("Kind")
 
 GUARD_NODE = "input_guard"
 """What the names of the ops begin with that check a signature's inputs (see `toolkit.graph.guard`)."""
@@ -281,11 +284,17 @@ def take_name(name: str, prompt: Prompt, taken: set[str]) -> None:
 
 def stamped_text_signatures(provenance: Mapping[str, Any] | None) -> tuple[TextSignature, ...]:
     """Those of an artifact, from its provenance. Raises ``ArtifactError`` where they cannot be read."""
-    stamp = (provenance or {}).get("text_signatures") or []
+    return stamped(TextSignature, "text_signatures", provenance)
+
+
+def stamped(kind: type[Kind], key: str, provenance: Mapping[str, Any] | None) -> tuple[Kind, ...]:
+    """The signatures that a provenance has under ``key``, each with its prompt. Raises ``ArtifactError`` where they
+    cannot be read."""
+    stamp = (provenance or {}).get(key) or []
     try:
-        return tuple(TextSignature(**{**item, "prompt": Prompt(**item["prompt"])}) for item in stamp)
+        return tuple(kind(**{**item, "prompt": Prompt(**item["prompt"])}) for item in stamp)
     except (TypeError, KeyError) as error:
-        raise ArtifactError(f"provenance.json: text_signatures is {stamp!r}: {error}") from error
+        raise ArtifactError(f"provenance.json: {key} is {stamp!r}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -313,10 +322,9 @@ def pair_signatures(prompts: Sequence[Prompt], labels: int) -> tuple[PairSignatu
     Raises ``InputError`` for a name that no signature can have.
     """
     found = [PairSignature("rerank" if item.name is None else f"rerank_{item.name}", item, labels) for item in prompts]
+    taken: set[str] = set()
     for item in found:
-        if not _SIGNATURE_NAME.fullmatch(item.name):
-            words = "a signature's name is made of letters, digits, '_', '.' and '-'"
-            raise InputError(f"prompt {item.prompt.name!r}: {words}; {_CHOOSE}")
+        take_name(item.name, item.prompt, taken)
     return tuple(found)
 
 
@@ -328,8 +336,4 @@ def all_pair_signatures(pairs: Sequence[PairSignature]) -> tuple[Signature, ...]
 
 def stamped_pair_signatures(provenance: Mapping[str, Any] | None) -> tuple[PairSignature, ...]:
     """Those of an artifact, from its provenance. Raises ``ArtifactError`` where they cannot be read."""
-    stamp = (provenance or {}).get("pair_signatures") or []
-    try:
-        return tuple(PairSignature(**{**item, "prompt": Prompt(**item["prompt"])}) for item in stamp)
-    except (TypeError, KeyError) as error:
-        raise ArtifactError(f"provenance.json: pair_signatures is {stamp!r}: {error}") from error
+    return stamped(PairSignature, "pair_signatures", provenance)

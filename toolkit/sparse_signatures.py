@@ -7,13 +7,11 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.errors import ArtifactError, InputError
-from toolkit.signatures import DEFAULT_SIGNATURE, SIGNATURES, Prompt, Signature, Tensor
+from toolkit.signatures import DEFAULT_SIGNATURE, SIGNATURES, TEXT, Prompt, Signature, Tensor, stamped, take_name
 
 __all__ = [
     "DENSE",
@@ -32,7 +30,6 @@ FLAT, PADDED, DENSE = "flat", "padded", "dense"
 SPARSE_SIGNATURE, SPARSE_DENSE = "sparse", "sparse_dense"
 """What a client asks for, and what tells how many numbers a vector has."""
 
-_TEXT = Tensor("text", "string", ("batch",))
 _OUTPUTS: Mapping[str, tuple[Tensor, ...]] = {
     FLAT: (
         Tensor("indices", "int32", ("active",)),
@@ -66,9 +63,6 @@ SPARSE_SIGNATURES = (
 
 TOKENIZE = next(item for item in SIGNATURES if item.name == "tokenize")
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_SHOWN = 60
-
 
 @dataclass(frozen=True)
 class SparseSignature:
@@ -87,8 +81,7 @@ class SparseSignature:
     static: bool = False
 
     def __str__(self) -> str:
-        text = self.prompt.text
-        words = [f"prompt {text[:_SHOWN]!r}{'...' if len(text) > _SHOWN else ''}" if text else "no prompt"]
+        words = [str(self.prompt)]
         if self.static:
             words.append("a weight for each token, no encoder")
         if self.most is not None:
@@ -98,7 +91,7 @@ class SparseSignature:
     @property
     def signature(self) -> Signature:
         """Its inputs and outputs."""
-        return Signature(self.name, str(self), (_TEXT,), _OUTPUTS[self.form])
+        return Signature(self.name, str(self), (TEXT,), _OUTPUTS[self.form])
 
 
 def sparse_signatures(
@@ -113,21 +106,11 @@ def sparse_signatures(
     found = [SparseSignature(DEFAULT_SIGNATURE, first, PADDED, dim, most, static)]
     for (prompt, static), form in itertools.product(prompts, _SUFFIXES):
         name = f"{'sparse' if prompt.name is None else f'sparse_{prompt.name}'}{_SUFFIXES[form]}"
-        choose = "choose the prompts that become signatures (--prompts)"
-        if not _NAME.fullmatch(name):
-            words = "a signature's name is made of letters, digits, '_', '.' and '-'"
-            raise InputError(f"prompt {prompt.name!r}: {words}; {choose}")
-        if name in taken:
-            raise InputError(f"prompt {prompt.name!r}: there is another signature {name!r}; {choose}")
-        taken.add(name)
+        take_name(name, prompt, taken)
         found.append(SparseSignature(name, prompt, form, dim, most, static))
     return tuple(found)
 
 
 def stamped_sparse_signatures(provenance: Mapping[str, Any] | None) -> tuple[SparseSignature, ...]:
     """Those of an artifact, from its provenance. Raises ``ArtifactError`` where they cannot be read."""
-    stamp = (provenance or {}).get("sparse_signatures") or []
-    try:
-        return tuple(SparseSignature(**{**item, "prompt": Prompt(**item["prompt"])}) for item in stamp)
-    except (TypeError, KeyError) as error:
-        raise ArtifactError(f"provenance.json: sparse_signatures is {stamp!r}: {error}") from error
+    return stamped(SparseSignature, "sparse_signatures", provenance)

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.errors import ArtifactError
-from toolkit.signatures import DEFAULT_SIGNATURE, DOCUMENT_PROMPTS, TEXT, Prompt, Signature, Tensor, take_name
+from toolkit.signatures import DEFAULT_SIGNATURE, DOCUMENT_PROMPTS, TEXT, Prompt, Signature, Tensor, stamped, take_name
 
 __all__ = [
     "DOCUMENT",
@@ -94,8 +93,4 @@ def vectors_signatures(default: Prompt, named: Sequence[Prompt]) -> tuple[Vector
 
 def stamped_vectors_signatures(provenance: Mapping[str, Any] | None) -> tuple[VectorsSignature, ...]:
     """Those of an artifact, from its provenance. Raises ``ArtifactError`` where they cannot be read."""
-    stamp = (provenance or {}).get("vectors_signatures") or []
-    try:
-        return tuple(VectorsSignature(**{**item, "prompt": Prompt(**item["prompt"])}) for item in stamp)
-    except (TypeError, KeyError) as error:
-        raise ArtifactError(f"provenance.json: vectors_signatures is {stamp!r}: {error}") from error
+    return stamped(VectorsSignature, "vectors_signatures", provenance)

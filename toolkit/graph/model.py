@@ -101,17 +101,14 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         that come together are computed together, if the model batches.
         """
 
-        def each(*packed: tf.Tensor) -> tf.Tensor:
-            encode, answers = self.encoding(), row_answers()
-            return in_chunks(
-                Tokens(*packed),
-                lambda chunk: answers(encode(chunk), chunk),
-                width,
-                per_token=False,
-                coarse=self._plan is not None,
-            )
+        return self._together(lambda *packed: self.rows(Tokens(*packed), row_answers, width), width, counted=skipping)
 
-        return self._together(each, width, counted=skipping)
+    def rows(
+        self, tokens: Tokens, row_answers: Callable[[], Callable[[tf.Tensor, Chunk], tf.Tensor]], width: int
+    ) -> tf.Tensor:
+        """Packed tokens to float32 ``[batch, width]``, as ``by_row`` says."""
+        encode, answers, coarse = self.encoding(), row_answers(), self._plan is not None
+        return in_chunks(tokens, lambda chunk: answers(encode(chunk), chunk), width, per_token=False, coarse=coarse)
 
     def by_token(self, token_answers: Callable[[], Callable[[tf.Tensor], tf.Tensor]], width: int) -> Any:
         """The same for each token: a function of packed tokens to float32 ``[total, width]``, made by what
@@ -207,6 +204,12 @@ class TextModel(ServingModel):
         truncation."""
         ids, splits, num_tokens = self._tokenize(text)
         return self.tokens_of(ids, tf.zeros_like(ids), splits), num_tokens
+
+    def _tokenize_signature(self, text: tf.Tensor) -> Outputs:
+        """Strings, the default prompt not yet before them, to padded token ids, their mask and types of 0."""
+        ids, splits, _ = self._tokenize(joined(self._task.prompt, text))
+        input_ids, mask = self.padded(splits, (ids, self.tokenizer.pad_id))
+        return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": tf.zeros_like(input_ids)}
 
 
 def joined(prompt: str, text: tf.Tensor) -> tf.Tensor:

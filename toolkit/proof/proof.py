@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
+from toolkit.corpus.check import check_texts
 from toolkit.proof.comparison import Arrays, Bounds, CheckReport
+from toolkit.source.checkpoint import Checkpoint
 
-__all__ = ["Batch", "Call", "TaskProof"]
+__all__ = ["Batch", "Call", "TaskProof", "TextProof"]
 
 BATCH_SIZES = (32, 7, 2)
 
@@ -66,3 +68,12 @@ class TaskProof(ABC):
     @abstractmethod
     def compare(self, references: Any, arrays: Arrays, bounds: Bounds) -> CheckReport:
         """The artifact's answers, as ``artifact_runner`` names them, against the original's."""
+
+
+class TextProof(TaskProof):
+    """The proof of a task of one text a row: the caller's, or the built-in ones for the model's longest."""
+
+    def __init__(self, checkpoint: Checkpoint, texts: Sequence[str] | None) -> None:
+        self._checkpoint = checkpoint
+        self._texts = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
+        super().__init__(len(self._texts))

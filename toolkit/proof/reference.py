@@ -18,7 +18,7 @@ from toolkit.source.router import ways
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["ReferenceAnswer", "encoded", "reference_answers", "told_of", "viewed"]
+__all__ = ["ReferenceAnswer", "asked", "encoded", "reference_answers", "told_of", "viewed"]
 
 Array = npt.NDArray[np.float32]
 
@@ -78,12 +78,12 @@ def viewed(signature: TextSignature, embeddings: Array) -> Array:
 
 
 @contextmanager
-def told_of(checkpoint: Checkpoint) -> Iterator[None]:
-    """Raise ``SourceError`` where the original cannot answer."""
+def told_of(checkpoint: Checkpoint, what: str = "embed the texts") -> Iterator[None]:
+    """Raise ``SourceError`` where the original cannot do ``what`` it is asked for."""
     try:
         yield
     except (IndexError, RuntimeError, ValueError) as error:  # what torch raises for models that do not fit together
-        raise SourceError(f"{checkpoint.source}: the original model cannot embed the texts: {error}") from error
+        raise SourceError(f"{checkpoint.source}: the original model cannot {what}: {error}") from error
 
 
 def _answers(
@@ -147,10 +147,13 @@ def _token_rows(first: Any, features: Mapping[str, Any]) -> list[tuple[npt.NDArr
 
 
 def _encoded(model: SentenceTransformer, prompt_name: str | None, texts: Sequence[str], batch_size: int) -> Array:
-    """What users of sentence-transformers call for a prompt."""
-    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
+    return np.asarray(asked(model, prompt_name, texts, batch_size=batch_size))
+
+
+def asked(model: Any, prompt_name: str | None, texts: Sequence[str], **options: Any) -> Any:
+    """What users of sentence-transformers call for a prompt, of any class that has ``encode``."""
     if prompt_name == "query":
-        return np.asarray(model.encode_query(list(texts), **options))
+        return model.encode_query(list(texts), show_progress_bar=False, **options)
     if prompt_name == "document":
-        return np.asarray(model.encode_document(list(texts), **options))
-    return np.asarray(model.encode(list(texts), prompt_name=prompt_name, **options))
+        return model.encode_document(list(texts), show_progress_bar=False, **options)
+    return model.encode(list(texts), prompt_name=prompt_name, show_progress_bar=False, **options)

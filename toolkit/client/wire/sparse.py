@@ -9,10 +9,11 @@ import numpy as np
 from toolkit.client.types import Array
 from toolkit.client.wire.arrays import Ragged, aligned, row_aligned
 from toolkit.errors import ResponseError
+from toolkit.vectors_signatures import ROW_SPLITS, VALUES
 
 __all__ = ["INDICES", "SPARSE", "VALUES", "sparse_rows"]
 
-INDICES, VALUES, _ROW_SPLITS = "indices", "values", "row_splits"
+INDICES = "indices"
 SPARSE = (INDICES, VALUES)
 """The outputs that a signature for sparse vectors has in either form."""
 
@@ -23,8 +24,8 @@ def sparse_rows(answer: Mapping[str, Array], count: int) -> dict[str, Ragged]:
 
     Raises ``ResponseError`` for an answer that is none.
     """
-    if _ROW_SPLITS in answer:
-        splits = np.array(aligned(answer[_ROW_SPLITS]), np.int32)
+    if ROW_SPLITS in answer:
+        splits = np.array(aligned(answer[ROW_SPLITS]), np.int32)
         found = {name: answer.get(name, np.empty((0, 0))) for name in SPARSE}
         if splits.shape != (count + 1,) or splits[0] != 0 or (np.diff(splits) < 0).any():
             raise ResponseError(f"output 'row_splits' is {splits[:8].tolist()} of shape {list(splits.shape)}")

@@ -137,11 +137,6 @@ class EmbedModel(TextModel):
             "truncated": num_tokens > (self._spec.max_length or num_tokens.dtype.max),
         }
 
-    def _tokenize_signature(self, text: tf.Tensor) -> Outputs:
-        ids, splits, _ = self._tokenize(joined(self._spec.prompt, text))
-        input_ids, mask = self.padded(splits, (ids, self.tokenizer.pad_id))
-        return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": tf.zeros_like(input_ids)}
-
     def _embed_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> Outputs:
         positions = padded_positions(self._spec.encoder, input_ids)
         attention_mask = self._without_holes(attention_mask)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from toolkit.encoder.batching_options import Batching
-from toolkit.encoder.packing import Chunk, Tokens, in_chunks, row_of_token
+from toolkit.encoder.packing import Chunk, Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.graph.guard import with_embeddings
@@ -59,15 +59,8 @@ class SparseModel(TextModel):
             spec.pooling, spec.masked_lm.transform(params, hidden), words, params["words_bias"], chunk
         )
 
-    def _vectors(self, *packed: tf.Tensor) -> tf.Tensor:
-        encode, pool = self.encoding(), self._pooling()
-        coarse = self._plan is not None
-        return in_chunks(
-            Tokens(*packed), lambda chunk: pool(encode(chunk), chunk), self._spec.dim, per_token=False, coarse=coarse
-        )
-
     def _compact_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
-        return self._compacted(self._vectors(*packed))
+        return self._compacted(self.rows(Tokens(*packed), self._pooling, self._spec.dim))
 
     def _compacted(self, vectors: tf.Tensor) -> tf.Tensor:
         return compacted(vectors if self._spec.most is None else largest(vectors, self._spec.most))
@@ -92,11 +85,6 @@ class SparseModel(TextModel):
         if signature.form == DENSE:
             return {"embedding": expanded(compact, self._spec.dim)}
         return flat(compact) if signature.form == FLAT else padded(compact, self._spec.most)
-
-    def _tokenize_signature(self, text: tf.Tensor) -> Outputs:
-        ids, splits, _ = self._tokenize(joined(self._spec.prompt, text))
-        input_ids, mask = self.padded(splits, (ids, self.tokenizer.pad_id))
-        return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": tf.zeros_like(input_ids)}
 
     def _stages(self, text: tf.Tensor) -> Outputs:
         tokens, _ = self.text_tokens(joined(self._spec.prompt, text))

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.artifact.savedmodel import read_ranges
-from toolkit.corpus.check import check_texts
 from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison
-from toolkit.proof.proof import Batch, Call, TaskProof
+from toolkit.proof.proof import Batch, Call, TextProof
 from toolkit.proof.quantized import QuantizedFigure, compare_quantized
 from toolkit.proof.reference import ReferenceAnswer, reference_answers
 from toolkit.signatures import DEFAULT_SIGNATURE, TextSignature, stamped_text_signatures
@@ -32,7 +31,7 @@ _DETAILED: Call = ("detailed", None)
 _IN_FIRST_PASS: tuple[Call, ...] = (("embed_tokens", "tokenize"), ("token_embeddings", None), ("stages", None))
 
 
-class EmbedProof(TaskProof):
+class EmbedProof(TextProof):
     """The proof of one artifact."""
 
     def __init__(
@@ -42,11 +41,9 @@ class EmbedProof(TaskProof):
         provenance: Mapping[str, Any] | None,
         texts: Sequence[str] | None,
     ) -> None:
-        self._checkpoint = checkpoint
+        super().__init__(checkpoint, texts)
         self._ranges = read_ranges(folder)
         self._further = [item for item in stamped_text_signatures(provenance) if item.name != DEFAULT_SIGNATURE]
-        self._texts = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
-        super().__init__(len(self._texts))
 
     def batch(self, rows: Sequence[int], *, first: bool) -> Batch:
         # The intermediate stages are large: looked at in the first pass over the texts only.

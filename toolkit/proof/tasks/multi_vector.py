@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.corpus.check import check_texts
 from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison
-from toolkit.proof.proof import Batch, Call, TaskProof
-from toolkit.proof.reference import told_of
+from toolkit.proof.proof import Batch, Call, TextProof
+from toolkit.proof.reference import asked, told_of
 from toolkit.source.checkpoint import Checkpoint
 from toolkit.vectors_signatures import (
-    DOCUMENT,
     MASK,
-    QUERY,
     ROW_SPLITS,
     VALUES,
     VectorsSignature,
@@ -50,7 +47,7 @@ class _References:
     vectors: Mapping[str, Sequence[Array]]
 
 
-class MultiVectorProof(TaskProof):
+class MultiVectorProof(TextProof):
     """The proof of one artifact."""
 
     def __init__(
@@ -60,10 +57,8 @@ class MultiVectorProof(TaskProof):
         provenance: Mapping[str, Any] | None,
         texts: Sequence[str] | None,
     ) -> None:
-        self._checkpoint = checkpoint
+        super().__init__(checkpoint, texts)
         self._signatures = stamped_vectors_signatures(provenance)
-        self._texts = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
-        super().__init__(len(self._texts))
 
     def batch(self, rows: Sequence[int], *, first: bool) -> Batch:
         calls: list[Call] = [(item.name, None) for item in self._signatures]
@@ -125,12 +120,7 @@ class MultiVectorProof(TaskProof):
 
 def _vectors(model: Any, item: VectorsSignature, texts: Sequence[str]) -> list[Array]:
     """What users of sentence-transformers get, float32 ``[vectors, dim]`` of each text."""
-    options: dict[str, Any] = {"convert_to_numpy": True, "show_progress_bar": False}
-    if item.role == QUERY:
-        return list(model.encode_query(list(texts), **options))
-    if item.role == DOCUMENT:
-        return list(model.encode_document(list(texts), **options))
-    return list(model.encode(list(texts), prompt_name=item.prompt.name, **options))
+    return list(asked(model, item.prompt.name, texts, convert_to_numpy=True))
 
 
 def _row(item: VectorsSignature, outputs: Arrays, row: int) -> Array:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.corpus.check import check_pairs
-from toolkit.errors import InputError, SourceError
+from toolkit.errors import InputError
 from toolkit.proof.comparison import Arrays, Bounds, CheckReport, Comparison
 from toolkit.proof.proof import Batch, Call, TaskProof
+from toolkit.proof.reference import told_of
 from toolkit.signatures import DEFAULT_SIGNATURE, stamped_pair_signatures
 from toolkit.source.checkpoint import Checkpoint
 
@@ -58,12 +59,8 @@ class RerankProof(TaskProof):
         return {"inputs": {"query": list(queries), "document": list(documents)}, "calls": calls}
 
     def references(self) -> list[PairAnswer]:
-        try:
+        with told_of(self._checkpoint, "score the pairs"):
             return self._answers()
-        except (IndexError, RuntimeError, ValueError) as error:  # what torch raises for models that do not fit together
-            raise SourceError(
-                f"{self._checkpoint.source}: the original model cannot score the pairs: {error}"
-            ) from error
 
     def _answers(self) -> list[PairAnswer]:
         import torch

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.corpus.check import check_texts
 from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison, SparseFigure
-from toolkit.proof.proof import Batch, Call, TaskProof
-from toolkit.proof.reference import told_of
+from toolkit.proof.proof import Batch, Call, TextProof
+from toolkit.proof.reference import asked, told_of
 from toolkit.signatures import DEFAULT_SIGNATURE
 from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.loaded import first_of
@@ -36,7 +35,7 @@ class SparseAnswers:
     vectors: Mapping[str | None, Array]
 
 
-class SparseProof(TaskProof):
+class SparseProof(TextProof):
     """The proof of one artifact. A vector is asked for in every form that there is."""
 
     def __init__(
@@ -46,10 +45,8 @@ class SparseProof(TaskProof):
         provenance: Mapping[str, Any] | None,
         texts: Sequence[str] | None,
     ) -> None:
-        self._checkpoint = checkpoint
+        super().__init__(checkpoint, texts)
         self._signatures = stamped_sparse_signatures(provenance)
-        self._texts = list(texts) if texts is not None else check_texts(checkpoint.tokenizer.max_length or 512)
-        super().__init__(len(self._texts))
 
     def batch(self, rows: Sequence[int], *, first: bool) -> Batch:
         calls: list[Call] = [("tokenize", None)]
@@ -192,13 +189,5 @@ def _tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[tuple[in
 def _vectors(model: Any, signatures: Sequence[SparseSignature], texts: Sequence[str]) -> dict[str | None, Array]:
     """What users of sentence-transformers call for each prompt, with every number of the vectors kept."""
     dims = {item.prompt.name: item.dim for item in signatures}
-    found = {}
-    for name, dim in dims.items():
-        options: dict[str, Any] = {"batch_size": _BATCH, "show_progress_bar": False, "convert_to_sparse_tensor": False}
-        options["max_active_dims"] = dim
-        if name in ("query", "document"):
-            ask = model.encode_query if name == "query" else model.encode_document
-        else:
-            ask, options["prompt_name"] = model.encode, name
-        found[name] = np.asarray(ask(list(texts), **options))
-    return found
+    options = {"batch_size": _BATCH, "convert_to_sparse_tensor": False}
+    return {name: np.asarray(asked(model, name, texts, max_active_dims=dim, **options)) for name, dim in dims.items()}
