@@ -49,7 +49,7 @@ def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
 def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """``batched``: by the server itself, which takes outputs with a row for each text alone."""
     batching = request.param == "batched"
-    with served(exported.path, tmp_path_factory.mktemp("served"), batching=batching) as running:
+    with served(exported.path, tmp_path_factory.mktemp("served"), batching=batching, warmed=True) as running:
         running.batches = batching
         yield running
 

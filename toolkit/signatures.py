@@ -68,6 +68,11 @@ class Signature:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether every output has a row for each of the inputs': a server that batches rows refuses others."""
+        return all(output.shape[0] == "batch" for output in self.outputs)
+
 
 TEXT = Tensor("text", "string", ("batch",))
 """The input of every signature of texts."""

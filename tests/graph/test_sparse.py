@@ -165,7 +165,7 @@ def test_the_default_route_may_be_the_one_without_an_encoder(bert: Path) -> None
     model[0].default_route = "query"
     graph = served(model)
     assert largest_difference(ours(graph)["embedding"], originals(model)) < 1e-6
-    assert graph._spec.warmup(None)[0][0] == "sparse_document"
+    assert graph._spec.warmup(None)[0][0] == "sparse_document_padded"
 
 
 def test_prompts_are_put_before_texts_on_either_route(bert: Path) -> None:

@@ -163,7 +163,8 @@ class MultiVectorSpec(TaskSpec):
         requests: list[Request] = [
             (DEFAULT_SIGNATURE, {"text": texts}) for texts in warmup_batches(self.max_length, batching)
         ]
-        return [*requests, *((item.name, {"text": [SHORT[0]]}) for item in self.texts[1:])]
+        others = [item.name for item in self.texts[1:] if item.signature.by_rows]
+        return [*requests, *((name, {"text": [SHORT[0]]}) for name in others)]
 
     def __str__(self) -> str:
         lines = [*self.described(), *map(str, self.heads), f"vectors     float32 [tokens, {self.dim}]"]

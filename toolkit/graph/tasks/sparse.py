@@ -125,10 +125,11 @@ class SparseSpec(TaskSpec):
         return {"sparse_signatures": [asdict(item) for item in self.texts]}
 
     def warmup(self, batching: Batching | None) -> list[Request]:
-        # The other forms of a prompt take the same way but for their last few ops.
-        name = next((item.name for item in self.texts if not item.static), DEFAULT_SIGNATURE)
-        requests: list[Request] = [(name, {"text": texts}) for texts in warmup_batches(self.max_length, batching)]
-        return [*requests, *((item.name, {"text": [SHORT[0]]}) for item in self.texts if item.name != name)]
+        # The other forms of a prompt take the same way but for their last few ops, the flat one too.
+        texts = [item for item in self.texts if item.signature.by_rows]
+        name = next((item.name for item in texts if not item.static), DEFAULT_SIGNATURE)
+        requests: list[Request] = [(name, {"text": rows}) for rows in warmup_batches(self.max_length, batching)]
+        return [*requests, *((item.name, {"text": [SHORT[0]]}) for item in texts if item.name != name)]
 
     def __str__(self) -> str:
         lines = [*self.described(), str(self.masked_lm), str(self.pooling)]
