@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.request
 from collections.abc import Iterator
@@ -20,9 +21,10 @@ from support import TEXTS, largest_difference
 
 from toolkit.artifact.session import Artifact
 from toolkit.cli import cli
-from toolkit.client import Client, Split
+from toolkit.client import AsyncClient, Client, Split
 from toolkit.client.bulk import Inputs, Place, Shard, embed_folder
 from toolkit.convert import Export, export
+from toolkit.errors import SignatureError
 
 ROWS = [*TEXTS, "?! ...", "one more text"]
 
@@ -55,9 +57,14 @@ def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: p
 
 
 @pytest.fixture(params=["grpc", "http"])
-def client(request: pytest.FixtureRequest, server: Any) -> Iterator[Client]:
+def url(request: pytest.FixtureRequest, server: Any) -> str:
     port = server.grpc_port if request.param == "grpc" else server.rest_port
-    with Client(f"{request.param}://127.0.0.1:{port}", "m", split=Split(rows=4)) as made:
+    return f"{request.param}://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url, "m", split=Split(rows=4)) as made:
         yield made
 
 
@@ -85,6 +92,29 @@ def test_vectors_served_are_the_originals(client: Client, server: Any, original:
     answer = client.predict({"text": ROWS}, signature="multi_vector_document_padded")
     rows = [values[mask.astype(bool)] for values, mask in zip(answer["values"], answer["mask"], strict=True)]
     assert_equal(rows, original.encode_document(ROWS, convert_to_numpy=True))
+
+
+def test_the_async_client_and_the_command_get_the_same(url: str, server: Any, original: MultiVectorEncoder) -> None:
+    async def ask() -> Any:
+        async with AsyncClient(url, "m", split=Split(rows=2)) as made:
+            return await asyncio.gather(made.multi_vector_query(ROWS), made.multi_vector_document(ROWS))
+
+    if server.batches:  # rows, which ragged answers are not
+        return
+    queries, documents = asyncio.run(ask())
+    assert_equal(queries, original.encode_query(ROWS, convert_to_numpy=True))
+    exact = original.encode_document(ROWS, convert_to_numpy=True)
+    assert_equal(documents, exact)
+    chosen = ["--url", url, "--model", "m", "--signature", "multi_vector_document"]
+    result = CliRunner().invoke(cli, ["embed", *chosen, *ROWS[:2]])
+    assert result.exit_code == 0, result.output
+    rows = [np.array(json.loads(line)["values"]) for line in result.stdout.splitlines()]
+    assert_equal(rows, exact[:2])
+
+
+def test_a_prompt_that_is_none_is_named(client: Client) -> None:
+    with pytest.raises(SignatureError, match=r"no signature 'multi_vector_title'; it has: .*multi_vector_query"):
+        client.multi_vector(ROWS, signature="multi_vector_title")
 
 
 def test_rests_row_form_gives_each_text_its_padded_vectors(server: Any, original: MultiVectorEncoder) -> None:

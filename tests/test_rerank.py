@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from toolkit.artifact.savedmodel import WARMUP, read_provenance
 from toolkit.cli import cli
-from toolkit.client import Client
+from toolkit.client import AsyncClient, Client, Ranked
 from toolkit.convert import Export, export
-from toolkit.errors import CheckError, ClientError, InputError
+from toolkit.errors import CheckError, ClientError, InputError, SignatureError
 from toolkit.proof.check import check
 
 QUERY = "how do embedding models search"
@@ -46,10 +47,15 @@ def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: p
         yield running
 
 
-@pytest.fixture(params=["grpc", "rest"])
-def client(request: pytest.FixtureRequest, server: Any) -> Iterator[Client]:
-    scheme, port = ("grpc", server.grpc_port) if request.param == "grpc" else ("http", server.rest_port)
-    with Client(f"{scheme}://127.0.0.1:{port}", "m") as made:
+@pytest.fixture(params=["grpc", "http"])
+def url(request: pytest.FixtureRequest, server: Any) -> str:
+    port = server.grpc_port if request.param == "grpc" else server.rest_port
+    return f"{request.param}://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url, "m") as made:
         yield made
 
 
@@ -72,6 +78,27 @@ def test_documents_are_ranked_as_by_the_original(client: Client, model: CrossEnc
     scores = np.asarray(model.predict([(QUERY, document) for document in DOCUMENTS]))
     assert all(abs(item.score - scores[item.index]) < 1e-5 for item in ranked)
     assert [item.document for item in ranked] == [DOCUMENTS[item.index] for item in ranked]
+
+
+def test_the_async_client_ranks_the_same(url: str, client: Client) -> None:
+    async def ask() -> list[Ranked]:
+        async with AsyncClient(url, "m") as made:
+            return await made.rerank(QUERY, DOCUMENTS, top_k=2)
+
+    for found, expected in zip(asyncio.run(ask()), client.rerank(QUERY, DOCUMENTS, top_k=2), strict=True):
+        assert (found.index, found.document) == (expected.index, expected.document)
+        assert abs(found.score - expected.score) < 1e-5
+
+
+def test_the_embed_command_says_that_pairs_have_no_embedding(url: str) -> None:
+    result = CliRunner().invoke(cli, ["embed", "--url", url, "--model", "m", "--signature", "rerank", "a text"])
+    assert isinstance(result.exception, SignatureError)
+    assert "'rerank' is not text to embedding: it takes document string [?], query string" in str(result.exception)
+    with (
+        Client(url, "m") as made,
+        pytest.raises(SignatureError, match=r"no signature 'rerank_news'; it has: .*rerank_web"),
+    ):
+        made.predict({"query": ["a"], "document": ["b"]}, signature="rerank_news")
 
 
 def test_pairs_of_any_queries_are_scored(client: Client, model: CrossEncoder) -> None:

@@ -14,7 +14,9 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from sentence_transformers.util import quantize_embeddings
 from support import HIDDEN, TEXTS, largest_difference, sentence_transformer
 
-from toolkit.graph.precision_choice import all_bfloat16
+from toolkit.corpus.calibration import Calibration
+from toolkit.encoder.precision.mixed import Plan
+from toolkit.graph.precision_choice import all_bfloat16, choose_int8
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.proof.quantized import compare_quantized
@@ -24,15 +26,30 @@ from toolkit.source.checkpoint import open_checkpoint
 
 POOLINGS = (("mean",), ("cls", "max"), ("weightedmean", "lasttoken"), ("mean_sqrt_len_tokens",))
 MODULES = tuple(product((False, True), (False, True), ("float32", "bfloat16")))
-ROWS = tuple((pooling, *modules) for pooling, modules in product(POOLINGS, MODULES))
-# each pooling meets either value of the other columns, which all meet one another
-FEW = tuple((pooling, *MODULES[place]) for i, pooling in enumerate(POOLINGS) for place in (i, len(MODULES) - 1 - i))
+INT8 = tuple((*modules, "int8") for modules in product((False, True), (False, True)))
+ROWS = tuple((pooling, *modules) for pooling, modules in product(POOLINGS, (*MODULES, *INT8)))
+# each pooling meets either value of the other columns, which all meet one another; int8 has a row of everything
+FEW = (
+    *((pooling, *MODULES[place]) for i, pooling in enumerate(POOLINGS) for place in (i, len(MODULES) - 1 - i)),
+    (POOLINGS[0], *INT8[-1]),
+)
+LEAST_COSINE = 0.97
+"""Of int8, which loses more where weights are random and layers small than it does of real ones."""
 
 
 def encode(model: SentenceTransformer, prompt: str | None, cut: int | None, normalize: bool) -> np.ndarray:
     call = {"query": model.encode_query, "document": model.encode_document}.get(prompt or "", model.encode)
     named = {"prompt_name": prompt} if prompt == "other" else {}
     return np.asarray(call(list(TEXTS), truncate_dim=cut, normalize_embeddings=cut is not None and normalize, **named))
+
+
+def planned(spec: EmbedSpec, precision: str) -> Plan | None:
+    """What an export in that precision computes each product in."""
+    if precision == "int8":
+        choice = choose_int8(EmbedModel(spec), spec, Calibration("these", TEXTS), TEXTS, LEAST_COSINE)
+        assert choice.plan.int8
+        return choice.plan
+    return all_bfloat16(spec.encoder) if precision == "bfloat16" else None
 
 
 @pytest.mark.parametrize(
@@ -50,7 +67,7 @@ def test_every_prompt_cut_and_kind_equals_the_original(
     spec = EmbedSpec.read(checkpoint, Views(("query", "document", "other"), (8,), tuple(QUANTIZED)))
     ranges = calibrated_ranges(checkpoint, spec.texts, TEXTS)
     exact = precision == "float32"
-    model = EmbedModel(spec, plan=None if exact else all_bfloat16(spec.encoder), ranges=ranges)
+    model = EmbedModel(spec, plan=planned(spec, precision), ranges=ranges)
     assert len(spec.texts) == 4 * 2 * 5
     floats: dict[str, Any] = {}
     for item in spec.texts:
@@ -60,7 +77,11 @@ def test_every_prompt_cut_and_kind_equals_the_original(
         limits = ranges[item.ranges] if item.ranges else None
         if item.quantized is None:
             floats[item.name] = ours
-            assert largest_difference(ours, theirs) < (1e-5 if exact else 0.1) * size
+            if precision == "int8":
+                cosines = (ours * theirs).sum(1) / (np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1))
+                assert cosines.min() > (LEAST_COSINE if not item.cut else 0.9)
+            else:
+                assert largest_difference(ours, theirs) < (1e-5 if exact else 0.1) * size
         elif exact:
             for mine, exactly in zip(ours, theirs, strict=True):
                 assert compare_quantized(item, mine, exactly, 1e-5 * size, limits)[1] is None
