@@ -6,6 +6,7 @@ import datetime
 import platform
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -193,6 +194,16 @@ def export(
             ranges = options["ranges"] = calibrated_ranges(checkpoint, spec.texts, texts.texts)
         say("building the graph", 0, 0)
         model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, say, options)
+        tokenizer = None
+        if process is not None:  # from here on, beside all the rest
+            tokenizer = stack.enter_context(
+                tokenizer_checked(
+                    model.tokenizers(),
+                    sample=tokenizer_sample,
+                    progress=lambda done, total: say("checking the tokenizer", done, total),
+                    on_failure=process.stop,
+                )
+            )
         say("writing", 0, 0)
         write_model(model, staged.folder)
         releases = serving_releases(graph_ops(staged.folder))
@@ -203,10 +214,8 @@ def export(
         provenance["ranges"] = texts.to_json() if ranged and texts is not None else None
         write_provenance(staged.folder, provenance)
         report = tokenizer_report = None
-        if process is not None:
-            report, tokenizer_report = _proved(
-                staged.folder, checkpoint, spec, model, process, tokenizer_sample, bounds, say
-            )
+        if process is not None and tokenizer is not None:
+            report, tokenizer_report = _proved(staged.folder, checkpoint, process, tokenizer, bounds, say)
             proofs = {"check": report.to_json(), "tokenizer_check": {"texts": tokenizer_report.texts, "differences": 0}}
             write_provenance(staged.folder, {**provenance, **proofs})
     notices = (*checkpoint.notices, *said)
@@ -247,28 +256,20 @@ def _build(
 def _proved(
     folder: Path,
     checkpoint: Checkpoint,
-    spec: TaskSpec,
-    model: ServingModel,
     process: ArtifactProcess,
-    tokenizer_sample: float,
+    tokenizer: Future[TokenizerReport],
     bounds: Bounds | None,
     say: Progress,
 ) -> tuple[CheckReport, TokenizerReport]:
-    """Both parts of the proof, beside each other. Raises ``CheckError`` where either differs."""
+    """The artifact's part of the proof, and what the tokenizer's has found. Raises ``CheckError`` where it differs."""
 
     def moved(done: int, total: int) -> None:
         if tokenizer.done():  # one is shown at a time
             say("checking", done, total)
 
-    with tokenizer_checked(
-        model.tokenizers(),
-        sample=tokenizer_sample,
-        progress=lambda done, total: say("checking the tokenizer", done, total),
-        on_failure=process.stop,
-    ) as tokenizer:
-        report = prove(folder, checkpoint, process, bounds=bounds, progress=moved)
-        report.require_passed()
-        return report, tokenizer.result()
+    report = prove(folder, checkpoint, process, bounds=bounds, progress=moved)
+    report.require_passed()
+    return report, tokenizer.result()
 
 
 def _size_estimate(checkpoint: Checkpoint) -> int:
