@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -189,3 +191,14 @@ def test_warmup_covers_a_request_that_is_too_large_to_be_batched(tiny_source: Pa
     *others, large = ([min(tokens, 48) + 1 for tokens in request] for request in warmup_tokens(path))
     assert sum(large) > 200
     assert max(map(sum, others)) <= 200
+
+
+def test_an_artifact_holds_each_part_of_the_graph_once(tiny_export: Path) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel.FromString((tiny_export / "saved_model.pb").read_bytes())
+    functions = model.meta_graphs[0].graph_def.library.function
+    parts = Counter(re.sub(r"_\d+$", "", function.signature.name) for function in functions)
+    own = {name: count for name, count in parts.items() if name.startswith("__inference_") and "wrapper" not in name}
+    assert {"__inference__hidden_tokens", "__inference__tokenize_text", "__inference__embed_joined"} <= own.keys()
+    assert set(own.values()) == {1}

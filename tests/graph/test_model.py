@@ -163,7 +163,7 @@ def test_a_text_with_a_token_without_an_embedding_is_refused_and_its_neighbours_
 
 def test_a_model_with_all_embeddings_is_not_asked_for_them(tiny_source: Path, imageless: SentenceTransformer) -> None:
     def asserts(model: SentenceTransformer) -> int:
-        graph = functions(model)._embed.get_concrete_function().graph
+        graph = functions(model)._embed.traced().graph
         return sum(node.type == "Assert" for node in graph.get_operations())
 
     spared = asserts(SentenceTransformer(str(tiny_source), device="cpu"))

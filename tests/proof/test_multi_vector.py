@@ -30,7 +30,7 @@ def made(tiny_bert: Path) -> Made:
     checkpoint = open_checkpoint(model)
     spec = MultiVectorSpec.read(checkpoint, Views(("query",)))
     served = MultiVectorModel(spec)
-    functions = {**served.functions(), "stages": served.stages}
+    functions = {**served.functions(), "stages": served._staged}
     stamp = {"vectors_signatures": [asdict(item) for item in spec.texts]}
     proof = MultiVectorProof(checkpoint, Path(), stamp, ["a text", "one more of them, longer", ""])
     arrays = {

@@ -21,7 +21,7 @@ from toolkit.signatures import Signature, Tensor
 from toolkit.tokenizer import COMPILED, Engine, TokenizerSpec, build_tokenizer
 from toolkit.tokenizer.graph import TokenizerGraph
 
-__all__ = ["PACKED", "TEXT", "Outputs", "ServingModel", "TextModel", "joined"]
+__all__ = ["PACKED", "TEXT", "Outputs", "Part", "ServingModel", "TextModel", "joined"]
 
 Outputs = dict[str, tf.Tensor]
 
@@ -30,16 +30,35 @@ PACKED = (tf.TensorSpec([None], tf.int32),) * 4
 COUNTED = (*PACKED, PACKED[0])  # and a number for each row
 
 
+class Part:
+    """A function that signatures share, so that the artifact holds it once. It is none of ``tf.function`` to
+    ``tf.saved_model.save``, which traces those that it finds on a module once more, with all that they call."""
+
+    def __init__(self, function: Callable[..., Any], signature: Sequence[tf.TensorSpec], **attributes: bool) -> None:
+        self._function = tf.function(
+            function, input_signature=signature, autograph=False, experimental_attributes=attributes or None
+        )
+
+    def __call__(self, *given: tf.Tensor) -> Any:
+        return self._function(*given)
+
+    def traced(self) -> Any:
+        """Its concrete function."""
+        return self._function.get_concrete_function()
+
+
 class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
     """A ``TaskSpec`` as TensorFlow functions, one for each signature (``signature_functions``).
 
-    ``stages``, a function of the default signature's inputs, is not served: it yields what ``check`` compares to name
-    the first stage that diverges. With ``batching``, requests that arrive together are computed together. With ``plan``
-    the encoder's products are computed as it says, else all in float32. ``fused_norm`` is for servers of 2.17 and
-    later. Tokenizers and encoders that the models ``beside`` this one have as well are theirs.
+    ``_staged``, of the default signature's inputs, is not served: it yields what ``check`` compares to name the first
+    stage that diverges, and is in an artifact as ``stages``. With ``batching``, requests that arrive together are
+    computed together. With ``plan`` the encoder's products are computed as it says, else all in float32. ``fused_norm``
+    is for servers of 2.17 and later. Tokenizers and encoders that the models ``beside`` this one have as well are
+    theirs.
     """
 
     stages: Any
+    _staged: Part
 
     def __init__(
         self,
@@ -93,7 +112,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
     def by_row(
         self, row_answers: Callable[[], Callable[[tf.Tensor, Chunk], tf.Tensor]], width: int, *, skipping: bool = False
-    ) -> Any:
+    ) -> Part:
         """A function of packed tokens to float32 ``[batch, width]``: what is made of each row's hidden states.
 
         ``row_answers`` makes, where it may read parameters, a function of hidden states ``[padded_total, hidden]`` and
@@ -110,7 +129,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         encode, answers, coarse = self.encoding(), row_answers(), self._plan is not None
         return in_chunks(tokens, lambda chunk: answers(encode(chunk), chunk), width, per_token=False, coarse=coarse)
 
-    def by_token(self, token_answers: Callable[[], Callable[[tf.Tensor], tf.Tensor]], width: int) -> Any:
+    def by_token(self, token_answers: Callable[[], Callable[[tf.Tensor], tf.Tensor]], width: int) -> Part:
         """The same for each token: a function of packed tokens to float32 ``[total, width]``, made by what
         ``token_answers`` makes, a function of hidden states ``[padded_total, hidden]`` to ``[padded_total, width]``."""
 
@@ -130,21 +149,15 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
     def _together(
         self, each: Callable[..., tf.Tensor], width: int | None, *, counted: bool, per_token: bool = False
-    ) -> Any:
+    ) -> Part:
         """``each`` for requests that come together, if the model batches; a ``width`` of ``None`` is what an answer
         needs."""
         packed, batching = COUNTED if counted else PACKED, self._batching
-        alone = tf.function(
-            each,
-            input_signature=packed,
-            autograph=False,
-            # Called from two places then: not inlined, so that a server optimizes and keeps it once.
-            experimental_attributes=None if batching is None else {"_noinline": True},
-        )
         if batching is None:
-            return alone
-        together = batched(alone, alone, width, batching, counted=counted, per_token=per_token)
-        return tf.function(together, input_signature=packed, autograph=False)
+            return Part(each, packed)
+        # Called from two places: not inlined, so that a server optimizes and keeps it once.
+        alone = Part(each, packed, _noinline=True)
+        return Part(batched(alone, alone, width, batching, counted=counted, per_token=per_token), packed)
 
     def padded(self, splits: tf.Tensor, *columns: tuple[tf.Tensor, Any]) -> tuple[tf.Tensor, ...]:
         """Padded views ``[batch, length, ...]`` of (packed values, padding value) pairs, and the int32 mask."""
@@ -165,8 +178,10 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         return Tokens(ids, type_ids, self._task.encoder.positions(ids, columns, splits), splits)
 
     def signature_functions(self) -> dict[str, Any]:
-        """Concrete functions by signature name, with the input names and dtypes of ``signatures``."""
+        """Concrete functions by signature name, with the input names and dtypes of ``signatures``; from then on
+        ``stages`` is one too."""
         functions = self.functions()
+        self.stages = self._staged.traced()
         return {
             item.name: tf.function(guarded(functions[item.name], item.inputs), autograph=False).get_concrete_function(
                 *(_tensor_spec(tensor) for tensor in item.inputs)
@@ -186,9 +201,8 @@ class TextModel(ServingModel):
 
     def __init__(self, spec: TaskSpec, *options: Any, **further: Any) -> None:
         super().__init__(spec, *options, **further)
-        self._tokenize = tf.function(self._tokenize_text, input_signature=[TEXT], autograph=False)
-        packed = COUNTED if spec.unattended else PACKED
-        self._hidden = tf.function(self._hidden_tokens, input_signature=packed, autograph=False)
+        self._tokenize = Part(self._tokenize_text, [TEXT])
+        self._hidden = Part(self._hidden_tokens, COUNTED if spec.unattended else PACKED)
 
     def _tokenize_text(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Strings, prompts before them, to packed ids, row splits and token counts before truncation, all int32."""

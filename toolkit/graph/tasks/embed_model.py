@@ -15,7 +15,7 @@ from toolkit.encoder.packing import Chunk, Tokens, pack
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.encoder.static import StaticSpec
-from toolkit.graph.model import PACKED, TEXT, Outputs, ServingModel, TextModel, joined
+from toolkit.graph.model import PACKED, TEXT, Outputs, Part, ServingModel, TextModel, joined
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.heads.head import SENTENCE, TOKENS, HeadSpec, head_parameters, own_parameters, stage_names
 from toolkit.heads.normalize import NormalizeSpec
@@ -59,15 +59,13 @@ class EmbedModel(TextModel):
         self._heads = Parameters(head_parameters(spec.modules))
         self._ranges = {name: tf.Variable(starts_and_steps(item), name=name) for name, item in (ranges or {}).items()}
         if isinstance(static := spec.encoder, StaticSpec):
-            self._pool = tf.function(
-                lambda ids, types, positions, splits: static.means(self.encoder_parameters(), ids, splits),
-                input_signature=PACKED,
-                autograph=False,
+            self._pool = Part(
+                lambda ids, types, positions, splits: static.means(self.encoder_parameters(), ids, splits), PACKED
             )
         else:
             self._pool = self.by_row(self.pooling, spec.pooling.dim, skipping=not spec.pooling.include_prompt)
-        self._embed = tf.function(self._embed_joined, input_signature=[TEXT, SKIPPED], autograph=False)
-        self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+        self._embed = Part(self._embed_joined, [TEXT, SKIPPED])
+        self._staged = Part(self._stages, [tf.TensorSpec([None], tf.string, "text")])
 
     # parts of the graph
 

@@ -12,7 +12,7 @@ from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.packing import Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
-from toolkit.graph.model import TEXT, Outputs, TextModel, joined
+from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
 from toolkit.graph.tasks.multi_vector import MultiVectorSpec, Role
 from toolkit.heads.head import head_parameters, own_parameters, stage_names
 from toolkit.heads.normalize import NormalizeSpec
@@ -43,11 +43,11 @@ class MultiVectorModel(TextModel):
         self._vectors = self.by_token(self._token_answers, spec.dim)
         asked = {item.role for item in spec.texts}
         self._by_role = {
-            str(role.name): tf.function(functools.partial(self._of_role, role), input_signature=[TEXT], autograph=False)
+            str(role.name): Part(functools.partial(self._of_role, role), [TEXT])
             for role in spec.roles
             if role.name in asked
         }
-        self.stages = tf.function(self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")])
+        self._staged = Part(self._stages, [tf.TensorSpec([None], tf.string, "text")])
 
     # parts of the graph
 

@@ -12,7 +12,7 @@ from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
 from toolkit.encoder.packing import Tokens
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
-from toolkit.graph.model import TEXT, Outputs, ServingModel, joined
+from toolkit.graph.model import TEXT, Outputs, Part, ServingModel, joined
 from toolkit.graph.tasks.rerank import RerankSpec
 from toolkit.signatures import DEFAULT_SIGNATURE, PairSignature
 from toolkit.tokenizer import COMPILED, Engine
@@ -40,10 +40,10 @@ class RerankModel(ServingModel):
             return lambda hidden, chunk: spec.classifier.apply(params, hidden, chunk)
 
         self._logits = self.by_row(classified, spec.classifier.labels)
-        self._packed = tf.function(self._packed_pairs, input_signature=[TEXT, TEXT], autograph=False)
-        self._score = tf.function(self._scores, input_signature=[TEXT, TEXT], autograph=False)
+        self._packed = Part(self._packed_pairs, [TEXT, TEXT])
+        self._score = Part(self._scores, [TEXT, TEXT])
         columns = [tf.TensorSpec([None], tf.string, name) for name in ("query", "document")]
-        self.stages = tf.function(self._stages, input_signature=columns, autograph=False)
+        self._staged = Part(self._stages, columns)
 
     # parts of the graph
 

@@ -13,7 +13,7 @@ from toolkit.encoder.packing import Chunk, Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.graph.guard import with_embeddings
-from toolkit.graph.model import TEXT, Outputs, TextModel, joined
+from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
 from toolkit.graph.tasks.sparse import SparseSpec, StaticWeights
 from toolkit.heads.sparse import compacted, expanded, flat, largest, padded
 from toolkit.heads.splade import splade
@@ -40,15 +40,11 @@ class SparseModel(TextModel):
         self._head = Parameters(dict(spec.masked_lm.tensors))
         # What goes through a batch has the width of the texts in it that have most, and not the vocabulary's.
         self._compact = self._together(self._compact_tokens, None, counted=False)
-        self._encoded = tf.function(self._encode_text, input_signature=[TEXT], autograph=False)
+        self._encoded = Part(self._encode_text, [TEXT])
         if spec.static is not None:
             self._weights = tf.Variable(spec.static.weights, trainable=False, name="static")
-            self._counted = tf.function(
-                functools.partial(self._count_text, spec.static), input_signature=[TEXT], autograph=False
-            )
-        self.stages = tf.function(
-            self._stages, input_signature=[tf.TensorSpec([None], tf.string, "text")], autograph=False
-        )
+            self._counted = Part(functools.partial(self._count_text, spec.static), [TEXT])
+        self._staged = Part(self._stages, [tf.TensorSpec([None], tf.string, "text")])
 
     # parts of the graph
 
