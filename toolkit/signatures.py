@@ -31,6 +31,7 @@ __all__ = [
     "Tensor",
     "TextSignature",
     "Views",
+    "adapter_texts",
     "all_pair_signatures",
     "pair_signatures",
     "prompt_texts",
@@ -118,6 +119,7 @@ PAIR_SIGNATURES = (
 
 FURTHER_SIGNATURES = (
     ("embed_PROMPT", "raw text to its embedding, with that prompt of the model before it"),
+    ("embed_ADAPTER", "raw text to its embedding, with that adapter of the model, and the prompt of its name"),
     ("embed_query, embed_document", "the same as encode_query and encode_document, where the model has any prompt"),
     ("embedding_DIM, embed_PROMPT_DIM", "the first numbers of it, normalized again where the model normalizes"),
     ("..._int8, ..._uint8, ..._binary, ..._ubinary", "the same as quantize_embeddings of it"),
@@ -139,15 +141,18 @@ _SIGNATURE_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 @dataclass(frozen=True)
 class Prompt:
     """What is put before each text: ``name`` in the model's prompts (``None``: the default one), its ``text``, and how
-    many of its tokens pooling leaves out (``skipped``, 0 where ``include_prompt`` is true)."""
+    many of its tokens pooling leaves out (``skipped``, 0 where ``include_prompt`` is true). ``adapter`` is the one that
+    texts are embedded with in the place of the default one, and then ``name`` is its."""
 
     name: str | None
     text: str
     skipped: int = 0
+    adapter: str | None = None
 
     def __str__(self) -> str:
         shown = f"{self.text[:_SHOWN]!r}{'...' if len(self.text) > _SHOWN else ''}"
-        return f"prompt {shown}" if self.text else "no prompt"
+        words = f"prompt {shown}" if self.text else "no prompt"
+        return f"adapter {self.adapter}, {words}" if self.adapter else words
 
 
 QUANTIZED = {"int8": "int8", "uint8": "uint8", "binary": "int8", "ubinary": "uint8"}
@@ -250,6 +255,21 @@ def prompt_texts(prompts: Mapping[str, str], default: str, routed: Sequence[str]
     return {name: both[name] for name in both if name in routed} | {
         name: text for name, text in named.items() if name not in both
     }
+
+
+def adapter_texts(there: Mapping[str, str], adapters: Sequence[str], default: str) -> dict[str, str]:
+    """``there``, name and text of each prompt that gets a signature, with ``adapters`` among them.
+
+    The prompt of an adapter is that of its name, as models are trained for it (``retrieval.query`` of
+    ``retrieval_query``, say): the two make one signature. Others have the ``default`` prompt's text.
+    """
+    plain = {_plain(name): text for name, text in there.items()}
+    own = {name: plain.get(_plain(name), default) for name in adapters}
+    return {name: text for name, text in there.items() if _plain(name) not in map(_plain, own)} | own
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "_", name.lower())
 
 
 def text_signatures(

@@ -47,7 +47,7 @@ __all__ = ["command"]
 @click.option(
     "--prompts",
     type=Listed(click.STRING),
-    help="Prompts that become signatures embed_<name>, by name, with commas between.  [default: all of the model's]",
+    help="Prompts (and adapters) that become signatures embed_<name>, with commas between.  [default: all there are]",
 )
 @click.option(
     "--dims",

@@ -31,7 +31,8 @@ class EncoderSpec(ABC):
 
     ``family`` is the checkpoint's ``model_type``. ``max_positions`` are the positions that there may be (0: texts may
     be of any length), and ``type_vocab_size`` the token types (1: only type 0, or none). The
-    dropout rates matter only where the model is trained further. ``tensors`` are the checkpoint's, by name.
+    dropout rates matter only where the model is trained further. ``tensors`` are the checkpoint's, by name, and
+    ``adapter`` is what is added to some of them: ``[rows, rank]`` and ``[rank, columns]``, whose product it is.
 
     A family is a subclass in a file of its own, in the table of :mod:`toolkit.encoder.families`. It keeps these names
     of parameters: ``embeddings/word`` is the table of words; a product ``p`` has ``p/kernel`` ``[in, out]`` and
@@ -64,6 +65,7 @@ class EncoderSpec(ABC):
     hidden_dropout: float
     attention_dropout: float
     tensors: Mapping[str, Array] = field(repr=False, default_factory=dict)
+    adapter: Mapping[str, tuple[Array, Array]] = field(repr=False, default_factory=dict)
 
     @classmethod
     @abstractmethod

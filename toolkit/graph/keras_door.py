@@ -309,7 +309,7 @@ def to_keras(
         model_types=MODEL_TYPES,
     )
     spec = EmbedSpec.read(checkpoint, Views(prompts=()))
-    if checkpoint.ways:
+    if set(checkpoint.ways) - set(checkpoint.adapters):
         raise UnsupportedError(checkpoint.source, "module 0", ROUTER, "models with one way for all texts")
     if inputs == "text":
         entry = keras.Input(shape=(), dtype="string", name="text")

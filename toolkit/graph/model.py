@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from toolkit.encoder.adapters import AdaptedProducts, added_parameters
 from toolkit.encoder.batching import batched
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.packing import Chunk, Tokens, in_chunks, padded_index
@@ -79,6 +80,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         self.tokenizer: TokenizerGraph = same[0] if same else build_tokenizer(own, tokenizer_engine)
         kin = [model._encoder for model in beside if model._task.encoder.tensors is spec.encoder.tensors]
         self._encoder: Parameters = kin[0] if kin else self._parameters()
+        self._adapter = Parameters(added_parameters(spec.encoder)) if spec.encoder.adapter else None
 
     def _parameters(self) -> Parameters:
         # by no name of their own, which would keep them alive beside the variables
@@ -102,10 +104,14 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     def encoding(self) -> Callable[[Chunk], tf.Tensor]:
         """The encoder as a function of chunks. Parameters are read here, once, and not for each chunk."""
         spec, plan, values = self._task.encoder, self._plan, self._encoder.read()
+        adapter = self._adapter
+        added = adapter.read() if adapter else {}
 
         def encode(chunk: Chunk) -> tf.Tensor:
             params = self._encoder.named(values)
-            products = MixedProducts(params, spec, plan) if plan else Float32Products(params, spec)
+            products: Any = MixedProducts(params, spec, plan) if plan else Float32Products(params, spec)
+            if adapter:
+                products = AdaptedProducts(products, spec, adapter.named(added))
             return spec.hidden_states(products, chunk, fused_norm=self._fused_norm)
 
         return encode

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import SourceError
-from toolkit.signatures import TextSignature
+from toolkit.signatures import Prompt, TextSignature
+from toolkit.source.adapters import adapted
 from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.router import ways
 
@@ -100,8 +101,8 @@ def _answers(
         embeddings = checkpoint.embed(texts)
     else:
         embeddings = np.asarray(model.encode(list(texts), batch_size=batch_size, show_progress_bar=False))
-    names = {item.prompt.name for item in further}
-    by_prompt = {name: _encoded(model, name, texts, batch_size) for name in names}
+    prompts = {item.prompt.name: item.prompt for item in further}
+    by_prompt = {name: _as_signed(model, prompt, texts, batch_size) for name, prompt in prompts.items()}
     views = {item.floats: viewed(item, by_prompt[item.prompt.name]) for item in further}
     way = ways(model, checkpoint.source)[None]
     leaves_prompt_out = checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in way)
@@ -148,6 +149,15 @@ def _token_rows(first: Any, features: Mapping[str, Any]) -> list[tuple[npt.NDArr
 
 def _encoded(model: SentenceTransformer, prompt_name: str | None, texts: Sequence[str], batch_size: int) -> Array:
     return np.asarray(asked(model, prompt_name, texts, batch_size=batch_size))
+
+
+def _as_signed(model: SentenceTransformer, prompt: Prompt, texts: Sequence[str], batch_size: int) -> Array:
+    """With an adapter by ``encode`` too, once ``set_adapter`` has chosen it."""
+    if prompt.adapter is None:
+        return _encoded(model, prompt.name, texts, batch_size)
+    with adapted(model, prompt.adapter):
+        found = model.encode(list(texts), prompt=prompt.text, batch_size=batch_size, show_progress_bar=False)
+        return np.asarray(found)
 
 
 def asked(model: Any, prompt_name: str | None, texts: Sequence[str], **options: Any) -> Any:

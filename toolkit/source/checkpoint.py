@@ -11,19 +11,20 @@ import hashlib
 import inspect
 import json
 import logging
-import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import InputError, MissingExtraError, SourceError, SourceNotice, UnsupportedError
+from toolkit.source.adapters import Factors, active_adapters, digest_of, factors, load_adapters, task_adapters
 from toolkit.source.folder import inspect_folder
+from toolkit.source.hub import resolve
 from toolkit.source.loaded import (
     first_of,
     half_precision_notice,
@@ -38,7 +39,7 @@ from toolkit.source.settings import SourceSettings
 from toolkit.source.static import embedding_config, static_tokenizer
 from toolkit.source.stored import find_stored
 from toolkit.source.tasks import TASKS, Task, module_type, require_task, task_of_class
-from toolkit.source.traced import explain_mismatch, require_finite, require_stored, used_state
+from toolkit.source.traced import base_state, explain_mismatch, require_finite, require_stored, used_state
 from toolkit.tokenizer import TokenizerSource
 
 if TYPE_CHECKING:
@@ -46,10 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "RawModule", "open_checkpoint"]
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 # configuration that depends on who saved or loaded the checkpoint, not on what it computes
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "architectures")
-_NOT_NEEDED = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.gguf", "coreml/*"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class RawModule:
     """One module of the checkpoint: class name, configuration and tensors as sentence-transformers holds them.
 
     ``file`` names the configuration file, for error messages. ``tensors`` maps state-dict names to float32 arrays.
-    ``route`` is the route of a Router that it is part of.
+    ``route`` is the route of a Router that it is part of. ``adapter`` is what is added to the tensors, unless merged.
     """
 
     type: str
@@ -65,6 +64,7 @@ class RawModule:
     config: Mapping[str, Any]
     tensors: Mapping[str, npt.NDArray[Any]]
     route: str | None = None
+    adapter: Factors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Checkpoint:
     ``embed`` is there where another model than ``reference`` gives the embeddings of texts by default, float32
     ``[texts, dim]``, that an export must equal: a Keras model.
     ``routes`` of a Router are those of a ``query``, of a ``document`` and of other texts (the empty name). Where each
-    makes embeddings by itself, the checkpoint is that of other texts, and ``ways`` are those of the two others.
+    makes embeddings by itself, the checkpoint is that of other texts, and ``ways`` are those of the two others. Those
+    whose names are among ``adapters`` are of the encoder with that adapter.
     """
 
     source: str
@@ -113,6 +114,7 @@ class Checkpoint:
     embed: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
     routes: Mapping[str, str] = field(default_factory=dict)
     ways: Mapping[str, Checkpoint] = field(default_factory=dict, repr=False)
+    adapters: tuple[str, ...] = ()
 
 
 def open_checkpoint(
@@ -139,9 +141,9 @@ def open_checkpoint(
     asked = require_task(task) if task is not None else None
     if not isinstance(source, str | Path):
         return _said(_from_model(source, f"live {type(source).__name__}", "the live model", settings, asked))
-    path = _resolve(source, revision)
+    path = resolve(source, revision)
     folder = inspect_folder(path, trust_remote_code, asked)
-    stored = find_stored(folder.modules, lambda base: _resolve(base, None), model_types)
+    stored = find_stored(folder.modules, lambda base: resolve(base, None), model_types)
     try:
         model = _load(path, folder.task, trust_remote_code)
     except SourceError as error:
@@ -150,40 +152,20 @@ def open_checkpoint(
         raise
     with _quiet_loading():
         require_stored(model, stored, trust_remote_code=trust_remote_code)
+        if folder.task.name == "embed" and folder.modules[0].type == "Transformer":
+            load_adapters(model, folder.modules[0].path)
     half = [str(dtype).removeprefix("torch.") for dtype in {p.dtype for p in model.parameters()} if dtype.itemsize == 2]
     # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
     checkpoint = _from_model(model.float(), str(source), str(path), settings, folder.task, plain=folder.plain)
     notes = (*checkpoint.notices, *(half_precision_notice(str(path), dtype) for dtype in half))
-    return _said(replace(checkpoint, notices=notes, tokenizer_file=None if checkpoint.ways else folder.tokenizer_file))
+    apart = set(checkpoint.ways) - set(checkpoint.adapters)  # ways that may have tokenizers of their own
+    return _said(replace(checkpoint, notices=notes, tokenizer_file=None if apart else folder.tokenizer_file))
 
 
 def _said(checkpoint: Checkpoint) -> Checkpoint:
     for notice in checkpoint.notices:
         warnings.warn(notice, SourceNotice, stacklevel=3)
     return checkpoint
-
-
-def _resolve(source: str | Path, revision: str | None) -> Path:
-    """The local folder of ``source``; a hub id is downloaded (or found in the hub's cache)."""
-    text = str(source)
-    if not text:
-        raise InputError("the source is empty; give a SentenceTransformer folder or a hub id")
-    path = Path(source)
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise SourceError(f"{path}: is a file, not a SentenceTransformer folder")
-    if isinstance(source, Path) or not _HUB_ID.match(text) or text.startswith(("/", ".")):
-        raise SourceError(f"{text}: no such folder, and not a hub id (organisation/model) either")
-    try:
-        from huggingface_hub import snapshot_download
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("huggingface_hub", "convert") from error
-    try:
-        return Path(snapshot_download(text, revision=revision, ignore_patterns=_NOT_NEEDED))
-    except Exception as error:  # the hub's client raises many kinds, from requests' to its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SourceError(f"{text}: no such folder, and the hub does not give it: {reason}") from error
 
 
 @contextmanager
@@ -260,6 +242,9 @@ def _from_model(
     tokenizers = {name: _tokenizer_of(way[0], folder) for name, way in taken.items()}
     modules = by_task.get(None, modules)
     named += [(name, _digest(by_task[name], tokenizers[name])) for name in taken if name is not None]
+    chosen = task_adapters(first) if embeds and len(taken) == 1 else ()
+    adapters = {name: factors(first.auto_model, [name], modules[0].file) for name in chosen}
+    named += [(name, digest_of(adapter)) for name, adapter in adapters.items()]
     checkpoint = Checkpoint(
         source=source,
         task=task.name,
@@ -274,9 +259,12 @@ def _from_model(
         token_types=_takes_token_types(first),
         activation=activation,
         routes=routes,
+        adapters=tuple(adapters),
         notices=tuple(notices(model, settings, folder, pooled=plain and embeds)),
     )
     apart = {name: replace(checkpoint, modules=by_task[name], tokenizer=tokenizers[name]) for name in taken if name}
+    for name, adapter in adapters.items():
+        apart[name] = replace(checkpoint, modules=(replace(modules[0], adapter=adapter), *modules[1:]))
     return replace(checkpoint, ways=apart)
 
 
@@ -322,7 +310,7 @@ def _tokenizer_json(backend: Any) -> str:
 
 
 def _raw_module(index: int, module: Any, folder: str, task: Task, route: str | None = None) -> RawModule:
-    kind = module_type(type(module).__name__)
+    kind, adapter = module_type(type(module).__name__), cast(Factors, {})
     if kind not in task.module_types:
         raise UnsupportedError(folder, f"module {index}", kind, task.supported_in_place_of(kind))
     config = dict(module.get_config_dict())
@@ -333,8 +321,10 @@ def _raw_module(index: int, module: Any, folder: str, task: Task, route: str | N
         config.update(_rounded(module.auto_model))
         if module.auto_model.base_model is not module.auto_model:  # a head is around it
             config["base_model_prefix"] = module.auto_model.base_model_prefix
-        state = used_state(module.auto_model)
         file = f"{folder}/config.json"
+        chosen = task.name == "embed" and route is None and bool(task_adapters(module))
+        state = base_state(module.auto_model) if chosen else used_state(module.auto_model)
+        adapter = factors(module.auto_model, active_adapters(module.auto_model), file) if chosen else {}
     else:
         if kind == "StaticEmbedding":
             config.update(embedding_config(module))
@@ -355,7 +345,7 @@ def _raw_module(index: int, module: Any, folder: str, task: Task, route: str | N
         file = f"{folder}/{index}_{kind}/config.json"
     require_finite(state, folder)
     tensors = {name: np.asarray(value.detach().cpu().numpy()) for name, value in state.items()}
-    return RawModule(kind, file, config, tensors, route)
+    return RawModule(kind, file, config, tensors, route, adapter)
 
 
 def _rounded(encoder: Any) -> dict[str, float]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["StoredModule", "find_stored", "read_tensors", "require_model_type"]
 
 ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # In the order in which the loaders look for them; the modules behind the encoder are never split into shards.
 _MODULE_FILES = ("model.safetensors", "pytorch_model.bin")
 _ENCODER_FILES = (
@@ -91,7 +91,7 @@ def _find_encoder(folder: Path, resolve: Callable[[str], Path], model_types: Col
     files = _find_files(base or folder, (str(explicit),) if explicit else _ENCODER_FILES)
     if base is None:
         return StoredModule(folder, files)
-    return StoredModule(folder, files + _find_files(folder, _ADAPTER_FILES), base)
+    return StoredModule(folder, files + _find_files(folder, ADAPTER_FILES), base)
 
 
 def _adapter_base(folder: Path, resolve: Callable[[str], Path]) -> Path:

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, torch.Tensor]
 
-__all__ = ["explain_mismatch", "require_finite", "require_stored", "unused_state", "used_state"]
+__all__ = [
+    "base_state",
+    "explain_mismatch",
+    "require_finite",
+    "require_stored",
+    "require_stored_adapter",
+    "unused_state",
+    "used_state",
+]
 
 _UNUSED = ("pooler.",)
 """Prefixes of an encoder's tensors that take no part in its hidden states: nothing behind a class without a head uses
@@ -65,6 +73,11 @@ def require_stored(model: BaseModel, stored: Mapping[int, StoredModule], *, trus
             raise SourceError(
                 f"module {index}, {type(module).__name__}: no file holds its weights; a loader made them up"
             )
+
+
+def require_stored_adapter(state: Tensors, files: StoredModule) -> None:
+    """The same of the tensors of an adapter."""
+    _require_traced(state, state, files, None)
 
 
 def _used(encoder: Any, tensors: Tensors) -> Tensors:
@@ -245,9 +258,19 @@ def used_state(encoder: Any) -> Tensors:
     return _used(merged, merged.state_dict())
 
 
+def base_state(encoder: Any) -> Tensors:
+    """The same of an encoder as it is without its adapters."""
+    return _used(encoder, _without_adapters(encoder))
+
+
+def _without_adapters(encoder: Any) -> Tensors:
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if ".lora_" not in name}
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items()}
+
+
 def unused_state(encoder: Any) -> Tensors:
     """The tensors by name that take no part in it, which the encoder is saved with all the same."""
-    state = encoder.state_dict()
+    state = _without_adapters(encoder)
     used = _used(encoder, state)
     return {name: tensor for name, tensor in state.items() if name not in used}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,4 +80,4 @@ ENCODERS: Mapping[str, type[EncoderSpec]] = {**MODEL_TYPES, STATIC: StaticSpec}
 def read_encoder(module: RawModule) -> EncoderSpec:
     """The encoder of a Transformer module. Raises ``UnsupportedError`` for a model type that is no family's."""
     require_model_type(module.config, Path(module.file), MODEL_TYPES)
-    return MODEL_TYPES[module.config["model_type"]].read(module)
+    return replace(MODEL_TYPES[module.config["model_type"]].read(module), adapter=module.adapter)

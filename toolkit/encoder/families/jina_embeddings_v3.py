@@ -13,7 +13,7 @@ __all__ = ["JinaEmbeddingsV3Spec"]
 @dataclass(frozen=True, kw_only=True)
 class JinaEmbeddingsV3Spec(RotaryBertSpec):
     """Feed-forward layers without a gate; every product has a bias. The adapters for tasks are no part of
-    transformers' class: what is computed is what it computes, the base without them."""
+    transformers' class: see :mod:`toolkit.encoder.adapters`."""
 
     model_types: ClassVar[tuple[str, ...]] = ("jina_embeddings_v3",)
     title: ClassVar[str] = "Jina Embeddings v3"

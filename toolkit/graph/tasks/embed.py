@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from toolkit.corpus.check import SHORT
+from toolkit.encoder.adapters import merged
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import read_encoder
 from toolkit.encoder.family import EncoderSpec
@@ -35,6 +36,7 @@ from toolkit.signatures import (
     Signature,
     TextSignature,
     Views,
+    adapter_texts,
     prompt_texts,
     text_signatures,
 )
@@ -63,7 +65,9 @@ class EmbedSpec(TaskSpec):
 
     @classmethod
     def read(cls, checkpoint: Checkpoint, views: Views = Views()) -> Self:
-        there = prompt_texts(checkpoint.prompts, checkpoint.prompt, tuple(checkpoint.ways))
+        routed = tuple(name for name in checkpoint.ways if name not in checkpoint.adapters)
+        there = prompt_texts(checkpoint.prompts, checkpoint.prompt, routed)
+        there = adapter_texts(there, checkpoint.adapters, checkpoint.prompt)
         chosen = {name: there[name] for name in chosen_names(there, views.prompts)}
         default = [id(module) for module in checkpoint.modules]
         apart = {name: way for name, way in checkpoint.ways.items() if [id(item) for item in way.modules] != default}
@@ -71,13 +75,15 @@ class EmbedSpec(TaskSpec):
         own |= {name: text for name, text in chosen.items() if name not in apart}
         spec = cls._read_way(checkpoint, None, own, views)
         routes = {
-            name: cls._read_way(route, name, {name: chosen[name]}, views)
+            name: cls._read_way(route, None if name in checkpoint.adapters else name, {name: chosen[name]}, views)
             for name, route in apart.items()
             if name in chosen
         }
         if other := [route for route in routes.values() if route.dim != spec.dim]:
             supported = f"{spec.dim} numbers, as by default"
             raise UnsupportedError(checkpoint.source, "embedding of a route", f"{other[0].dim} numbers", supported)
+        if not routes:  # nothing else has these weights
+            spec = replace(spec, encoder=merged(spec.encoder))
         further = (item for route in routes.values() for item in route.texts)
         return replace(spec, texts=(*spec.texts, *further), routes=routes)
 
@@ -165,6 +171,8 @@ class EmbedSpec(TaskSpec):
     def __str__(self) -> str:
         lines = [*self.described(), *map(str, self.modules), f"embedding   float32 [{self.dim}]"]
         for name, route in self.routes.items():
+            if route.texts[0].prompt.adapter:  # as by default, but for what its signatures say
+                continue
             lines += [f"{name:<11} {line}" for line in (*route.described(), *map(str, route.modules))]
         return "\n".join([*lines, *(f"signature   {item.name}: {item}" for item in self.texts[1:])])
 
@@ -177,7 +185,8 @@ def _prompts(
     def skipped(text: str) -> int:
         return prompt_tokens(checkpoint.reference, text, task) if text and not pooling.include_prompt else 0
 
-    return [Prompt(name, text, skipped(text)) for name, text in named.items()]
+    adapters = {name: name for name in checkpoint.adapters}
+    return [Prompt(name, text, skipped(text), adapters.get(name or "")) for name, text in named.items()]
 
 
 def _require_a_token(source: TokenizerSource, tokenizer: TokenizerSpec, prompt: str, pooling: PoolingSpec) -> None:
