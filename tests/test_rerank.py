@@ -12,10 +12,14 @@ import pytest
 import tensorflow as tf
 from classifier_models import PAIRS, save_classifier
 from click.testing import CliRunner
+from family_models import save_transformer
 from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from serving_support import served
 from support import largest_difference
 from tensorflow_serving.apis import prediction_log_pb2
+from transformers import AutoModelForCausalLM
 
 from toolkit.artifact.savedmodel import WARMUP, read_provenance
 from toolkit.cli import cli
@@ -159,6 +163,29 @@ def test_inspect_and_check_print_pairs_and_scores(exported: Export, model: Cross
     assert checked.exit_code == 0, checked.output
     assert "scores" in checked.stdout
     assert "cosine" not in checked.stdout
+
+
+@pytest.mark.long
+def test_a_decoder_that_answers_yes_or_no_is_exported_proved_and_served(tmp_path: Path) -> None:
+    plain = save_transformer(tmp_path / "plain", "qwen3", AutoModelForCausalLM)
+    template = f"[CLS]{_role('query')}\n{_role('document')}[SEP] so?"
+    decoder = Transformer(str(plain), transformer_task="text-generation", processor_kwargs={"chat_template": template})
+    CrossEncoder(modules=[decoder, LogitScore(7, 9)], device="cpu").save(str(tmp_path / "source"))
+    made = export(tmp_path / "source", tmp_path / "models", "m", tokenizer_sample=0.01)
+    assert made.report is not None
+    assert {figure.stage for figure in made.report.stages} == {"1_logit_score", "serving_default", "rerank"}
+    original = CrossEncoder(str(tmp_path / "source"), device="cpu")
+    with (
+        served(made.path, tmp_path / "served", batching=False) as running,
+        Client(f"grpc://127.0.0.1:{running.grpc_port}", "m") as client,
+    ):
+        ranked = client.rerank(QUERY, DOCUMENTS)
+    expected: Any = original.rank(QUERY, DOCUMENTS)
+    assert largest_difference([item.score for item in ranked], [item["score"] for item in expected]) < 1e-5
+
+
+def _role(name: str) -> str:
+    return f'{{{{ messages | selectattr("role", "eq", "{name}") | map(attribute="content") | first }}}}'
 
 
 def test_fewer_bits_are_refused_by_name(model: CrossEncoder, tmp_path: Path) -> None:

@@ -46,10 +46,10 @@ def columns(pairs: Any) -> list[tf.Tensor]:
 def logits(spec: RerankSpec, pairs: Any) -> Any:
     """What the spec's parts give, put together by hand, without a graph being traced."""
     tokenizer = RerankModel(spec)
-    chunks, order = eager_chunks(tokenizer.tokens_of(*tokenizer._packed_pairs(*columns(pairs))))
+    chunks, order = eager_chunks(tokenizer.tokens_of(*tokenizer.packed_pairs("", *columns(pairs))))
     products = Float32Products({k: tf.constant(v) for k, v in spec.encoder.parameters().items()}, spec.encoder)
-    params = {name: tf.constant(value) for name, value in spec.classifier.tensors.items()}
-    parts = [spec.classifier.apply(params, spec.encoder.hidden_states(products, chunk), chunk) for chunk in chunks]
+    params = {name: tf.constant(value) for name, value in spec.head.tensors.items()}
+    parts = [spec.head.apply(params, spec.encoder.hidden_states(products, chunk), chunk) for chunk in chunks]
     return tf.gather(tf.concat(parts, 0), np.argsort(order)).numpy()
 
 
@@ -97,11 +97,11 @@ def test_every_pair_of_the_corpus_is_scored_as_by_predict(folder: Path) -> None:
     spec = read_spec(checkpoint)
     pairs = check_pairs(MAX_LENGTH)
     served = RerankModel(spec, Batching())
-    ours = served._score(*columns(pairs)).numpy()
+    ours = served.scores("", *columns(pairs)).numpy()
     expected: Any = checkpoint.reference.predict(pairs)
     assert ours.shape == expected.shape == (len(pairs),)
     assert largest_difference(ours, expected) < 5e-6
-    alone = [float(served._score(*columns([pair])).numpy()[0]) for pair in pairs[:20]]
+    alone = [float(served.scores("", *columns([pair])).numpy()[0]) for pair in pairs[:20]]
     assert largest_difference(alone, expected[:20]) < 5e-6
 
 
@@ -112,7 +112,7 @@ def test_the_activation_is_the_models(tmp_path: Path, activation: Any, labels: i
     original.save(str(tmp_path / "saved"))
     saved = open_checkpoint(tmp_path / "saved")
     served = RerankModel(read_spec(saved))
-    ours = served._scores(*columns(PAIRS))
+    ours = served.scores("", *columns(PAIRS))
     assert largest_difference(ours, original.predict(PAIRS)) < 1e-5
     assert saved.digest == open_checkpoint(original).digest
 
@@ -139,13 +139,13 @@ def test_the_cut_is_the_modules(model: CrossEncoder, strategy: str) -> None:
     pairs = [pair for pair in PAIRS if len(pair[0]) < 60]
     spec = read_spec(open_checkpoint(model))
     assert spec.pairs.strategy == strategy
-    assert largest_difference(RerankModel(spec)._scores(*columns(pairs)), model.predict(pairs)) < 1e-5
+    assert largest_difference(RerankModel(spec).scores("", *columns(pairs)), model.predict(pairs)) < 1e-5
 
 
 def test_a_shorter_limit_and_the_left_side_are_followed(model: CrossEncoder) -> None:
     model.tokenizer.truncation_side = "left"
     checkpoint = open_checkpoint(model, settings=SourceSettings(max_seq_length=20))
-    ours = RerankModel(read_spec(checkpoint))._scores(*columns(PAIRS))
+    ours = RerankModel(read_spec(checkpoint)).scores("", *columns(PAIRS))
     assert largest_difference(ours, checkpoint.reference.predict(PAIRS)) < 1e-5
     assert largest_difference(ours, model.predict(PAIRS)) > 1e-3
 
@@ -193,11 +193,11 @@ def test_a_plain_encoder_is_no_reranker(tmp_path: Path) -> None:
     refused(save_bert(tmp_path), "architectures", "BertModel", "ForSequenceClassification", task="rerank")
 
 
-def test_decoders_that_are_asked_for_yes_or_no_are_refused_by_name(model: CrossEncoder, tmp_path: Path) -> None:
+def test_modules_that_do_not_go_together_are_refused_by_name(model: CrossEncoder, tmp_path: Path) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path / "plain")
     refused(tmp_path / "plain", "architectures", "GPT2LMHeadModel", "ForSequenceClassification", task="rerank")
     CrossEncoder(modules=[model[0], LogitScore(1, 2)], device="cpu").save(str(tmp_path / "saved"))
-    refused(tmp_path / "saved", "modules.json", "LogitScore", "supported: Transformer")
+    refused(tmp_path / "saved", "transformer_task", "sequence-classification", "supported: text-generation")
 
 
 def test_a_query_is_tokenized_once_for_all_its_documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_a_query_is_tokenized_once_for_all_its_documents(folder: Path, monkeypat
     tokens = served.tokenizer.tokens
     monkeypatch.setattr(served.tokenizer, "tokens", lambda text: (seen.append(int(tf.size(text))), tokens(text))[1])
     queries = ["how long is it", "hello world", "how long is it", "how long is it"]
-    served._packed_pairs(*columns([(query, f"document {number}") for number, query in enumerate(queries)]))
+    served._packed_rows(*columns([(query, f"document {number}") for number, query in enumerate(queries)]))
     assert seen == [2 + 4]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from toolkit.encoder.families import FAMILIES, MODEL_TYPES
 from toolkit.heads import HEADS
 from toolkit.heads.classifier import CLASSIFIERS
+from toolkit.heads.logit_score import LOGIT_SCORE_TYPES
 from toolkit.heads.masked_lm import MASKED_LM_TYPES
 from toolkit.heads.pooling import POOLING_MODES
 from toolkit.heads.splade import SPLADE_ACTIVATIONS, SPLADE_STRATEGIES
@@ -94,6 +95,7 @@ def catalogue() -> Catalogue:
             *((name, _first_line(head)) for name, head in HEADS.items()),
             ("Dropout", "which does nothing at inference"),
             ("head that classifies, of a CrossEncoder", f"as transformers has it for {', '.join(CLASSIFIERS)}"),
+            ("LogitScore, of a CrossEncoder", f"with or without a chat template, for {', '.join(LOGIT_SCORE_TYPES)}"),
             ("MultiVectorMask", "of a MultiVectorEncoder: skip lists, lists of tokens to keep, query expansion"),
             ("HierarchicalTokenPooling", "of a MultiVectorEncoder, with pool_factor 1, which merges no tokens"),
             ("head that fills masks, of a SparseEncoder", f"as transformers has it for {', '.join(MASKED_LM_TYPES)}"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,8 @@ class ClassifierSpec:
     ``[hidden, hidden]`` and ``dense_bias``, ``gamma`` and ``beta``, ``output`` ``[hidden, labels]`` and
     ``output_bias``; those that there are.
     """
+
+    name: ClassVar[str] = "classifier"
 
     pooling: str
     hidden_size: int

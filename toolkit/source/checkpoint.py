@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from toolkit.errors import InputError, MissingExtraError, SourceError, SourceNotice, UnsupportedError
 from toolkit.source.adapters import Factors, active_adapters, digest_of, factors, load_adapters, task_adapters
+from toolkit.source.chat import chat_settings, takes_messages
 from toolkit.source.folder import inspect_folder
 from toolkit.source.hub import resolve
 from toolkit.source.loaded import (
@@ -317,6 +318,8 @@ def _raw_module(index: int, module: Any, folder: str, task: Task, route: str | N
     if kind == "Transformer":
         config["processing_kwargs"] = getattr(module, "processing_kwargs", None) or {}
         config["query_expansion"] = getattr(module, "query_expansion", None)
+        if takes_messages(module):
+            config.update(chat_settings(module))
         config.update(module.auto_model.config.to_dict())
         config.update(_rounded(module.auto_model))
         if module.auto_model.base_model is not module.auto_model:  # a head is around it

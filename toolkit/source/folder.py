@@ -43,9 +43,10 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "HierarchicalTokenPooling": ("pool_factor", "num_protected_tokens", "normalize_embeddings", "tasks"),
     "SpladePooling": ("pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension"),
     "SparseStaticEmbedding": ("frozen",),
+    "LogitScore": ("true_token_id", "false_token_id", "module_input_name"),
 }
 _PYLATE = "pylate.models.Dense.Dense"  # in whose place sentence-transformers takes its own Dense
-_NEED_A_FILE = ("Pooling", "Dense", "LayerNorm", "SparseStaticEmbedding")
+_NEED_A_FILE = ("Pooling", "Dense", "LayerNorm", "SparseStaticEmbedding", "LogitScore")
 
 # Of a Transformer module, beside config.json; the first one that is there counts.
 _TRANSFORMER_FILES = tuple(
@@ -161,13 +162,17 @@ def _inspect_plain(path: Path, asked: Task | None) -> Task:
         )
     # One that does not say what it holds is taken for an encoder alone.
     architectures = [str(name) for name in _object(file).get("architectures") or ["AutoModel"]]
-    possible = [asked] if asked is not None else [task for task in TASKS.values() if task.implied]
-    fitting = [task for task in possible if all(task.architectures.search(name) for name in architectures)]
+    possible = [asked] if asked is not None else [task for task in TASKS.values() if task.architectures is not None]
+
+    def taken(task: Task, name: str) -> bool:
+        return task.takes(name, asked=asked is not None)
+
+    fitting = [task for task in possible if all(taken(task, name) for name in architectures)]
     if (path / "artifact.metadata").exists() and not any(task.name == "multi_vector" for task in fitting):
         supported = "HF_ColBERT, beside artifact.metadata"
         raise UnsupportedError(str(file), "architectures", architectures[0], supported)
     if not fitting:
-        strange = next(name for name in architectures if not possible[0].architectures.search(name))
+        strange = next(name for name in architectures if not taken(possible[0], name))
         supported = f"{', '.join(task.plain for task in possible)}, where there is no modules.json"
         raise UnsupportedError(str(file), "architectures", strange, supported)
     _inspect_encoder(file)

@@ -30,9 +30,14 @@ __all__ = [
     "with_settings",
 ]
 
-_OUTPUTS = {"feature-extraction": "last_hidden_state", "sequence-classification": "logits", "fill-mask": "logits"}
+_OUTPUTS = {
+    "feature-extraction": "last_hidden_state",
+    "sequence-classification": "logits",
+    "fill-mask": "logits",
+    "text-generation": "logits",
+}
 """What a Transformer module takes from its encoder's class, by what it does."""
-_NAMES = ("token_embeddings", "scores")
+_NAMES = ("token_embeddings", "scores", "causal_logits")
 """What it may call that; other names are the specs' to refuse."""
 
 Model = TypeVar("Model", bound="BaseModel")
@@ -129,10 +134,14 @@ def _require_text_only(first: Any, folder: str, task: Task) -> None:
     file = f"{folder}/sentence_bert_config.json"
     if (output := _OUTPUTS.get(first.transformer_task)) is None:
         raise UnsupportedError(file, "transformer_task", first.transformer_task, _OUTPUTS)
-    # A chat template, for example, would be put around every text.
-    text_only = {"text": {"method": "forward", "method_output_name": output}}
-    if (modality := first.modality_config) != text_only and first.module_output_name in _NAMES:
-        raise UnsupportedError(file, "modality_config", modality, str(text_only))
+    # A chat template, for example, would be put around every text; pairs may be put into one, as texts that stay texts:
+    # where contents are lists, the address of a picture is a picture.
+    forward = {"method": "forward", "method_output_name": output}
+    allowed: list[object] = [{"text": forward}]
+    if task.name == "rerank":
+        allowed.append({"text": forward, "message": {**forward, "format": "flat"}})
+    if (modality := first.modality_config) not in allowed and first.module_output_name in _NAMES:
+        raise UnsupportedError(file, "modality_config", modality, " or ".join(map(str, allowed)))
     for field in ("query_length", "document_length"):
         if (value := getattr(first, field)) is not None and not task.cut_by_role:
             raise UnsupportedError(file, field, value, "none: max_seq_length alone cuts texts")

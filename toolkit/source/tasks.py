@@ -34,7 +34,7 @@ class Task:
     ``model_class`` is the name of that class, as ``config_sentence_transformers.json`` has it too. ``module_types`` are
     the classes of modules that its models may have, and ``transformer_tasks`` what their Transformer module may do. A
     folder as transformers saves it, without ``modules.json``, is one of this task where the name of its class is found
-    by ``architectures`` (in words: ``plain``): by itself if ``implied``, else where the task is asked for.
+    by ``architectures``: by itself; by ``asked``: where the task is asked for (in words: ``plain``).
     ``other_classes`` are what other packages call the class, whose folders sentence-transformers loads as its own.
     ``cut_by_role``: queries and documents may be cut at lengths of their own.
     """
@@ -44,11 +44,16 @@ class Task:
     model_class: str
     module_types: tuple[str, ...]
     transformer_tasks: tuple[str, ...]
-    architectures: re.Pattern[str]
+    architectures: re.Pattern[str] | None
     plain: str
-    implied: bool = True
+    asked: re.Pattern[str] | None = None
     other_classes: tuple[str, ...] = ()
     cut_by_role: bool = False
+
+    def takes(self, architecture: str, *, asked: bool) -> bool:
+        """Whether a folder without ``modules.json`` that holds a class of that name is one of this task."""
+        patterns = (self.architectures, self.asked if asked else None)
+        return any(pattern is not None and pattern.search(architecture) for pattern in patterns)
 
     def supported_in_place_of(self, kind: str) -> str:
         """The module types that there may be, and why one of this name may not, where that is known."""
@@ -74,10 +79,12 @@ TASKS: Mapping[str, Task] = {
             "rerank",
             "from a query and a document to a score",
             "CrossEncoder",
-            ("Transformer",),
-            ("sequence-classification",),
+            ("Transformer", "LogitScore"),
+            ("sequence-classification", "text-generation"),
             re.compile(r"ForSequenceClassification\Z"),
-            "encoders with a head that classifies texts, such as BertForSequenceClassification",
+            "encoders with a head that classifies texts, such as BertForSequenceClassification; decoders where the "
+            "task is asked for, such as Qwen3ForCausalLM",
+            re.compile(r"ForCausalLM\Z"),
         ),
         Task(
             "multi_vector",
@@ -96,9 +103,9 @@ TASKS: Mapping[str, Task] = {
             "SparseEncoder",
             ("Transformer", "SpladePooling", "Router", "SparseStaticEmbedding"),
             ("fill-mask",),
-            re.compile(r"ForMaskedLM\Z"),
+            None,
             "masked language models, such as BertForMaskedLM",
-            implied=False,
+            re.compile(r"ForMaskedLM\Z"),
         ),
     )
 }

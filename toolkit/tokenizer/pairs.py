@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from tokenizers import Tokenizer
 
+    from toolkit.tokenizer.graph import TokenizerGraph
+
 __all__ = ["STRATEGIES", "PackedPairs", "Pairs", "read_pairs"]
 
 STRATEGIES = ("longest_first", "only_first", "only_second")
@@ -58,6 +60,27 @@ class Pairs:
     def __str__(self) -> str:
         row = " ".join(part.token if part.text is None else "AB"[part.text] for part in self.parts)
         return f"{row}, at most {self.max_length} tokens, cut {self.strategy} on the {self.side}"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The dtypes of what ``rows`` takes."""
+        return ("string", "string")
+
+    def prompted(self, prompt: str, query: tf.Tensor, document: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """What ``rows`` takes of queries and documents, strings [batch]: queries with ``prompt`` before them, and
+        documents."""
+        import tensorflow as tf
+
+        return tf.strings.join([prompt, query]) if prompt else query, document
+
+    def rows(self, tokenizer: TokenizerGraph, query: tf.Tensor, document: tf.Tensor) -> PackedPairs:
+        """The rows of pairs."""
+        import tensorflow as tf
+
+        # Most requests have one query for many documents: it is tokenized once.
+        queries, number = tf.unique(query)
+        tokens = tokenizer.tokens(tf.concat([queries, document], 0))
+        return self.pack(tokens, number, tf.range(tf.size(document)) + tf.size(queries))
 
     def pack(self, tokens: Tokens, first: tf.Tensor, second: tf.Tensor) -> PackedPairs:
         """Rows of the texts with the numbers ``first`` and ``second``, int32 [batch], among those of ``tokens``.
@@ -104,7 +127,6 @@ class Pairs:
         if self.strategy != "longest_first":
             cut, other = (first, second) if self.strategy == "only_first" else (second, first)
             name = "first" if self.strategy == "only_first" else "second"
-            cuts = f"of a pair the {name} text alone is cut, to {self.max_length} tokens in all"
             cuts = f"of a pair the {name} text alone is cut, to {self.max_length} tokens in all"
             message = f"{cuts}: the other one is too long"
             enough = tf.debugging.Assert(tf.reduce_all((excess == 0) | (cut > excess)), [message])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from toolkit.errors import MissingExtraError, SourceError, UnsupportedError
@@ -55,6 +55,10 @@ class TokenizerSource:
     lowercase: bool = False
     truncation_side: Side = "right"
     pad_id: int | None = None
+
+    def without_special(self) -> TokenizerSource:
+        """The same one that adds no special tokens to a text."""
+        return replace(self, json=json.dumps({**json.loads(self.json), "post_processor": None}, ensure_ascii=False))
 
 
 @dataclass(frozen=True)

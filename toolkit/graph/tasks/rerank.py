@@ -17,6 +17,7 @@ from toolkit.errors import InputError, UnsupportedError
 from toolkit.graph.spec import Request, TaskSpec, chosen_names, max_length, require_room, warmup_batches
 from toolkit.heads.classifier import ClassifierSpec, read_classifier
 from toolkit.heads.dense import DENSE_ACTIVATIONS
+from toolkit.heads.logit_score import LOGITS, LogitScoreSpec, read_logit_score
 from toolkit.signatures import (
     PairSignature,
     Prompt,
@@ -25,9 +26,11 @@ from toolkit.signatures import (
     all_pair_signatures,
     pair_signatures,
 )
+from toolkit.source.chat import chat_frames, takes_messages
 from toolkit.source.checkpoint import Checkpoint, RawModule
-from toolkit.source.loaded import require_independent_rows
-from toolkit.tokenizer import TokenizerSpec, read_tokenizer
+from toolkit.source.loaded import first_of, require_independent_rows
+from toolkit.tokenizer import TokenizerSource, TokenizerSpec, read_tokenizer, reference_tokenizer
+from toolkit.tokenizer.chat import ChatPairs, read_chat_pairs
 from toolkit.tokenizer.pairs import STRATEGIES, Pairs, read_pairs
 
 __all__ = ["RerankSpec"]
@@ -41,25 +44,22 @@ class RerankSpec(TaskSpec):
     task: ClassVar[str] = "rerank"
 
     signed: tuple[PairSignature, ...]
-    pairs: Pairs
-    classifier: ClassifierSpec
+    pairs: Pairs | ChatPairs
+    head: ClassifierSpec | LogitScoreSpec
     activation: str
 
     @classmethod
     def read(cls, checkpoint: Checkpoint, views: Views = Views()) -> Self:
         if views.dims or views.quantized:
             raise InputError("dims and quantize: are for models of embeddings; this one gives scores")
-        (first,) = checkpoint.modules
-        strategy = _strategy(first)
-        module, classifier = read_classifier(first)
+        first, *scored = checkpoint.modules
+        _require_form(checkpoint.modules)
+        module, head = read_logit_score(first, *scored) if scored else read_classifier(first)
         encoder = read_encoder(module)
         limit = max_length(checkpoint, encoder)
-        tokenizer = read_tokenizer(replace(checkpoint.tokenizer, max_length=limit))
-        pairs = read_pairs(tokenizer, limit, strategy, token_types=checkpoint.token_types)
-        _require_types(first, encoder, pairs)
-        _require_a_token(tokenizer, pairs)
         prompts = [Prompt(None, checkpoint.prompt), *_prompts(checkpoint, views.prompts)]
-        require_room(tokenizer, {item.text for item in prompts}, encoder.vocab_size)
+        read = _read_chat if takes_messages(first_of(checkpoint.reference)) else _read_template
+        tokenizer, pairs = read(checkpoint, limit, encoder, [item.text for item in prompts])
         model: Any = checkpoint.reference
         require_independent_rows(
             model,
@@ -69,13 +69,13 @@ class RerankSpec(TaskSpec):
             first.file.removesuffix("/config.json"),
         )
         return cls(
-            signed=pair_signatures(prompts, classifier.labels),
+            signed=pair_signatures(prompts, head.labels),
             tokenizer=tokenizer,
             encoder=encoder,
             pairs=pairs,
-            classifier=classifier,
+            head=head,
             activation=_activation(checkpoint),
-            dim=classifier.labels,
+            dim=head.labels,
             max_length=limit,
         )
 
@@ -89,7 +89,7 @@ class RerankSpec(TaskSpec):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        return ("1_classifier", f"2_{self.activation}")
+        return (f"1_{self.head.name}", f"2_{self.activation}")
 
     def stamp(self) -> dict[str, Any]:
         return {"pair_signatures": [asdict(item) for item in self.signed]}
@@ -104,24 +104,72 @@ class RerankSpec(TaskSpec):
 
     def __str__(self) -> str:
         scores = f"score       float32, {self.dim} a pair, {self.activation}"
-        lines = [*self.described(), f"pairs       {self.pairs}", str(self.classifier), scores]
+        lines = [*self.described(), f"pairs       {self.pairs}", str(self.head), scores]
         return "\n".join([*lines, *(f"signature   {item.name}: {item}" for item in self.signed[1:])])
 
 
-def _strategy(module: RawModule) -> str:
-    """How pairs are cut. Refuses a Transformer module that gives something else than a classifier's logits."""
-    fields = Fields(module)
-    fields.only("transformer_task", ("sequence-classification",), "sequence-classification")
-    fields.only("module_output_name", ("scores",), "scores")
+def _require_form(modules: Sequence[RawModule]) -> None:
+    """Refuse modules other than a classifier, or a decoder and what scores its logits."""
+    first, *scored = modules
+    task, output = ("text-generation", LOGITS) if scored else ("sequence-classification", "scores")
+    if first.type != "Transformer" or [module.type for module in scored] not in ([], ["LogitScore"]):
+        shown = ", ".join(module.type for module in modules)
+        raise UnsupportedError(first.file, "modules", shown, ("Transformer", "Transformer, LogitScore"))
+    fields = Fields(first)
+    fields.only("transformer_task", (task,), task)
+    fields.only("module_output_name", (output,), output)
+
+
+def _strategy(module: RawModule, *further: str) -> str:
+    """How texts are cut. Refuses what else a module may be told about them, beside what is for ``further`` steps."""
     options = module.config.get("processing_kwargs") or {}
     text = options.get("text") or {}
-    if set(options) - {"text"} or set(text) - {"truncation"}:
+    if set(options) - {"text", *further} or set(text) - {"truncation"}:
         raise UnsupportedError(module.file, "processing_kwargs", options, "of text its truncation alone")
     strategy = text.get("truncation", STRATEGIES[0])
     strategy = STRATEGIES[0] if strategy is True else strategy
     if strategy not in STRATEGIES:
         raise UnsupportedError(module.file, "processing_kwargs.text.truncation", strategy, STRATEGIES)
     return str(strategy)
+
+
+def _read_template(
+    checkpoint: Checkpoint, limit: int, encoder: EncoderSpec, prompts: Sequence[str]
+) -> tuple[TokenizerSpec, Pairs]:
+    """The tokenizer, and rows by its own template for pairs."""
+    (first, *_), source = checkpoint.modules, checkpoint.tokenizer
+    tokenizer = read_tokenizer(replace(source, max_length=limit))
+    pairs = read_pairs(tokenizer, limit, _strategy(first), token_types=checkpoint.token_types)
+    _require_types(first, encoder, pairs)
+    if not pairs.size:
+        raise _no_token(source)
+    require_room(tokenizer, prompts, encoder.vocab_size)
+    return tokenizer, pairs
+
+
+def _read_chat(
+    checkpoint: Checkpoint, limit: int, encoder: EncoderSpec, prompts: Sequence[str]
+) -> tuple[TokenizerSpec, ChatPairs]:
+    """The tokenizer, which adds no tokens here, and rows by way of its chat template."""
+    first, source = checkpoint.modules[0], checkpoint.tokenizer.without_special()
+    if (strategy := _strategy(first, "chat_template")) == "only_second":  # there is one text
+        raise UnsupportedError(first.file, "processing_kwargs.text.truncation", strategy, STRATEGIES[:2])
+    options = dict((first.config.get("processing_kwargs") or {}).get("chat_template") or {})
+    keeps = options.pop("restore_suffix", True)
+    if sizes := sorted({"padding", "truncation", "max_length", "return_tensors"} & set(options)):
+        raise UnsupportedError(first.file, f"processing_kwargs.chat_template.{sizes[0]}", options[sizes[0]], "none")
+    tokenizer = read_tokenizer(replace(source, max_length=limit))
+    frames = chat_frames(first_of(checkpoint.reference), dict.fromkeys(prompts), options, first.file)
+    empty = [frame.around("", "") for frame in frames.values()]
+    if not all(reference_tokenizer(tokenizer).encode(text).ids for text in empty):
+        raise _no_token(source)
+    require_room(tokenizer, empty, encoder.vocab_size)
+    return tokenizer, read_chat_pairs(tokenizer, limit, frames, keeps_ending=bool(keeps))
+
+
+def _no_token(source: TokenizerSource) -> UnsupportedError:
+    supported = "one that adds special tokens: a pair of empty texts has no token otherwise"
+    return UnsupportedError(source.file, "post_processor", None, supported)
 
 
 def _activation(checkpoint: Checkpoint) -> str:
@@ -146,9 +194,3 @@ def _require_types(module: RawModule, encoder: EncoderSpec, pairs: Pairs) -> Non
     if most >= encoder.type_vocab_size:
         supported = f"at least {most + 1}: so many token types the tokenizer gives to pairs"
         raise UnsupportedError(module.file, "type_vocab_size", encoder.type_vocab_size, supported)
-
-
-def _require_a_token(tokenizer: TokenizerSpec, pairs: Pairs) -> None:
-    if not pairs.size:
-        supported = "one that adds special tokens: a pair of empty texts has no token otherwise"
-        raise UnsupportedError(tokenizer.file, "post_processor", None, supported)

@@ -1,4 +1,4 @@
-"""The model of ``rerank`` as one TensorFlow module: tokenizer, pairs, encoder and the head that classifies."""
+"""The model of ``rerank`` as one TensorFlow module: tokenizer, pairs, encoder and the head that scores."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
-from toolkit.encoder.packing import Tokens
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
-from toolkit.graph.model import TEXT, Outputs, Part, ServingModel, joined
+from toolkit.graph.model import Outputs, Part, ServingModel
 from toolkit.graph.tasks.rerank import RerankSpec
 from toolkit.signatures import DEFAULT_SIGNATURE, PairSignature
 from toolkit.tokenizer import COMPILED, Engine
+from toolkit.tokenizer.pairs import PackedPairs
 
 __all__ = ["RerankModel"]
 
@@ -33,49 +33,45 @@ class RerankModel(ServingModel):
     ) -> None:
         super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
         self._spec = spec
-        self._head = Parameters(dict(spec.classifier.tensors))
+        self._head = Parameters(dict(spec.head.tensors))
 
         def classified() -> Callable[..., tf.Tensor]:
             params = self._head.named(self._head.read())
-            return lambda hidden, chunk: spec.classifier.apply(params, hidden, chunk)
+            return lambda hidden, chunk: spec.head.apply(params, hidden, chunk)
 
-        self._logits = self.by_row(classified, spec.classifier.labels)
-        self._packed = Part(self._packed_pairs, [TEXT, TEXT])
-        self._score = Part(self._scores, [TEXT, TEXT])
+        self._logits = self.by_row(classified, spec.head.labels)
+        self._rows = Part(self._packed_rows, [tf.TensorSpec([None], dtype) for dtype in spec.pairs.columns])
         columns = [tf.TensorSpec([None], tf.string, name) for name in ("query", "document")]
         self._staged = Part(self._stages, columns)
 
     # parts of the graph
 
-    def _packed_pairs(self, query: tf.Tensor, document: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Pairs, prompts before their queries, to packed ids, types and row splits, int32."""
-        # Most requests have one query for many documents: it is tokenized once.
-        queries, number = tf.unique(query)
-        tokens = self.tokenizer.tokens(tf.concat([queries, document], 0))
-        places = tf.range(tf.size(document)) + tf.size(queries)
-        packed = self._spec.pairs.pack(tokens, number, places)
-        return packed.ids, packed.type_ids, packed.row_splits
+    def _packed_rows(self, *columns: tf.Tensor) -> PackedPairs:
+        return self._spec.pairs.rows(self.tokenizer, *columns)
 
-    def pair_tokens(self, query: tf.Tensor, document: tf.Tensor) -> Tokens:
-        """Pairs, prompts before their queries, to packed tokens."""
-        return self.tokens_of(*self._packed(query, document))
+    def packed_pairs(self, prompt: str, query: tf.Tensor, document: tf.Tensor) -> PackedPairs:
+        """Pairs of strings, with ``prompt``, to packed ids and types, and row splits."""
+        return PackedPairs(*self._rows(*self._spec.pairs.prompted(prompt, query, document)))
 
-    def _scores(self, query: tf.Tensor, document: tf.Tensor) -> tf.Tensor:
-        logits = self._logits(*self.pair_tokens(query, document).tensors())
-        scores = ACTIVATION_FUNCTIONS[self._spec.activation](logits)
+    def logits(self, prompt: str, query: tf.Tensor, document: tf.Tensor) -> tf.Tensor:
+        """The scores of pairs before their activation, float32 ``[batch, labels]``."""
+        return self._logits(*self.tokens_of(*self.packed_pairs(prompt, query, document)).tensors())
+
+    def scores(self, prompt: str, query: tf.Tensor, document: tf.Tensor) -> tf.Tensor:
+        """What ``predict`` gives of them, float32 ``[batch]``, or ``[batch, labels]`` where there are several."""
+        scores = ACTIVATION_FUNCTIONS[self._spec.activation](self.logits(prompt, query, document))
         return scores[:, 0] if self._spec.dim == 1 else scores
 
     def _stages(self, query: tf.Tensor, document: tf.Tensor) -> Outputs:
-        query = joined(self._spec.prompt, query)
-        return {"1_classifier": self._logits(*self.pair_tokens(query, document).tensors())}
+        return {self._spec.stages[0]: self.logits(self._spec.prompt, query, document)}
 
     # signatures
 
     def _pair_signature(self, signature: PairSignature, query: tf.Tensor, document: tf.Tensor) -> Outputs:
-        return {"score": self._score(joined(signature.prompt.text, query), document)}
+        return {"score": self.scores(signature.prompt.text, query, document)}
 
     def _tokenize_pairs(self, query: tf.Tensor, document: tf.Tensor) -> Outputs:
-        ids, types, splits = self._packed(joined(self._spec.prompt, query), document)
+        ids, types, splits = self.packed_pairs(self._spec.prompt, query, document)
         input_ids, token_type_ids, mask = self.padded(splits, (ids, self.tokenizer.pad_id), (types, 0))
         return {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": token_type_ids}
 

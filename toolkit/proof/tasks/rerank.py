@@ -104,8 +104,8 @@ class RerankProof(TaskProof):
             return  # other tokens give another score: nothing to learn from it
         if types != reference.type_ids:
             comparison.fail("token types", pair, f"{types} instead of {reference.type_ids}")
-        if "stages/1_classifier" in outputs:
-            comparison.stage("1_classifier", pair, outputs["stages/1_classifier"][row], reference.logits)
+        for key in [key for key in outputs if key.startswith("stages/")]:  # one, behind the encoder's head
+            comparison.stage(key.removeprefix("stages/"), pair, outputs[key][row], reference.logits)
             default = reference.scores[self._signed[0].name]
             comparison.answer(DEFAULT_SIGNATURE, pair, outputs[f"{DEFAULT_SIGNATURE}/score"][row], default)
         for item in self._signed:
