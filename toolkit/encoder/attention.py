@@ -1,4 +1,9 @@
-"""Attention over padded rows: all scores at once, or block by block where rows are long."""
+"""Attention over padded rows: all scores at once, or block by block where a row is long.
+
+A row of more than ``WHOLE`` places is alone in its chunk. Its scores are computed for ``BLOCK`` queries at a time over
+the keys that these can reach, so that memory grows with the row's length and not with its square, and nothing beyond a
+window is computed.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,13 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["EVERYWHERE", "Attention", "Reach"]
+__all__ = ["BLOCK", "EVERYWHERE", "WHOLE", "Attention", "Bias", "Masks", "Reach"]
 
-BLOCK = 128
-"""Queries whose scores are computed at a time in long rows: memory then grows with a row's length, not its square."""
+BLOCK = 256
+"""Queries of a long row that are computed at a time."""
+
+WINDOW_BLOCK = 128
+"""The same where tokens look at what is near: of a wider block's keys fewer are in the window of each query."""
 
 WHOLE = 512
 """The length up to which rows are computed at once: more than a chunk of several rows has."""
@@ -23,50 +31,114 @@ class Reach(NamedTuple):
     before: int | None = None
     behind: int | None = None
 
+    @property
+    def everywhere(self) -> bool:
+        return self == EVERYWHERE
+
+    def look(self, of_query: tf.Tensor, of_key: tf.Tensor) -> tf.Tensor:
+        """Whether queries at the int32 places ``[n]`` look at keys at the places ``[m]``: bool ``[n, m]``."""
+        distance = of_query[:, None] - of_key[None, :]
+        look = tf.ones_like(distance, tf.bool)
+        if self.before is not None:
+            look &= distance <= self.before
+        if self.behind is not None:
+            look &= -distance <= self.behind
+        return look
+
 
 EVERYWHERE = Reach()
 
 
-@dataclass(frozen=True)
-class Attention:
-    """Of rows of ``mask``, bool ``[rows, length]``, true at tokens.
+class Bias(NamedTuple):
+    """What is added to the scores of queries and keys, each ``[rows, heads, n, size]``.
 
-    Scores are multiplied by ``scale``, then kept between ``-cap`` and ``cap`` by a hyperbolic tangent (``None``: not);
-    ``dropout`` stands where the model drops weights in training.
+    ``whole`` is of rows of up to ``WHOLE`` places, ``[rows or 1, heads, length, length]``. ``part`` is of some of one
+    long row's: of queries from the first int32 place on and keys from the second on, ``[1, heads, n, m]``.
     """
 
-    mask: tf.Tensor
+    whole: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    part: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+class Masks:
+    """What bars the tokens of a chunk from each other, float32: 0 where one may be looked at, a number that leaves
+    nothing of exp() where not. Each is made once for all layers of a kind.
+
+    ``mask`` is bool ``[rows, length]``, true at tokens that may be looked at.
+    """
+
+    def __init__(self, mask: tf.Tensor) -> None:
+        # chosen, not multiplied: the optimizer looks for scale and mask behind the product, and would take this product
+        # for that one
+        self.barred = tf.where(mask, 0.0, -1e9)[:, None, None, :]
+        self._mask = mask
+        self._near: dict[Reach, tf.Tensor] = {}
+
+    def whole(self, reach: Reach) -> tf.Tensor:
+        """Of whole rows: ``[rows, 1, 1 or length, length]``; of longer ones the first ``WHOLE`` places."""
+        if reach.everywhere:
+            return self.barred
+        if reach not in self._near:
+            place = tf.range(tf.minimum(tf.shape(self._mask)[1], WHOLE))
+            look = self._mask[:, None, None, :WHOLE] & reach.look(place, place)
+            self._near[reach] = tf.where(look, 0.0, -1e9)
+        return self._near[reach]
+
+    def part(self, reach: Reach, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        """Of queries at the int32 places ``[n]`` and keys at the places ``[m]``, which lie side by side:
+        ``[rows, 1, 1 or n, m]``."""
+        barred = self.barred[..., keys[0] : keys[0] + tf.size(keys)]
+        return barred if reach.everywhere else tf.where(reach.look(queries, keys), barred, -1e9)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Of the rows that ``masks`` are of, none with more than ``longest`` tokens (``None``: there is no limit).
+
+    Scores are multiplied by ``scale``, then kept between ``-cap`` and ``cap`` by a hyperbolic tangent (``None``: not),
+    then ``bias`` is added; ``dropout`` stands where the model drops weights in training.
+    """
+
+    masks: Masks
     scale: float
     dropout: Callable[[tf.Tensor], tf.Tensor]
+    longest: int | None
     reach: Reach = EVERYWHERE
     cap: float | None = None
+    bias: Bias | None = None
 
     def __call__(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
         """``[rows, heads, length, size]`` of any float type, like ``query``.
 
         ``key`` and ``value`` may have fewer heads, each of which serves as many queries' heads that lie side by side.
         """
+        masks = self.masks.whole(self.reach)
+
+        def whole() -> tf.Tensor:
+            bias = None if self.bias is None else self.bias.whole(query, key)
+            return self._context(query, key, value, masks, bias)
+
+        if self.longest is not None and self.longest <= WHOLE:
+            return whole()
         length = tf.shape(query)[2]
-        return tf.cond(
-            length <= WHOLE,
-            lambda: self._part(query, key, value, tf.constant(0), tf.constant(0), length),
-            lambda: self._by_blocks(query, key, value, length),
-        )
+        return tf.cond(length <= WHOLE, whole, lambda: self._by_blocks(query, key, value, length))
 
     def _by_blocks(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
         _, heads, _, size = query.shape
+        before, behind = self.reach
+        block = BLOCK if before is None or behind is None else WINDOW_BLOCK
         # not a tf.TensorArray, see toolkit.encoder.packing
         shape = [-1, -1, heads, size]
         results = tf.raw_ops.EmptyTensorList(element_shape=shape, max_num_elements=-1, element_dtype=query.dtype)
 
         def body(start: tf.Tensor, results: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            stop = tf.minimum(start + BLOCK, length)
-            before, behind = self.reach
+            stop = tf.minimum(start + block, length)
             first = tf.constant(0) if before is None else tf.maximum(start - before, 0)
             last = length if behind is None else tf.minimum(stop + behind, length)
-            part = self._part(
-                query[:, :, start:stop], key[:, :, first:last], value[:, :, first:last], start, first, last
-            )
+            queries, keys = query[:, :, start:stop], key[:, :, first:last]
+            masks = self.masks.part(self.reach, tf.range(start, stop), tf.range(first, last))
+            bias = None if self.bias is None else self.bias.part(queries, keys, start, first)
+            part = self._context(queries, keys, value[:, :, first:last], masks, bias)
             by_place = tf.transpose(part, [2, 0, 1, 3])
             return stop, tf.raw_ops.TensorListPushBack(input_handle=results, tensor=by_place)
 
@@ -82,28 +154,24 @@ class Attention:
         )
         return tf.transpose(joined, [1, 2, 0, 3])
 
-    def _part(
-        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, start: tf.Tensor, first: tf.Tensor, last: tf.Tensor
+    def _context(
+        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, masks: tf.Tensor, bias: tf.Tensor | None
     ) -> tf.Tensor:
-        """Of queries from place ``start`` on over the keys from place ``first`` to below ``last``."""
-        look = self.mask[:, first:last][:, None, None, :]
-        of_query, of_key = start + tf.range(tf.shape(query)[2])[:, None], tf.range(first, last)[None, :]
-        if self.reach.before is not None:
-            look &= of_query - of_key <= self.reach.before
-        if self.reach.behind is not None:
-            look &= of_key - of_query <= self.reach.behind
-        barred = tf.cast(tf.where(look, 0.0, -1e9), query.dtype)
+        added = [tf.cast(part, query.dtype) for part in (masks, bias) if part is not None]
         if query.shape[1] == key.shape[1]:
-            scores = self._scores(query, key) + barred
+            scores = self._scores(query, key)
+            for part in added:
+                scores = scores + part
             return tf.linalg.matmul(self.dropout(tf.nn.softmax(scores)), value)
         # The queries of heads that share keys as one longer row of them: no key is repeated.
         n, m = tf.shape(query)[2], tf.shape(key)[2]
         heads, shared, size = query.shape[1], key.shape[1], query.shape[3]
         together = tf.reshape(query, tf.stack([-1, shared, heads // shared * n, size]))
-        scores = self._scores(together, key)
-        weights = self.dropout(tf.nn.softmax(tf.reshape(scores, tf.stack([-1, heads, n, m])) + barred))
-        context = tf.linalg.matmul(tf.reshape(weights, tf.stack([-1, shared, heads // shared * n, m])), value)
-        return tf.reshape(context, tf.stack([-1, heads, n, size]))
+        scores = tf.reshape(self._scores(together, key), tf.stack([-1, heads, n, m]))
+        for part in added:
+            scores = scores + part
+        weights = tf.reshape(self.dropout(tf.nn.softmax(scores)), tf.stack([-1, shared, heads // shared * n, m]))
+        return tf.reshape(tf.linalg.matmul(weights, value), tf.stack([-1, heads, n, size]))
 
     def _scores(self, query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         scores = tf.linalg.matmul(query, key, transpose_b=True) * self.scale

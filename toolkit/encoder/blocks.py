@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from toolkit.encoder.attention import EVERYWHERE, Attention, Reach
+from toolkit.encoder.attention import EVERYWHERE, WHOLE, Attention, Bias, Masks, Reach
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, fused_layer_norm, layer_norm, rms_norm
 from toolkit.encoder.packing import Chunk
 from toolkit.encoder.precision.products import Products
 from toolkit.encoder.rotary import Rotary, Rotation
 
-__all__ = ["Blocks", "ScoresOf"]
-
-ScoresOf = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""Of queries and keys, each ``[rows, heads, length, size]``, what is added to their scores."""
+__all__ = ["Blocks"]
 
 
 class Blocks:
@@ -28,9 +24,7 @@ class Blocks:
         # For one row the fused kernel takes longer to get ready than the few operations do.
         single = chunk.mask.shape[0] == 1
         self._norm = fused_layer_norm if fused_norm and not single else layer_norm
-        # 0 where a token may be looked at, a number that leaves nothing of exp() where not; chosen, not multiplied: the
-        # optimizer looks for scale and mask behind the product, and would take this product for that one
-        self._look = tf.where(chunk.mask, 0.0, -1e9)[:, None, None, :]
+        self._masks = Masks(chunk.mask)
         self._heads = chunk.heads(spec.num_heads, parts=3, shared=spec.num_key_heads)
 
     def norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
@@ -63,37 +57,49 @@ class Blocks:
         """A product whose result goes on as the hidden state, float32."""
         return tf.cast(self.linear(x, name), tf.float32)
 
-    def relative_bias(self, name: str) -> tf.Tensor:
-        """Attention's bias by distance, float32 ``[1, heads, length, length]``.
+    def relative_bias(self, name: str) -> Bias:
+        """Attention's bias by distance.
 
         The parameter ``name``, ``[heads, 2 * n - 1]``, has those of a key ``n - 1`` places before the query, and so on
         up to ``n - 1`` places behind it; who is farther has that of the last place.
         """
         table = self._products.parameter(name)
         last = table.shape[1] - 1
-        place = tf.range(self._chunk.length)
-        distance = tf.clip_by_value(place[None, :] - place[:, None] + last // 2, 0, last)
-        return tf.gather(table, distance, axis=1)[None]
+
+        def between(queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+            distance = tf.clip_by_value(keys[None, :] - queries[:, None] + last // 2, 0, last)
+            return tf.gather(table, distance, axis=1)[None]
+
+        def part(query: tf.Tensor, key: tf.Tensor, start: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+            return between(start + tf.range(tf.shape(query)[2]), first + tf.range(tf.shape(key)[2]))
+
+        place = tf.range(tf.minimum(self._chunk.length, WHOLE))
+        whole = between(place, place)  # once for all layers that have it
+        return Bias(lambda query, key: whole, part)
 
     def parameter(self, name: str) -> tf.Tensor:
         """See :meth:`~toolkit.encoder.precision.products.Products.parameter`."""
         return self._products.parameter(name)
 
-    def attention(
-        self, x: tf.Tensor, name: str, *, like: tf.Tensor, bias: tf.Tensor | ScoresOf | None = None
-    ) -> tf.Tensor:
+    def attention(self, x: tf.Tensor, name: str, *, like: tf.Tensor, bias: Bias | None = None) -> tf.Tensor:
         """Self-attention of all heads on the product ``name``/qkv of ``x``: packed, of as many rows as ``like``.
 
-        ``bias``, ``[rows or 1, heads, length, length]``, is added to the scores.
+        ``bias`` is added to the scores; long rows are computed in parts.
         """
-        spec = self._spec
         query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
-        scores = tf.linalg.matmul(query, key, transpose_b=True) * spec.attention_scale
-        scores = scores + tf.cast(self._look, query.dtype)
-        if bias is not None:
-            scores = scores + tf.cast(bias(query, key) if callable(bias) else bias, query.dtype)
-        weights = self._products.dropout(tf.nn.softmax(scores), spec.attention_dropout)
-        return self._heads.join(tf.linalg.matmul(weights, value), like=like)
+        return self._heads.join(self._attend(bias=bias)(query, key, value), like=like)
+
+    def _attend(self, reach: Reach = EVERYWHERE, cap: float | None = None, bias: Bias | None = None) -> Attention:
+        spec = self._spec
+        return Attention(
+            self._masks,
+            spec.attention_scale,
+            lambda weights: self._products.dropout(weights, spec.attention_dropout),
+            spec.max_length,
+            reach,
+            cap,
+            bias,
+        )
 
     def rotation(self, rotary: Rotary) -> Rotation:
         """That of each place of the chunk's padded view, by the position of the token that stands there."""
@@ -116,7 +122,7 @@ class Blocks:
         turn_values: bool = False,
         cap: float | None = None,
     ) -> tf.Tensor:
-        """As ``attention``, of queries and keys that are turned; long rows are computed in parts.
+        """As ``attention``, of queries and keys that are turned.
 
         With ``normed_heads`` each head of queries and keys is normalized first, by ``name``/query_norm and
         ``name``/key_norm; with ``turn_values`` values are turned too. ``reach`` and ``cap`` as in
@@ -126,11 +132,7 @@ class Blocks:
         if normed_heads:
             query, key = self._head_norm(query, f"{name}/query_norm"), self._head_norm(key, f"{name}/key_norm")
         value = rotation(value) if turn_values else value
-        rate, scale = self._spec.attention_dropout, self._spec.attention_scale
-        attend = Attention(
-            self._chunk.mask, scale, lambda weights: self._products.dropout(weights, rate), reach=reach, cap=cap
-        )
-        return self._heads.join(attend(rotation(query), rotation(key), value), like=like)
+        return self._heads.join(self._attend(reach, cap)(rotation(query), rotation(key), value), like=like)
 
     def _head_norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
         return tf.cast(self.rms_norm(tf.cast(x, tf.float32), name), x.dtype)
@@ -142,7 +144,7 @@ class Blocks:
         half = both.shape[1] // 2
         return ACTIVATION_FUNCTIONS[self._spec.activation](both[:, :half]) * both[:, half:]
 
-    def post_norm_layer(self, x: tf.Tensor, name: str, bias: tf.Tensor | ScoresOf | None = None) -> tf.Tensor:
+    def post_norm_layer(self, x: tf.Tensor, name: str, bias: Bias | None = None) -> tf.Tensor:
         """A layer as BERT has it: each LayerNorm over a residual and what was added to it."""
         return self.post_norm_rest(x, self.attention(x, name, like=x, bias=bias), name)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from family_models import CONFIGURATIONS, save_family
+from family_models import CONFIGURATIONS, NAMES_OF_THEIR_OWN, save_family
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from support import HIDDEN, MAX_LENGTH, TEXTS, largest_difference
@@ -262,11 +262,18 @@ def test_a_family_without_a_table_of_positions_takes_texts_of_any_length_and_nee
         serving(original)
 
 
-@pytest.mark.parametrize("model_type", ["modernbert", "eurobert", "mistral", "qwen3", "gemma3_text", "gemma2"])
+IN_PARTS = ["modernbert", "mistral", "qwen3", "gemma2", "xlm-roberta", "t5", "deberta-v2"]
+IN_PARTS_TOO = ["eurobert", "gemma3_text", "bert", "mpnet", "deberta"]
+
+
+@pytest.mark.parametrize(
+    "model_type", [*IN_PARTS, *(pytest.param(name, marks=pytest.mark.long) for name in IN_PARTS_TOO)]
+)
 def test_rows_that_are_computed_in_parts_equal_the_original(tmp_path: Path, model_type: str) -> None:
     from toolkit.encoder.attention import BLOCK, WHOLE
 
-    original = SentenceTransformer(str(save_family(tmp_path, model_type)), device="cpu")
+    longer = {} if model_type in NAMES_OF_THEIR_OWN else {"max_position_embeddings": 2 * WHOLE + 2}
+    original = SentenceTransformer(str(save_family(tmp_path, model_type, **longer)), device="cpu")
     original.max_seq_length = WHOLE + BLOCK + 20
     texts = [" ".join(TEXTS) * 8, "word " * (WHOLE - 10), "word latency " * WHOLE, *TEXTS]
     model = serving(original)
@@ -279,11 +286,14 @@ def test_rows_that_are_computed_in_parts_equal_the_original(tmp_path: Path, mode
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("model_type", ["modernbert", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "granite"])
+@pytest.mark.parametrize(
+    "model_type",
+    ["modernbert", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "granite", "xlm-roberta", "deberta-v2"],
+)
 def test_a_row_of_8192_tokens_equals_the_original_in_memory_that_does_not_grow_with_its_square(
     tmp_path: Path, model_type: str
 ) -> None:
-    original = SentenceTransformer(str(save_family(tmp_path, model_type, max_position_embeddings=8192)), device="cpu")
+    original = SentenceTransformer(str(save_family(tmp_path, model_type, max_position_embeddings=8194)), device="cpu")
     original.max_seq_length = 8192
     model = serving(original)
     texts = ["hello latency of models in production " * 3000]

@@ -19,6 +19,7 @@ from toolkit.encoder.weights import LayerNames, Weights
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from toolkit.encoder.attention import Bias
     from toolkit.encoder.blocks import Blocks
     from toolkit.encoder.packing import Chunk
     from toolkit.encoder.precision.products import Products
@@ -123,6 +124,6 @@ class BertSpec(EncoderSpec):
         """What goes into the first layer: float32 ``[padded_total, hidden]``."""
         return blocks.dropout(blocks.norm(blocks.embeddings(*self.embedded), "embeddings/norm"))
 
-    def bias(self, blocks: Blocks) -> tf.Tensor | None:
+    def bias(self, blocks: Blocks) -> Bias | None:
         """What is added to the scores of attention in every layer, if anything is."""
         return None

@@ -27,7 +27,8 @@ from toolkit.errors import UnsupportedError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from toolkit.encoder.blocks import Blocks, ScoresOf
+    from toolkit.encoder.attention import Bias
+    from toolkit.encoder.blocks import Blocks
     from toolkit.encoder.packing import Chunk
     from toolkit.encoder.precision.products import Products
     from toolkit.source.checkpoint import RawModule
@@ -215,25 +216,42 @@ class DebertaV2Spec(EncoderSpec):
                 x = self._convolved(blocks, chunk, embedded, x)
         return x
 
-    def _biases(self, blocks: Blocks, length: tf.Tensor) -> list[ScoresOf | None]:
-        """Layer by layer what is added to the scores of queries and keys ``[texts, heads, length, size]``."""
+    def _biases(self, blocks: Blocks, length: tf.Tensor) -> list[Bias | None]:
+        """Layer by layer what is added to the scores of queries and keys."""
         import tensorflow as tf
+
+        from toolkit.encoder.attention import Bias
 
         # Places from the most before to the most behind, and one more that is cut off.
         before = tf.range(1 - length, length + 1)
         of_key, of_query = _rows(self, -before), _rows(self, before)
 
-        def bias(query: tf.Tensor, key: tf.Tensor, layer: int) -> tf.Tensor:
-            parts = []
-            if self.c2p:
-                parts.append(_by_place(query, blocks.parameter(f"layer_{layer}/distance_key"), of_key))
-            if self.p2c:
-                by_key = _by_place(key, blocks.parameter(f"layer_{layer}/distance_query"), of_query)
-                parts.append(tf.linalg.matrix_transpose(by_key))
+        def tables(layer: int) -> list[tf.Tensor | None]:
+            return [
+                blocks.parameter(f"layer_{layer}/distance_{name}") if there else None
+                for name, there in (("key", self.c2p), ("query", self.p2c))
+            ]
+
+        def whole(query: tf.Tensor, key: tf.Tensor, layer: int) -> tf.Tensor:
+            parts, (by_query, by_key) = [], tables(layer)
+            if by_query is not None:
+                parts.append(_by_place(query, by_query, of_key))
+            if by_key is not None:
+                parts.append(tf.linalg.matrix_transpose(_by_place(key, by_key, of_query)))
             return tf.add_n(parts)
 
-        there = self.c2p or self.p2c
-        return [partial(bias, layer=layer) if there else None for layer in range(self.num_layers)]
+        def part(query: tf.Tensor, key: tf.Tensor, start: tf.Tensor, first: tf.Tensor, layer: int) -> tf.Tensor:
+            line, column = tf.range(tf.shape(query)[2])[:, None], tf.range(tf.shape(key)[2])[None, :]
+            row = _rows(self, start + line - (first + column))
+            return tf.add_n([
+                _by_row(x, table, row, of_x)
+                for x, table, of_x in zip((query, key), tables(layer), (line, column), strict=True)
+                if table is not None
+            ])  # fmt: skip
+
+        if not (self.c2p or self.p2c):
+            return [None] * self.num_layers
+        return [Bias(partial(whole, layer=layer), partial(part, layer=layer)) for layer in range(self.num_layers)]
 
     def _convolved(self, blocks: Blocks, chunk: Chunk, embedded: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """``x`` and what a convolution of the embeddings says of each token's neighbours, normalized."""
@@ -290,6 +308,16 @@ def _by_place(x: tf.Tensor, table: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     # Of lines of 2n numbers each begins one further back: read as lines of 2n - 1 from the n-th on, they stand upright.
     flat = tf.reshape(products, tf.stack([texts, heads, 2 * n * n]))[:, :, n - 1 : 2 * n * n - 1]
     return tf.reshape(flat, tf.stack([texts, heads, n, 2 * n - 1]))[:, :, :, :n]
+
+
+def _by_row(x: tf.Tensor, table: tf.Tensor, row: tf.Tensor, of_x: tf.Tensor) -> tf.Tensor:
+    """The same for some of a long text: the products of the places ``of_x`` of ``x`` with the rows ``row``, int32
+    ``[n, m]``: ``[texts, heads, n, m]``. Those with all rows, of which there are fewer than places, are looked up."""
+    import tensorflow as tf
+
+    products = tf.linalg.matmul(x, tf.cast(table, x.dtype), transpose_b=True)
+    texts, heads, places, rows = tf.unstack(tf.shape(products))
+    return tf.gather(tf.reshape(products, tf.stack([texts, heads, places * rows])), of_x * rows + row, axis=2)
 
 
 def _rows(spec: DebertaV2Spec, distances: tf.Tensor) -> tf.Tensor:

@@ -16,8 +16,7 @@ from toolkit.encoder.fields import Fields
 from toolkit.encoder.weights import LayerNames, Weights
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
+    from toolkit.encoder.attention import Bias
     from toolkit.encoder.blocks import Blocks
     from toolkit.source.checkpoint import RawModule
 
@@ -67,5 +66,5 @@ class MPNetSpec(CountedPositions):
         p["attention/bias"] = by_distance(p.pop("attention/buckets"), rows)
         return p
 
-    def bias(self, blocks: Blocks) -> tf.Tensor:
+    def bias(self, blocks: Blocks) -> Bias:
         return blocks.relative_bias("attention/bias")

@@ -1,0 +1,104 @@
+"""Attention of long rows grows with their length: no tensor of the graph with its square, none beyond a window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from family_models import save_family
+
+from toolkit.encoder.attention import BLOCK, WHOLE, WINDOW_BLOCK
+from toolkit.encoder.family import EncoderSpec
+from toolkit.encoder.packing import Tokens, in_chunks
+from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.graph.tasks import read_spec
+from toolkit.source.checkpoint import open_checkpoint
+
+LONG = 8 * BLOCK
+LIMITS = {"xlm-roberta": 2 * LONG + 2, "mpnet": 2 * LONG + 2}
+"""Positions, where there is a table of them."""
+
+
+def encoder(folder: Path, model_type: str) -> EncoderSpec:
+    changes = {"max_position_embeddings": LIMITS[model_type]} if model_type in LIMITS else {}
+    return read_spec(open_checkpoint(save_family(folder, model_type, **changes))).encoder
+
+
+def computed(spec: EncoderSpec, *lengths: int) -> Iterator[dict[str, list[tuple[int, ...]]]]:
+    """The shapes of all tensors that the optimized graph computes for one row of each length, by kernel."""
+    arrays = spec.parameters()
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        params = {name: tf.constant(value) for name, value in arrays.items()}
+        length = tf.compat.v1.placeholder(tf.int32, [])
+        tokens = Tokens(
+            tf.ones([length], tf.int32), tf.zeros([length], tf.int32), tf.range(length), tf.stack([0, length])
+        )
+        result = in_chunks(
+            tokens,
+            lambda chunk: spec.hidden_states(Float32Products(params, spec), chunk),
+            spec.hidden_size,
+            per_token=True,
+        )
+        for count in lengths:
+            run: Any = tf.compat.v1.RunMetadata()
+            options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
+            session.run(result, {length: count}, options=options, run_metadata=run)
+            found: dict[str, list[tuple[int, ...]]] = {}
+            for stats in (stats for device in run.step_stats.dev_stats for stats in device.node_stats):
+                kernel = stats.timeline_label.partition(" = ")[2].partition("(")[0]
+                for output in stats.output:
+                    shape = tuple(dim.size for dim in output.tensor_description.shape.dim)
+                    found.setdefault(kernel, []).append(shape)
+            yield found
+
+
+def numbers(shapes: dict[str, list[tuple[int, ...]]]) -> int:
+    """In the largest tensor."""
+    return max(int(np.prod(shape)) for of_kernel in shapes.values() for shape in of_kernel)
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "xlm-roberta",
+        "t5",
+        "deberta-v2",
+        "modernbert",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("mpnet", "qwen3")),
+    ],
+)
+def test_no_tensor_grows_with_the_square_of_a_texts_length(tmp_path: Path, model_type: str) -> None:
+    once, twice = computed(encoder(tmp_path, model_type), LONG, 2 * LONG)
+    assert sum(map(len, once.values())) > 100, "the trace tells of tensors"
+    assert numbers(twice) <= 2 * numbers(once)
+
+
+def test_scores_beyond_a_window_are_not_computed(tmp_path: Path) -> None:
+    spec: Any = encoder(tmp_path, "modernbert")
+    (shapes,) = computed(replace(spec, local=(True,) * spec.num_layers), LONG)
+    weights = [shape for kernel, found in shapes.items() if "Softmax" in kernel for shape in found]
+    assert len(weights) >= spec.num_layers * LONG // WINDOW_BLOCK
+    assert max(shape[-1] for shape in weights if len(shape) == 4) == WINDOW_BLOCK + 2 * spec.window
+    assert numbers(shapes) < LONG * LONG
+
+
+def test_a_model_of_short_texts_has_no_second_way(tmp_path: Path) -> None:
+    spec = encoder(tmp_path, "bert")
+    assert spec.max_length is not None
+    assert spec.max_length <= WHOLE
+    arrays = spec.parameters()
+    with tf.Graph().as_default() as graph:
+        params = {name: tf.constant(value) for name, value in arrays.items()}
+        tokens = Tokens(*(tf.compat.v1.placeholder(tf.int32, [None]) for _ in range(4)))
+        in_chunks(
+            tokens,
+            lambda chunk: spec.hidden_states(Float32Products(params, spec), chunk),
+            spec.hidden_size,
+            per_token=True,
+        )
+    assert [op.name for op in graph.get_operations() if op.type in ("If", "StatelessIf")] == ["cond"]
