@@ -47,7 +47,11 @@ class SeenWords:
     size: int = 256
 
     def table(self, name: str) -> tf.Tensor:
-        """The table of this name. Each word has a row: how many tokens it has, the tokens, and whatever fills it."""
+        """The table of this name. Each word has a row: how many tokens it has, the tokens, and whatever fills it.
+
+        Each function and branch has to ask for it by its name. As an argument it fails the checks of TensorFlow's
+        newer graph optimizers, which then say so in the log of whoever loads the graph.
+        """
         import tensorflow as tf
 
         return tf.raw_ops.MutableHashTableOfTensorsV2(
@@ -61,8 +65,9 @@ class SeenWords:
         """The tokens of ``words``, all different; ``search`` is called for those that are not in the table ``name``."""
         import tensorflow as tf
 
-        table, width = self.table(name), 1 + self.tokens
-        rows = tf.raw_ops.LookupTableFindV2(table_handle=table, keys=words, default_value=tf.fill([width], -1))
+        width = 1 + self.tokens
+        nothing = tf.fill([width], -1)
+        rows = tf.raw_ops.LookupTableFindV2(table_handle=self.table(name), keys=words, default_value=nothing)
         count = rows[:, 0]
         known = tf.reshape(rows, [-1])
         starts = tf.range(tf.size(words)) * width + 1
@@ -71,7 +76,7 @@ class SeenWords:
         def searched() -> Found:
             some = tf.gather_nd(words, missing)
             token_ids, splits = search(some)
-            self._insert(table, some, token_ids, splits)
+            self._insert(name, some, token_ids, splits)
             splits += tf.size(known)
             return Found(
                 tf.concat([known, token_ids], axis=0),
@@ -84,7 +89,7 @@ class SeenWords:
             searched = tf.function(searched, experimental_attributes={"_noinline": True})
         return Found(*tf.cond(tf.size(missing) > 0, searched, lambda: Found(known, starts, starts + count)))
 
-    def _insert(self, table: tf.Tensor, words: tf.Tensor, token_ids: tf.Tensor, splits: tf.Tensor) -> None:
+    def _insert(self, name: str, words: tf.Tensor, token_ids: tf.Tensor, splits: tf.Tensor) -> None:
         import tensorflow as tf
 
         count = splits[1:] - splits[:-1]
@@ -92,14 +97,14 @@ class SeenWords:
         count = tf.gather_nd(count, short)[:, None]
         places = tf.gather_nd(splits[:-1], short)[:, None] + tf.range(self.tokens)
         rows = tf.concat([count, tf.gather(tf.pad(token_ids, [[0, self.tokens]]), places)], axis=1)
-        full = tf.raw_ops.LookupTableSizeV2(table_handle=table) + tf.size(short, tf.int64) > self.words
-        new = {"table_handle": table, "keys": tf.gather_nd(words, short), "values": rows}
+        size = tf.raw_ops.LookupTableSizeV2(table_handle=self.table(name))
+        new = {"keys": tf.gather_nd(words, short), "values": rows}
 
         tf.cond(
-            full,
+            size + tf.size(short, tf.int64) > self.words,
             # To import is to put in place of everything that was there.
-            lambda: tf.raw_ops.LookupTableImportV2(**new),
-            lambda: tf.raw_ops.LookupTableInsertV2(**new),
+            lambda: tf.raw_ops.LookupTableImportV2(table_handle=self.table(name), **new),
+            lambda: tf.raw_ops.LookupTableInsertV2(table_handle=self.table(name), **new),
         )
 
     def forget(self, name: str) -> tf.Operation | None:

@@ -204,3 +204,16 @@ def test_the_signatures_of_an_artifact_share_words_in_a_servers_session(xlmr, ex
         rows = [row[mask > 0].tolist() for row, mask in zip(found["input_ids"], found["attention_mask"], strict=True)]
         assert rows == expected
     servable.close()
+
+
+def test_no_branch_or_function_is_given_the_table_as_an_argument() -> None:
+    graph, _ = _graph(make_unigram(), words=71)
+    compiled = tf.function(graph.__call__, input_signature=[tf.TensorSpec([None], tf.string)]).get_concrete_function()
+    definition = compiled.graph.as_graph_def()
+    made = 0
+    for nodes in (definition.node, *(function.node_def for function in definition.library.function)):
+        tables = {node.name for node in nodes if node.op == "MutableHashTableOfTensorsV2"}
+        takers = {node.op for node in nodes if tables & {name.split(":")[0] for name in node.input}}
+        assert takers <= {"LookupTableFindV2", "LookupTableSizeV2", "LookupTableInsertV2", "LookupTableImportV2"}
+        made += len(tables)
+    assert made == 4
