@@ -2,6 +2,7 @@
 
     python -m benchmarks.encoder --quick                            all-MiniLM-L6-v2, mixed lengths, one core: minutes
     python -m benchmarks.encoder                                    everything: hours
+    python -m benchmarks.encoder --models bge-m3-long --cores 1     texts of 512, 2,048 and 8,192 tokens: minutes
     python -m benchmarks.encoder --variants 'ours-*' --artifact NAME=MODELS/NAME/1
     python -m benchmarks.encoder --docs                             write what was measured into docs/performance.md
 
@@ -25,16 +26,17 @@ from typing import Any
 
 from benchmarks.encoders.measure import Plan, Workplace
 from benchmarks.encoders.memory import measure_memory, memory_section
-from benchmarks.encoders.models import MODELS
+from benchmarks.encoders.models import LONG, MODELS
 from benchmarks.encoders.process import ROOT
 from benchmarks.encoders.report import plot, replace_section, section
-from benchmarks.encoders.texts import SETS, statistics
+from benchmarks.encoders.texts import LONG_SETS, SETS, statistics
 from benchmarks.encoders.variants import Variant, chosen
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 # sentences in a round by batch size: eight rounds of the full mode at 128 go through all 2,048 texts
 QUICK, QUICK_ROUNDS = {1: 16, 8: 32, 32: 64, 128: 128}, 3
 FULL, FULL_ROUNDS = {1: 64, 8: 128, 32: 256, 128: 256}, 8
+LONG_SENTENCES, LONG_ROUNDS = {"512-token": {1: 4, 8: 8}, "2,048-token": {1: 2}, "8,192-token": {1: 1}}, 3
 BASE_SHARE = 4
 """Encoders of base size are about eight times slower and get this many times fewer sentences."""
 
@@ -43,11 +45,17 @@ def plans(given: argparse.Namespace) -> Iterator[Plan]:
     """The comparisons to make."""
     quick = given.quick
     for model in (["minilm"] if quick else MODELS) if given.models is None else given.models:
+        if model in LONG:
+            for texts in [kind for kind in LONG_SETS if not given.sets or kind in given.sets]:
+                for cores in given.cores or [1, 2]:
+                    long = LONG_SENTENCES[texts]
+                    yield Plan(model, texts, cores, long, given.rounds or LONG_ROUNDS, tried=1)
+            continue
         sizes = QUICK if quick else FULL
         if model != "minilm":
             sizes = {batch: max(batch, count // BASE_SHARE) for batch, count in sizes.items()}
         sizes = {batch: count for batch, count in sizes.items() if batch in given.batches}
-        for texts in given.sets or (["mixed"] if quick else SETS):
+        for texts in [kind for kind in given.sets or (["mixed"] if quick else SETS) if kind in SETS]:
             for cores in given.cores or ([1] if quick else [1, 2]):
                 yield Plan(model, texts, cores, sizes, given.rounds or (QUICK_ROUNDS if quick else FULL_ROUNDS))
 
@@ -97,12 +105,14 @@ def write_document(workplace: Workplace) -> None:
             f"{', '.join(f'{share:.1f}' for share in told.padded.values())} times the tokens"
         )
     for model in MODELS:
-        for kind in SETS:
+        for kind in LONG_SETS if model in LONG else SETS:
             for file in sorted(workplace.folder.glob(f"encoder-{model}-{kind}-*.json")):
                 results = json.loads(file.read_text())
                 image = DOCUMENT.parent / "images" / file.with_suffix(".png").name
-                plot(results, image)
-                lines += ["", *section(results), "", f"![Sentences a second](images/{image.name})"]
+                lines += ["", *section(results)]
+                if len(results["plan"]["sentences"]) > 2:  # fewer points are no curve
+                    plot(results, image)
+                    lines += ["", f"![Sentences a second](images/{image.name})"]
         for file in workplace.folder.glob(f"memory-{model}.json"):
             lines += ["", *memory_section(json.loads(file.read_text()))]
     DOCUMENT.write_text(replace_section(DOCUMENT.read_text(), "benchmarks/encoder.py", lines))
@@ -112,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sentences and rounds, one comparison")
     parser.add_argument("--models", nargs="+", choices=list(MODELS))
-    parser.add_argument("--sets", nargs="+", choices=SETS)
+    parser.add_argument("--sets", nargs="+", choices=(*SETS, *LONG_SETS))
     parser.add_argument("--cores", nargs="+", type=int, metavar="N")
     parser.add_argument("--batches", nargs="+", type=int, choices=list(FULL), default=list(FULL))
     parser.add_argument("--rounds", type=int, metavar="N")
@@ -141,7 +151,7 @@ def main() -> None:
     artifacts = {name: Path(folder) for name, _, folder in (item.partition("=") for item in given.artifact)}
     variants = [v for v in chosen(given.variants, artifacts) if v.step != "keras" or given.keras_python]
     if given.memory is None:
-        given.memory = [] if given.quick else list(MODELS)
+        given.memory = [] if given.quick else [model for model in MODELS if model not in LONG]
     if given.only_memory:
         given.models = []
     measure(given, workplace, variants)

@@ -35,6 +35,8 @@ class Plan:
     cores: int
     sentences: Mapping[int, int]
     rounds: int
+    tried: int = 32
+    """Texts, at least, by which the best way to give a peer its rows is looked for."""
 
     @property
     def clock(self) -> str:
@@ -158,7 +160,7 @@ class Workplace:
             way = known.get(key) if variant.kind == "peer" else None
             count = batch if variant.kind == "gemm" else sentences
             answer = process.ask(
-                "warm", texts=plan.texts, batch=batch, sentences=count, way=way, clock=plan.clock
+                "warm", texts=plan.texts, batch=batch, sentences=count, way=way, clock=plan.clock, tried=plan.tried
             )  # fmt: skip
             ways[str(batch)] = known[key] = answer["way"]
         if variant.kind == "peer":
@@ -190,7 +192,7 @@ class Workplace:
         """Against the float64 reference: the largest difference of a component, mean and smallest cosine."""
         expected = np.load(self.model_folder(plan.model) / f"reference-{plan.texts}.npy")
         batch = min(plan.sentences, key=lambda size: abs(size - CHECKED_BATCH))
-        count = CHECKED // batch * batch
+        count = min(CHECKED, len(expected)) // batch * batch
         file = self.folder / "vectors.npy"
         process.ask("vectors", texts=plan.texts, batch=batch, sentences=count, file=str(file))
         found = np.load(file).astype(np.float64)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MODELS", "Dimensions", "dimensions", "flops", "minilm", "source"]
+__all__ = ["LONG", "MODELS", "Dimensions", "dimensions", "flops", "minilm", "source"]
 
 MODELS = {
     "minilm": "all-MiniLM-L6-v2",
@@ -19,8 +19,13 @@ MODELS = {
     "xlm-r-base": "XLM-R-base size, random weights",
     "modernbert-base": "ModernBERT-base size, random weights",
     "qwen3-0.6b": "Qwen3-0.6B size, random weights",
+    "bge-m3-long": "bge-m3 size, 2 of its 24 layers, random weights",
+    "modernbert-long": "ModernBERT-base size, 3 of its 22 layers (one looks everywhere, two near), random weights",
 }
 MAX_LENGTH = 256
+LONG = ("bge-m3-long", "modernbert-long")
+"""Those that are given the long texts, and no others: a few layers, so that all is measured in minutes."""
+LONGEST = 8192
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def _make(model: str, target: Path) -> None:
     from transformers import AutoModel, BertConfig, ModernBertConfig, MPNetConfig, Qwen3Config, XLMRobertaConfig
 
     torch.manual_seed(0)
+    words = 30_522  # MiniLM's vocabulary
     configurations = {
         "bert-base": BertConfig(),
         "mpnet-base": MPNetConfig(max_position_embeddings=514),
@@ -103,11 +109,22 @@ def _make(model: str, target: Path) -> None:
             num_key_value_heads=8,
             head_dim=128,
         ),
+        "bge-m3-long": XLMRobertaConfig(
+            vocab_size=words,
+            max_position_embeddings=LONGEST + 2,
+            type_vocab_size=1,
+            layer_norm_eps=1e-5,
+            hidden_size=1024,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            num_hidden_layers=2,
+        ),
+        "modernbert-long": ModernBertConfig(num_hidden_layers=3),
     }
     encoder = target.with_name("encoder")
     shutil.copytree(minilm(), encoder, ignore=shutil.ignore_patterns("*.safetensors", "1_Pooling", "modules.json"))
     AutoModel.from_config(configurations[model]).save_pretrained(encoder)
-    transformer = Transformer(str(encoder), max_seq_length=MAX_LENGTH)
+    transformer = Transformer(str(encoder), max_seq_length=LONGEST if model in LONG else MAX_LENGTH)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(str(target))
     shutil.rmtree(encoder)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.encoders.texts import TextSet, load_sets, padded
+from benchmarks.encoders.models import LONG
+from benchmarks.encoders.texts import LONG_SETS, TextSet, load_sets, padded
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 CALIBRATION_TEXTS = 300
@@ -20,14 +21,14 @@ REFERENCE_TEXTS = 256
 
 
 def reference(source: Path, folder: Path, sets: dict[str, TextSet]) -> None:
-    """float64 vectors of each set's first texts, by sentence-transformers."""
+    """float64 vectors of the first texts of each of the model's sets, by sentence-transformers."""
     import torch
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(source), device="cpu").to(torch.float64)
     for name, texts in sets.items():
-        if not name.endswith("-warm-up"):
-            vectors = model.encode(list(texts.texts[:REFERENCE_TEXTS]), batch_size=32)
+        if not name.endswith("-warm-up") and (name in LONG_SETS) == (folder.name in LONG):
+            vectors = model.encode(list(texts.texts[:REFERENCE_TEXTS]), batch_size=1 if name in LONG_SETS else 32)
             np.save(folder / f"reference-{name}.npy", np.asarray(vectors, np.float64))
 
 
@@ -117,13 +118,19 @@ def onnx_bfloat16(source: Path, folder: Path, sets: dict[str, TextSet]) -> None:
 
 
 def openvino(source: Path, folder: Path, sets: dict[str, TextSet]) -> None:
-    """The model with fused attention, and quantized after training by nncf on texts of the mixed set."""
-    import nncf
+    """The model with fused attention."""
     import openvino as ov
 
     model = ov.convert_model(_encoder(source, "sdpa"), example_input=_example(), input=[([-1, -1], np.int64)] * 3)
     ov.save_model(model, folder / "float32.xml", compress_to_fp16=False)
 
+
+def openvino_int8(source: Path, folder: Path, sets: dict[str, TextSet]) -> None:
+    """The same, quantized after training by nncf on texts of the mixed set."""
+    import nncf
+    import openvino as ov
+
+    model = ov.convert_model(_encoder(source, "sdpa"), example_input=_example(), input=[([-1, -1], np.int64)] * 3)
     rows = [padded([row]) for row in sets["mixed-warm-up"].ids[:CALIBRATION_TEXTS]]
     samples = [[value.astype(np.int64) for value in (ids, mask, np.zeros_like(ids))] for ids, mask in rows]
     quantized = nncf.quantize(
@@ -132,7 +139,13 @@ def openvino(source: Path, folder: Path, sets: dict[str, TextSet]) -> None:
     ov.save_model(quantized, folder / "int8.xml", compress_to_fp16=False)
 
 
-STEPS = {"reference": reference, "onnx": onnx, "onnx-bfloat16": onnx_bfloat16, "openvino": openvino}
+STEPS = {
+    "reference": reference,
+    "onnx": onnx,
+    "onnx-bfloat16": onnx_bfloat16,
+    "openvino": openvino,
+    "openvino-int8": openvino_int8,
+}
 
 
 def main() -> None:

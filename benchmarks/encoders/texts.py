@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SETS", "Statistics", "TextSet", "load_sets", "make_set", "padded", "statistics", "write_sets"]
+__all__ = ["LONG_SETS", "SETS", "Statistics", "TextSet", "load_sets", "make_set", "padded", "statistics", "write_sets"]
 
 Lengths = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32]
 
 SETS = ("mixed", "short")
 MEASURED, WARM_UP = 2048, 1024
+LONG_SETS = {"512-token": 32, "2,048-token": 8, "8,192-token": 4}
+"""Texts that all have as many tokens as their set's name says, and how many there are."""
 LONGEST = 248
 SPECIAL_TOKENS = 2  # [CLS] and [SEP]
 
@@ -74,14 +76,16 @@ def _padded_share(lengths: Lengths, size: int) -> float:
 
 
 def lengths(kind: str, count: int, seed: int) -> Lengths:
-    """Token counts, special tokens included: ``mixed`` 3 to 248, ``short`` 4 to 12."""
+    """Token counts, special tokens included: ``mixed`` 3 to 248, ``short`` 4 to 12, of long ones always the same."""
     random = np.random.default_rng(seed)
     if kind == "short":
         return random.integers(4, 13, count)
     if kind == "mixed":
         drawn = np.round(random.lognormal(np.log(_MEDIAN), _SPREAD, count))
         return np.clip(drawn, 3, LONGEST).astype(np.int64)
-    raise ValueError(f"no text set {kind!r}; there are {', '.join(SETS)}")
+    if kind in LONG_SETS:
+        return np.full(count, int(kind.removesuffix("-token").replace(",", "")), np.int64)
+    raise ValueError(f"no text set {kind!r}; there are {', '.join((*SETS, *LONG_SETS))}")
 
 
 def make_set(kind: str, count: int, seed: int, tokenizer_json: Path) -> TextSet:
@@ -124,6 +128,9 @@ def write_sets(file: Path, tokenizer_json: Path) -> None:
     """All sets and, named ``<set>-warm-up``, other texts of the same distribution, as JSON."""
     made = {kind: make_set(kind, MEASURED, 40 + at, tokenizer_json) for at, kind in enumerate(SETS)}
     made |= {f"{kind}-warm-up": make_set(kind, WARM_UP, 50 + at, tokenizer_json) for at, kind in enumerate(SETS)}
+    for at, (kind, count) in enumerate(LONG_SETS.items()):
+        made[kind] = make_set(kind, count, 60 + at, tokenizer_json)
+        made[f"{kind}-warm-up"] = make_set(kind, count, 70 + at, tokenizer_json)
     plain = {n: {"texts": item.texts, "ids": [row.tolist() for row in item.ids]} for n, item in made.items()}
     file.write_text(json.dumps(plain))
 

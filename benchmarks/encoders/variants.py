@@ -73,7 +73,7 @@ VARIANTS: Sequence[Variant] = (
     _peer("onnxruntime-int8", "onnx_runtime", "int8", ".", "onnx", graphs="exported_int8,bert_optimized_int8"),
     _peer("openvino-fp32", "openvino", "fp32", ".", "openvino", graph="float32", hint="f32"),
     _peer("openvino-bf16", "openvino", "bf16", ".", "openvino", graph="float32", hint="bf16"),
-    _peer("openvino-int8", "openvino", "int8", ".", "openvino", graph="int8", hint="f32"),
+    _peer("openvino-int8", "openvino", "int8", ".", "openvino-int8", graph="int8", hint="f32"),
     Variant(
         "keras-recipe",
         "the Keras recipe, padded",

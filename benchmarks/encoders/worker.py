@@ -34,23 +34,24 @@ class Worker:
         self._sets = sets
         self._ways: dict[int, tuple[str, Way]] = {}
 
-    def warm(self, texts: str, batch: int, sentences: int, way: str | None, clock: str) -> dict[str, Any]:
-        """Take ``way``, or the best of all by ``clock`` (``cpu`` or ``wall``), for requests of ``batch`` rows.
+    def warm(self, texts: str, batch: int, sentences: int, way: str | None, clock: str, tried: int) -> dict[str, Any]:
+        """Take ``way``, or the best of all by ``clock`` (``cpu`` or ``wall``) and ``tried`` texts or more, for requests
+        of ``batch`` rows.
 
         Then run ``sentences`` other texts of the same kind.
         """
         warm_up = self._sets[f"{texts}-warm-up"]
         ways = dict(self._engine.ways(batch))
-        tried: dict[str, float] = {}
+        seconds: dict[str, float] = {}
         if way is None and len(ways) > 1:
-            tried = self._compare(ways, warm_up, batch, max(batch, 32), clock, 1)
-            finalists = {name: ways[name] for name in sorted(tried, key=lambda name: tried[name])[:FINALISTS]}
-            second = self._compare(finalists, warm_up, batch, max(batch, 64), clock, 2)
+            seconds = self._compare(ways, warm_up, batch, max(batch, tried), clock, 1)
+            finalists = {name: ways[name] for name in sorted(seconds, key=lambda name: seconds[name])[:FINALISTS]}
+            second = self._compare(finalists, warm_up, batch, max(batch, 2 * tried), clock, 2)
             way = min(second, key=lambda name: second[name])
         name = way if way is not None else next(iter(ways))
         self._ways[batch] = (name, ways[name])
         self._encode(warm_up, batch, 0, sentences)
-        return {"way": name, "tried": tried}
+        return {"way": name, "tried": seconds}
 
     def _compare(
         self, ways: dict[str, Way], texts: TextSet, batch: int, sentences: int, clock: str, rounds: int

@@ -9,7 +9,17 @@ import pytest
 from support import wordpiece_tokenizer
 
 from benchmarks.encoders.models import Dimensions, flops
-from benchmarks.encoders.texts import LONGEST, lengths, load_sets, make_set, padded, statistics, write_sets
+from benchmarks.encoders.texts import (
+    LONG_SETS,
+    LONGEST,
+    SETS,
+    lengths,
+    load_sets,
+    make_set,
+    padded,
+    statistics,
+    write_sets,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +37,9 @@ def test_mixed_lengths_are_those_of_real_texts_and_short_ones_of_queries() -> No
     assert statistics(np.array([1, 3] * 4 + [8] * 8)).padded == {8: (24 + 64) / (16 + 64)}
     short = lengths("short", 1000, 0)
     assert set(short.tolist()) == set(range(4, 13))
-    with pytest.raises(ValueError, match="no text set 'long'; there are mixed, short"):
+    with pytest.raises(ValueError, match="no text set 'long'; there are mixed, short, 512-token, "):
         lengths("long", 1, 0)
+    assert lengths("2,048-token", 3, 0).tolist() == [2048] * 3
 
 
 @pytest.mark.parametrize("kind", ["mixed", "short"])
@@ -43,7 +54,8 @@ def test_every_text_has_exactly_the_drawn_number_of_tokens(kind: str, tokenizer_
 def test_sets_survive_their_file_and_warm_up_texts_are_others(tokenizer_json: Path, tmp_path: Path) -> None:
     write_sets(tmp_path / "sets.json", tokenizer_json)
     sets = load_sets(tmp_path / "sets.json")
-    assert set(sets) == {"mixed", "mixed-warm-up", "short", "short-warm-up"}
+    assert set(sets) == {name for kind in (*SETS, *LONG_SETS) for name in (kind, f"{kind}-warm-up")}
+    assert sets["8,192-token"].lengths.tolist() == [8192] * LONG_SETS["8,192-token"]
     assert len(sets["mixed"].texts) == 2048
     assert sets["mixed"].texts[:1024] != sets["mixed-warm-up"].texts
     assert sets["short"].ids[0].dtype == np.int32
