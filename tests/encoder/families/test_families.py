@@ -203,6 +203,36 @@ def test_families_are_exported_in_fewer_bits_and_held_to_a_cosine(
     assert 0 < result.report.max_cosine_distance <= 1 - cosine
 
 
+REAL_WIDTHS: dict[str, dict[str, Any]] = {
+    "modernbert": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 1152, "local_attention": 128},
+    "xlm-roberta": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+    "qwen3": {
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+    },
+}
+"""ModernBERT-base, XLM-R-base and Qwen3-0.6B, but for the number of layers, of words and of places."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+@pytest.mark.parametrize("model_type", REAL_WIDTHS)
+def test_layers_as_wide_as_real_ones_meet_the_bounds_of_fewer_bits(
+    tmp_path: Path, model_type: str, precision: str
+) -> None:
+    """Of products as large as theirs. Random weights have no outliers, which trained ones lose most by."""
+    widths = {**REAL_WIDTHS[model_type], "num_hidden_layers": 4, "initializer_range": 0.02}
+    source = save_family(tmp_path, model_type, **widths)
+    result = export(source, tmp_path / "models", "m", precision=precision, tokenizer_sample=0.001)
+    stamp = json.loads((result.path / "assets.extra" / "provenance.json").read_text())["precision"]
+    assert len(stamp["products"][precision]) > 8
+    assert result.report is not None
+    assert 0 < result.report.max_cosine_distance <= 1 - stamp["min_cosine"]
+
+
 @pytest.mark.parametrize(
     "model_type",
     [
