@@ -129,6 +129,7 @@ def test_the_adapter_in_use_is_the_default_and_the_model_stays_as_it_is(source: 
     encoder: Any = model[0].auto_model
     encoder.enable_adapters()
     encoder.set_adapter("separation")
+    assert open_checkpoint(model).digest != open_checkpoint(with_adapters(source)).digest
     trained = {name for name, value in encoder.named_parameters() if value.requires_grad}
     checkpoint = open_checkpoint(model)
     spec = read_spec(checkpoint, Views(quantized=("int8",)))
@@ -167,6 +168,14 @@ def test_adapters_that_are_damaged_are_refused_by_name(folder: Path, tmp_path: P
 def test_more_than_the_product_of_two_matrices_is_refused_by_name(source: Path) -> None:
     model = with_adapters(source, {"one": 2, "two": 2}, target_modules=["q_proj"], use_dora=True)
     with pytest.raises(UnsupportedError, match=r"config\.json: use_dora of the adapter 'one' is True"):
+        open_checkpoint(model)
+
+
+def test_numbers_of_an_adapter_that_are_not_finite_are_refused_by_name(source: Path) -> None:
+    model = with_adapters(source)
+    encoder: Any = model[0].auto_model
+    encoder.layers[1].mlp.fc1.lora_A["separation"].weight.data[1, 2] = float("nan")
+    with pytest.raises(SourceError, match=r"the adapter 'separation' of layers\.1\.mlp\.fc1 has numbers"):
         open_checkpoint(model)
 
 

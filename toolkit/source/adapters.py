@@ -115,13 +115,16 @@ def adapted(model: BaseModel, name: str) -> Iterator[None]:
 def factors(encoder: Any, names: Sequence[str], file: str) -> Factors:
     """What the adapters of these names add, together, to the tensors of ``encoder`` as it is without them.
 
-    Raises ``UnsupportedError`` naming ``file``, the encoder's, for what is more than the product of two matrices.
+    Raises ``UnsupportedError`` naming ``file``, the encoder's, for what is more than the product of two matrices, and
+    ``SourceError`` for what is not finite.
     """
     found: dict[str, list[tuple[Array, Array]]] = {}
     for name in names:
         _require_plain(encoder.peft_config[name], name, file)
         for place, layer in encoder.named_modules():
             if hasattr(layer, "lora_A") and (part := _factors_of(layer, name, f"{file}: {place}")):
+                if not all(np.isfinite(matrix).all() for matrix in part):
+                    raise SourceError(f"{file}: the adapter {name!r} of {place} has numbers that are not finite")
                 found.setdefault(f"{place}.weight", []).append(part)
     return {
         place: (np.concatenate([left for left, _ in parts], 1), np.concatenate([right for _, right in parts], 0))

@@ -246,6 +246,8 @@ def _from_model(
     chosen = task_adapters(first) if embeds and len(taken) == 1 else ()
     adapters = {name: factors(first.auto_model, [name], modules[0].file) for name in chosen}
     named += [(name, digest_of(adapter)) for name, adapter in adapters.items()]
+    if modules[0].adapter:  # which is that of other texts
+        named.append(digest_of(modules[0].adapter))
     checkpoint = Checkpoint(
         source=source,
         task=task.name,
