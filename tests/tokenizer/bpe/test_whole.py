@@ -87,6 +87,17 @@ def test_forms(trained, equal, hard_texts, form, crossing):
     equal(tokenizer, [*hard_texts[:2500], *SPACING, "a``b `` ```", *(f"a > b{text}" for text in NATURAL[:9])])
 
 
+@pytest.mark.parametrize("crossing", [True, False], ids=["crossing", "words"])
+@pytest.mark.parametrize("form", ["Llama 2", "Gemma"])
+def test_marks_that_the_character_map_puts_before_spaces(trained, equal, source, form, crossing):
+    tokenizer = trained(*FORMS[form], crossing=crossing)
+    tokenizer.add_tokens([AddedToken(content, normalized=False) for content in ("▁▁", "<i>")])
+    tokenizer.add_tokens([AddedToken("a", single_word=True, normalized=False)])
+    assert compile_character_pairs(read_tokenizer(source(tokenizer))).spaces_marked
+    pieces = ["  ", " ", "▁", "▁▁", "<i>", "a", ">", "\n"]
+    equal(tokenizer, ["".join(parts) for parts in itertools.product(pieces, repeat=4)])
+
+
 @pytest.mark.parametrize("unknown", ["<unk>", None])
 @pytest.mark.parametrize("fuse", [True, False], ids=["fuse", "each"])
 @pytest.mark.parametrize("form", ["Llama 2", "Metaspace"])
@@ -156,6 +167,7 @@ def test_only_ops_that_stock_servers_link(gemma, source):
 def test_compiled_tables_come_back_from_arrays(gemma, source):
     tables = compile_character_pairs(read_tokenizer(source(gemma)))
     again = type(tables).from_arrays(tables.to_arrays())
+    assert again.spaces_marked is tables.spaces_marked is True
     assert (again.normal_passes, again.split_passes) == (tables.normal_passes, tables.split_passes)
 
 

@@ -55,12 +55,13 @@ def diverging_character_step(comparison: Comparison, text: str, expected: Encodi
     for step, value in before:
         if isinstance(step, RegexStep) and str(step).startswith("normalize") and _differ(value.numpy()[0], normal):
             return step
-    return split if _differ(marked.numpy()[0].replace(_bytes(BREAK), b""), "".join(wanted)) else merge
+    return split if _differ(marked.numpy()[0], "".join(wanted)) else merge
 
 
 def _differ(text: bytes, wanted: str) -> bool:
-    """Whether texts differ in more than that spaces stand for ``▁`` (:mod:`toolkit.tokenizer.bpe.whole_compiler`)."""
-    return text.decode().replace("▁", " ") != wanted.replace("▁", " ")
+    """Whether texts differ in more than marks, and that spaces stand for ``▁``
+    (:mod:`toolkit.tokenizer.bpe.whole_compiler`)."""
+    return text.replace(_bytes(BREAK), b"").decode().replace("▁", " ") != wanted.replace("▁", " ")
 
 
 def _bytes(mark: str) -> bytes:

@@ -29,11 +29,17 @@ __all__ = ["BytePairs", "CharacterPairs", "ReplaceBroken", "SplitText", "bytepai
 
 @dataclass(frozen=True)
 class ReplaceBroken(Step):
-    """Replace broken UTF-8 as ``bytes.decode("utf-8", "replace")`` does; all else stays as it is."""
+    """Replace broken UTF-8 as ``bytes.decode("utf-8", "replace")`` does; all else stays as it is, but that spaces get a
+    mark in front if ``spaces_marked``."""
+
+    spaces_marked: bool = False
 
     def buffers(self) -> tuple[Buffer, ...]:
-        unchanged = np.full(CODE_POINTS, UNCHANGED, np.int32)
-        return (np.frombuffer(charmap_model(["\ufffd".encode()], unchanged, 0), np.uint8),)
+        index = np.full(CODE_POINTS, UNCHANGED, np.int32)
+        if self.spaces_marked:
+            index[ord(" ")] = 1
+        strings = [text.encode("utf-8", "surrogatepass") for text in ("\ufffd", f"{BREAK} ")]
+        return (np.frombuffer(charmap_model(strings, index, 0), np.uint8),)
 
     def apply(self, value: tf.Tensor, *buffers: tf.Tensor) -> tf.Tensor:
         from tensorflow_text.python.ops.fast_bert_normalizer import gen_fast_bert_normalizer
@@ -44,7 +50,7 @@ class ReplaceBroken(Step):
         return text
 
     def __str__(self) -> str:
-        return "replace broken UTF-8 by U+FFFD"
+        return "replace broken UTF-8 by U+FFFD" + (", a mark before each space" if self.spaces_marked else "")
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,8 @@ def character_pair_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     assert isinstance(model, CharacterPairModel)
     compiled = compiled_bytepairs(spec)
     raw, late = ([token.content for token in spec.added_tokens if token.normalized == late] for late in (False, True))
-    steps: list[Step] = [ReplaceBroken(), *_finding("find in the text", raw, compiled.raw_passes)]
+    steps: list[Step] = [ReplaceBroken(compiled.spaces_marked)]
+    steps += _finding("find in the text", raw, compiled.raw_passes)
     if model.changes:
         steps.append(RegexStep(f"normalize: {', '.join(map(str, model.changes))}", compiled.normal_passes))
     steps += _finding("find in the normalized text", late, compiled.late_passes)

@@ -22,6 +22,7 @@ class CompiledBytePairs:
 
     ``words`` is the model of a kernel that looks words up, ``word_ids`` the token id of each word (the last two are no
     words); ``pieces`` is a SentencePiece model for all others, ``piece_ids`` the token id of each of its pieces.
+    ``spaces_marked``: the passes are for texts with ``BREAK`` before each space.
     """
 
     raw_passes: Passes
@@ -33,11 +34,13 @@ class CompiledBytePairs:
     piece_ids: npt.NDArray[np.int32] = field(repr=False)
     composition: Composition | None
     normal_passes: Passes = ()
+    spaces_marked: bool = False
 
     def to_arrays(self) -> Arrays:
         """All of it as arrays."""
-        passes = json.dumps([self.raw_passes, self.late_passes, self.split_passes, self.normal_passes]).encode()
-        buffers = {"passes": passes, "words": self.words, "pieces": self.pieces}
+        passes = [self.raw_passes, self.late_passes, self.split_passes, self.normal_passes]
+        settings = json.dumps([self.spaces_marked, *passes]).encode()
+        buffers = {"passes": settings, "words": self.words, "pieces": self.pieces}
         composition = {} if self.composition is None else self.composition.to_arrays()
         return {
             "word_ids": self.word_ids,
@@ -49,11 +52,13 @@ class CompiledBytePairs:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> CompiledBytePairs:
         """The inverse of :meth:`to_arrays`. Raises ``ValueError`` or ``KeyError`` for other arrays."""
-        raw, late, split, normal = map(_passes, json.loads(arrays["passes"].tobytes()))
+        spaces_marked, *passes = json.loads(arrays["passes"].tobytes())
+        raw, late, split, normal = map(_passes, passes)
         words, pieces = arrays["words"].tobytes(), arrays["pieces"].tobytes()
         composes = any(item.name in arrays for item in fields(Composition))
         composition = Composition.from_arrays(arrays) if composes else None
-        return cls(raw, late, split, words, arrays["word_ids"], pieces, arrays["piece_ids"], composition, normal)
+        ids = arrays["word_ids"], arrays["piece_ids"]
+        return cls(raw, late, split, words, ids[0], pieces, ids[1], composition, normal, spaces_marked)
 
 
 def _passes(pairs: Any) -> Passes:

@@ -7,7 +7,9 @@ follows a character which no token has before ``▁``; most of the parts are the
 What is left whole, the kernel merges with a queue, in n log n.
 
 Where normalization ends with a space's turning into ``▁``, it is the other way round here, in texts as in tables: texts
-have many spaces and hardly a ``▁``, and stay shorter.
+have many spaces and hardly a ``▁``, and stay shorter. Where added tokens allow it, the marks that cut are put before
+spaces by the step that repairs broken UTF-8, which goes through all characters anyway, and the few that are too many
+are taken out again: an expression that matches at each word takes as long as half of all the rest.
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ def compile_character_pairs(spec: TokenizerSpec) -> CompiledBytePairs:
     pieces, piece_ids = _pieces(model, made, unknown)
     words, word_ids = lookup_model({**_words(spec, model, made), **added})
     word = word_pattern(spec.added_tokens)
+    marked = model.changes[-1:] == (_TO_SPACES,) and not model.whole_parts and all(map(_stays, raw))
     split = [*_metaspace_passes(model.metaspace), *filter(None, [_unknown(model, unknown)])]
-    split += _part_passes(model, made, tuple(forms.values()))
+    split += (_run_passes if marked else _part_passes)(model, made, tuple(forms.values()))
     return CompiledBytePairs(
         mark_passes([pattern(token, token.content) for token in raw], word, late=False),
         mark_passes([pattern(token, found[token.content]) for token in late], word, late=bool(raw)),
@@ -61,7 +64,8 @@ def compile_character_pairs(spec: TokenizerSpec) -> CompiledBytePairs:
         pieces,
         piece_ids,
         None,
-        tuple(step for change in model.changes for step in _change_passes(change)),
+        tuple(step for change in model.changes for step in _change_passes(change, marked=marked)),
+        marked,
     )
 
 
@@ -98,11 +102,12 @@ def _normal(model: CharacterPairModel, token: AddedToken) -> str:
     return content
 
 
-def _change_passes(change: Prepend | Replace) -> Passes:
+def _change_passes(change: Prepend | Replace, *, marked: bool) -> Passes:
+    """``marked``: each space has a mark in front."""
     if isinstance(change, Replace):
-        return ((literal(change.old), _rewrite(change.new)),)
-    text = _rewrite(change.text)
-    return (f"^[^{ANY}]", rf"{text}\0"), (f"{pattern_of(END)}([^{ANY}])", rf"{END}{text}\1")
+        return ((literal(change.old), (BREAK if marked else "") + _rewrite(change.new)),)
+    text, first = _rewrite(change.text), f"{pattern_of(BREAK)}?" if marked else ""
+    return (f"^{first}[^{ANY}]", rf"{text}\0"), (f"{pattern_of(END)}({first}[^{ANY}])", rf"{END}{text}\1")
 
 
 def _metaspace_passes(metaspace: Metaspace | None) -> Passes:
@@ -138,25 +143,57 @@ def _form(model: CharacterPairModel, token: AddedToken, unknown: str) -> str:
     return "".join("".join(run) if known else new * (1 if model.fuse_unk else len([*run])) for known, run in runs)
 
 
+def _mark(model: CharacterPairModel) -> str:
+    """What stands for a space when the text is split."""
+    if model.metaspace is not None:
+        return model.metaspace.mark
+    return " " if model.changes[-1:] == (_TO_SPACES,) else _SPACE_MARK
+
+
+def _before_marks(model: CharacterPairModel, made: set[str]) -> set[str]:
+    """The characters that some token has before what stands for a space."""
+    mark = _mark(model)
+    return {token[at - 1] for token in made for at in range(1, len(token)) if token[at] == mark} - {mark}
+
+
+def _stays(token: AddedToken) -> bool:
+    """Whether ``token`` is found in a text with marks before its spaces, and whole when those in it are out again."""
+    content = token.content
+    inside = " " in content or _SPACE_MARK in content.lstrip(_SPACE_MARK)
+    return not (inside or token.lstrip or token.rstrip)
+
+
+def _run_passes(model: CharacterPairModel, made: set[str], forms: Collection[str]) -> Passes:
+    """Passes that leave, of marks before each space, those before runs of spaces that no merge reaches into."""
+    passes = [(f" {pattern_of(BREAK)}", " ")]
+    if over := _before_marks(model, made):
+        passes.append((f"({character_class(map(ord, over))}){pattern_of(BREAK)}", r"\1"))
+    if any(form.startswith(" ") for form in forms):
+        passes.append((pattern_of(START) + pattern_of(BREAK), START))
+    return (*passes, *_apart(forms))
+
+
+def _apart(forms: Collection[str]) -> Passes:
+    """A pass that puts marks around added tokens, if there are any."""
+    return ((_MARKED, rf"{BREAK}\0{BREAK}"),) if forms else ()
+
+
 def _part_passes(model: CharacterPairModel, made: set[str], forms: Collection[str]) -> Passes:
     """Passes that put marks between the parts of a text that no merge leaves. ``forms`` are those of added tokens."""
-    mark = _SPACE_MARK if model.metaspace is None else model.metaspace.mark
-    mark = " " if model.changes[-1:] == (_TO_SPACES,) else mark
-    apart = model.metaspace is not None and model.metaspace.split
-    before = {token[at - 1] for token in made for at in range(1, len(token)) if token[at] == mark} - {mark}
+    mark, over = _mark(model), _before_marks(model, made)
     plain, marks = f"[^{literal(mark)}{ANY}]", f"{literal(mark)}+"
-    if apart:
+    if model.metaspace is not None and model.metaspace.split:
         part = f"{literal(mark)}{plain}*|{plain}+"
     elif model.whole_parts:
         part = f"[^{ANY}]+"
-    elif before:
-        over = f"{plain}*{character_class(map(ord, before))}{marks}"
-        part = f"{marks}(?:{over})*{plain}*|(?:{over})+{plain}*|{plain}+"
+    elif over:
+        crossing = f"{plain}*{character_class(map(ord, over))}{marks}"
+        part = f"{marks}(?:{crossing})*{plain}*|(?:{crossing})+{plain}*|{plain}+"
     elif any(mark in form for form in forms):
         part = f"{marks}{plain}*|{plain}+"
     else:
         # As the last one, by patterns that RE2 finds by what they begin with.
-        return (*([(_MARKED, rf"{BREAK}\0{BREAK}")] if forms else []), (marks, rf"{BREAK}\0"))
+        return (*_apart(forms), (marks, rf"{BREAK}\0"))
     return ((f"(?:{_MARKED}|{part})", rf"\0{BREAK}"),)
 
 
