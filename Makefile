@@ -45,7 +45,7 @@ test-tokenizers: .venv-test/.installed ## the whole self-check of the tokenizers
 	TOKENIZERS=$(CURDIR)/build/tokenizers PYTHONPATH=. .venv-test/bin/pytest tests/real/test_tokenizers.py $(PYTEST_FLAGS)
 
 # From the source tree as well: it installs TensorFlow 2.12 and 2.17, of 1.3 GB each.
-test-runtimes: .venv-test/.installed ## a tiny artifact of every family and task, from PyPI (an hour)
+test-runtimes: .venv-test/.installed ## a tiny artifact of every family and task in TensorFlow 2.12 and 2.17, from PyPI (an hour)
 	RUNTIMES=$(CURDIR)/build/runtimes PYTHONPATH=. .venv-test/bin/pytest tests/real/test_old_runtimes.py $(PYTEST_FLAGS)
 
 image-test: .venv-test/.installed ## build Dockerfile.serving for real and try the image (root, buildah, debootstrap; minutes)
