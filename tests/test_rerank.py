@@ -188,7 +188,34 @@ def _role(name: str) -> str:
     return f'{{{{ messages | selectattr("role", "eq", "{name}") | map(attribute="content") | first }}}}'
 
 
-def test_fewer_bits_are_refused_by_name(model: CrossEncoder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="precision 'int8': not for bert in rerank; supported: float32"):
-        export(model, tmp_path, "m", precision="int8")
+def test_a_bound_of_vectors_is_refused_for_scores(model: CrossEncoder, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="min_cosine: this model gives scores, which max_difference is for"):
+        export(model, tmp_path, "m", precision="int8", min_cosine=0.9)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_fewer_bits_are_proved_by_the_difference_of_scores(model: CrossEncoder, tmp_path: Path, precision: str) -> None:
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("".join(f"{query}\t{document}\n" for query, document in PAIRS if query.strip()))
+    options = {"calibration": pairs} if precision == "int8" else {}
+    model.save(str(tmp_path / "source"))
+    made = export(
+        tmp_path / "source",
+        tmp_path / "models",
+        "m",
+        precision=precision,
+        max_difference=0.2,
+        tokenizer_sample=0.001,
+        **options,
+    )
+    assert made.report is not None
+    assert 1e-5 < made.report.max_abs < 0.2
+    runner = CliRunner(env={"COLUMNS": "250"})
+    shown = runner.invoke(cli, ["inspect", str(made.path)]).stdout
+    assert f"{precision}: " in shown
+    assert "largest difference of a score allowed 0.2" in shown
+    checked = runner.invoke(cli, ["check", str(made.path), str(tmp_path / "source")])
+    assert checked.exit_code == 0, checked.output
+    assert "close enough" in checked.stdout

@@ -31,7 +31,6 @@ from toolkit.artifact.savedmodel import (
     write_warmup,
 )
 from toolkit.corpus.calibration import Calibration, built_in_texts, read_texts
-from toolkit.corpus.check import check_texts
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import MODEL_TYPES
 from toolkit.errors import InputError, MissingExtraError, SourceNotice
@@ -103,6 +102,7 @@ def export(
     batching: Batching | None = Batching(),
     precision: str = "float32",
     min_cosine: float | None = None,
+    max_difference: float | None = None,
     calibration: str | Path | None = None,
     oldest_server: str = DEFAULT_OLDEST,
     truncate_dim: int | None = None,
@@ -131,7 +131,9 @@ def export(
     ``precision`` is that of the encoder's products: ``"float32"``, ``"bfloat16"`` or ``"int8"``. In int8 they are
     calibrated on the texts of the file ``calibration``, UTF-8 and one a line (``None``: a built-in set), and those that
     lose most are computed in bfloat16, as few as bring every vector's cosine with the original's to ``min_cosine``
-    (0.995; for bfloat16, which has no choice to make, 0.9999). That choice is made with ``verify=False`` too, against
+    (0.995; for bfloat16, which has no choice to make, 0.9999), or a CrossEncoder's scores within ``max_difference`` of
+    the original's (0.05; for bfloat16 0.02; of a score above 1 that share of it). Its ``calibration`` has pairs, with a
+    tab between query and document. That choice is made with ``verify=False`` too, against
     the float32 graph. ``oldest_server`` is the oldest release of TF Serving that the artifact is for; for one before
     2.17 LayerNorm is not fused. ``bounds`` are what the proof asks for instead of the precision's own.
 
@@ -158,7 +160,7 @@ def export(
     say = progress or (lambda stage, done, total: None)
     views = Views(None if prompts is None else tuple(prompts), tuple(dims), tuple(quantize))
     ranged = not {"int8", "uint8"}.isdisjoint(views.quantized)
-    wanted = Precision(precision, min_cosine, None if ranged and precision != "int8" else calibration)
+    wanted = Precision(precision, min_cosine, max_difference, None if ranged and precision != "int8" else calibration)
     settings = SourceSettings(truncate_dim, max_seq_length, prompt_name, pooling)
     fused_norm = runs_on("FusedBatchNormV3", oldest_server)
     if wanted.name == "int8":
@@ -181,6 +183,7 @@ def export(
         if wanted.name not in spec.precisions:
             family, supported = spec.encoder.family, ", ".join(spec.precisions)
             raise InputError(f"precision {wanted.name!r}: not for {family} in {spec.task}; supported: {supported}")
+        wanted.require_fit(scores=spec.scores)
         bare = compare_bare(checkpoint.tokenizer_file, checkpoint.tokenizer) if checkpoint.tokenizer_file else None
         said = (*([str(bare)] if bare is not None and bare.differences else []), *spec.notices)
         for notice in said:
@@ -236,15 +239,13 @@ def _build(
         from toolkit.graph.precision_choice import all_bfloat16, choose_int8
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
-    stamp: dict[str, Any] = {"name": wanted.name, "min_cosine": wanted.required_cosine}
+    stamp = wanted.stamp(scores=spec.scores)
     plan = None
     if wanted.name == "bfloat16":
         plan = all_bfloat16(spec.encoder)
-    elif wanted.name == "int8" and isinstance(spec, EmbedSpec):
-        calibration = texts or built_in_texts(spec.max_length)
-        assert wanted.required_cosine is not None
-        exact: Any = serving_model(spec, **options)
-        choice = choose_int8(exact, spec, calibration, check_texts(spec.max_length), wanted.required_cosine, say)
+    elif wanted.name == "int8":
+        calibration, allowed = texts or spec.calibration(), wanted.loss(scores=spec.scores)
+        choice = choose_int8(serving_model(spec, **options), spec, calibration, spec.check_rows(), allowed, say)
         plan = choice.plan
         stamp["calibration"] = calibration.to_json()
         stamp["losses"] = choice.losses

@@ -46,7 +46,7 @@ def encode(model: SentenceTransformer, prompt: str | None, cut: int | None, norm
 def planned(spec: EmbedSpec, precision: str) -> Plan | None:
     """What an export in that precision computes each product in."""
     if precision == "int8":
-        choice = choose_int8(EmbedModel(spec), spec, Calibration("these", TEXTS), TEXTS, LEAST_COSINE)
+        choice = choose_int8(EmbedModel(spec), spec, Calibration("these", TEXTS), TEXTS, 1 - LEAST_COSINE)
         assert choice.plan.int8
         return choice.plan
     return all_bfloat16(spec.encoder) if precision == "bfloat16" else None

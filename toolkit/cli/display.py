@@ -154,7 +154,7 @@ def check_table(report: CheckReport) -> None:
     console.print(table)
     bounds = report.bounds
     largest = "" if bounds.max_abs is None else f" (bound {bounds.max_abs:.0e})"
-    word = "equal" if bounds.max_abs is not None else "close enough"
+    word = "close enough" if bounds.relative or bounds.max_abs is None else "equal"
     verdict = f"[green]{word}[/green]" if report.passed else f"[red]NOT {word}[/red]"
     console.print(
         f"{verdict}: max abs difference {report.max_abs:.2e}{largest}"
@@ -188,7 +188,13 @@ def precision_words(stamp: Mapping[str, Any]) -> str:
         + (f" ({', '.join(found)})" if len(products) > 1 and len(found) == min(map(len, products.values())) else "")
         for name, found in products.items()
     ]
-    words = f"{stamp['name']}: {', '.join(parts)}; smallest cosine allowed {stamp['min_cosine']}"
+    difference = stamp.get("max_difference")
+    allowed = (
+        f"largest difference of a score allowed {difference}"
+        if difference is not None
+        else f"smallest cosine allowed {stamp['min_cosine']}"
+    )
+    words = f"{stamp['name']}: {', '.join(parts)}; {allowed}"
     calibration = stamp.get("calibration")
     if not calibration:
         return words

@@ -6,7 +6,9 @@ token, accents, scripts without spaces, literal special tokens, control characte
 
 from __future__ import annotations
 
-__all__ = ["check_pairs", "check_texts"]
+from toolkit.errors import InputError
+
+__all__ = ["as_pair", "as_row", "check_pairs", "check_texts"]
 
 SHORT = (
     "Hello",
@@ -130,6 +132,19 @@ def check_texts(max_length: int | None) -> list[str]:
         "🚀 " * 150,
     ]
     return [*SHORT, *BLANK, *LANGUAGES, *UNICODE, *CODE, *SPECIAL, *limit, *mixed, *long]
+
+
+def as_row(query: str, document: str) -> str:
+    """A pair as one line of text, a tab between the two."""
+    return f"{query}\t{document}"
+
+
+def as_pair(row: str) -> tuple[str, str]:
+    """The query and the document of a line. Raises ``InputError`` where there is no tab."""
+    query, tab, document = row.partition("\t")
+    if not tab:
+        raise InputError(f"text {row!r}: a pair is a query, a tab and a document")
+    return query, document
 
 
 def check_pairs(max_length: int) -> list[tuple[str, str]]:

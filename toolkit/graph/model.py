@@ -99,6 +99,17 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         """The encoder's parameters by the names of its ``parameters``."""
         return self._encoder.named(self._encoder.read())
 
+    # what a choice of products is tried on, outside of a graph
+
+    @abstractmethod
+    def tried_tokens(self, rows: Sequence[str]) -> Tokens:
+        """Lines of text, as the spec's ``check_rows`` gives them, to packed tokens of the default signature."""
+
+    @abstractmethod
+    def tried_answers(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
+        """What makes float32 ``[answers, width]``, in the task's own measure, of a chunk's hidden states. Parameters
+        are read here."""
+
     # parts of the graph
 
     def encoding(self) -> Callable[[Chunk], tf.Tensor]:

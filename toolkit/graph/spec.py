@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+from toolkit.corpus.calibration import Calibration, built_in_texts
 from toolkit.corpus.check import SHORT, check_texts
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.family import EncoderSpec
@@ -40,6 +41,8 @@ class TaskSpec(ABC):
 
     task: ClassVar[str]
     """The name of :data:`toolkit.source.tasks.TASKS`."""
+    scores: ClassVar[bool] = False
+    """Whether its answers are numbers by themselves, and not vectors: what lower precision is measured by."""
 
     tokenizer: TokenizerSpec
     encoder: EncoderSpec
@@ -59,7 +62,15 @@ class TaskSpec(ABC):
     @property
     def precisions(self) -> tuple[str, ...]:
         """What the encoder's products can be exported in."""
-        return ("float32",)
+        return ("float32", "bfloat16", "int8") if self.encoder.product_names() else ("float32",)
+
+    def check_rows(self) -> list[str]:
+        """A line of text for each row that a choice of products is tried on."""
+        return check_texts(self.max_length)
+
+    def calibration(self) -> Calibration:
+        """The rows that int8 is calibrated on where the caller has none."""
+        return built_in_texts(self.max_length)
 
     @property
     @abstractmethod

@@ -38,11 +38,20 @@ HIDDEN_TOLERANCE = 10.0
 class Bounds:
     """What counts as equal: largest absolute difference of a component, largest cosine distance of a vector.
 
-    Without ``max_abs``, for artifacts of lower precision, only the cosine decides.
+    Without ``max_abs``, for artifacts of lower precision, only the cosine decides; or, for those that give scores,
+    ``max_abs`` is ``relative``: of a number above 1 that share of it.
     """
 
     max_abs: float | None = 1e-5
     max_cosine_distance: float = 1e-6
+    relative: bool = False
+
+    def allows(self, ours: Array, theirs: Array) -> bool:
+        """Whether numbers of the same shape are within ``max_abs``."""
+        if self.max_abs is None:
+            return True
+        scale = np.maximum(1.0, np.abs(theirs)) if self.relative else 1.0
+        return _largest_difference(ours / scale, theirs / scale) <= self.max_abs
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ class Comparison:
         difference, _ = self._figure(stage, ours, theirs)
         self.comparisons += 1
         self.max_abs = max(self.max_abs, difference)
-        equal = self.bounds.max_abs is None or difference <= self.bounds.max_abs
+        equal = self.bounds.allows(ours, theirs)
         detail = f"max abs difference {difference:.3g}"
         if cosine:
             self.cosines.append(distance := _cosine_distance(ours, theirs))
@@ -223,7 +232,9 @@ def _largest_difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
 
 
 def _cosine_distance(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
-    """1 - cosine in float64, clipped at 0; two zero vectors are at distance 0."""
+    """1 - cosine in float64, clipped at 0; two zero vectors are at distance 0. Of several vectors the largest."""
+    if a.ndim > 1:
+        return max((_cosine_distance(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
     x, y = a.astype(np.float64), b.astype(np.float64)
     norm = float(np.linalg.norm(x) * np.linalg.norm(y))
     if norm == 0.0:

@@ -168,8 +168,8 @@ def test_products_that_lose_most_are_computed_in_bfloat16_until_the_cosine_is_me
     assert not loose.losses
     # How much is lost depends on the random weights: half-way between all products in int8 and all in bfloat16.
     laboratory = _Laboratory(model, spec, spec.encoder.parameters(), texts)
-    coarse, fine = laboratory.cosine(loose.plan), laboratory.cosine(Plan(frozenset(loose.plan.int8)))
-    assert coarse < fine
+    coarse, fine = laboratory.loss(loose.plan), laboratory.loss(Plan(frozenset(loose.plan.int8)))
+    assert coarse > fine
     strict = choose_int8(model, spec, built_in_texts(48), texts, (coarse + fine) / 2)
     assert strict.plan.bfloat16
     assert strict.plan.bfloat16 | set(strict.plan.int8) == set(loose.plan.int8)
@@ -213,5 +213,5 @@ def test_options_that_are_not_usable_are_refused_before_anything_is_read(
 def test_the_real_minilm_in_int8_keeps_a_cosine_of_0_98_with_every_product_in_int8(minilm: Path) -> None:
     spec = spec_of(minilm)
     texts = [*check_texts(64)[:60], "A text of which nobody has thought before, about quarks, leeks and taxes."]
-    choice = choose_int8(EmbedModel(spec), spec, built_in_texts(64), texts, 0.98)
+    choice = choose_int8(EmbedModel(spec), spec, built_in_texts(64), texts, 1 - 0.98)
     assert not choice.plan.bfloat16

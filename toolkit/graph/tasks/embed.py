@@ -134,8 +134,7 @@ class EmbedSpec(TaskSpec):
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        alone = self.encoder.product_names() and not self.routes
-        return ("float32", "bfloat16", "int8") if alone else ("float32",)
+        return super().precisions if not self.routes else ("float32",)
 
     @property
     def notices(self) -> tuple[str, ...]:

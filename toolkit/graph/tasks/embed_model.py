@@ -83,6 +83,13 @@ class EmbedModel(TextModel):
         params = self._heads.named(self._heads.read())
         return lambda hidden: _through(spec.token_heads, self._names, params, {TOKENS: hidden})[0][TOKENS]
 
+    def tried_tokens(self, rows: Sequence[str]) -> Tokens:
+        return self.prompted_tokens(tf.constant([row.encode() for row in rows]))[0]
+
+    def tried_answers(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
+        pooled = self.pooling()
+        return lambda hidden, chunk: self.finish(pooled(hidden, chunk))[0]
+
     def prompted_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """Strings to packed tokens, the default prompt's first, and the int32 number of each text's tokens before
         truncation."""

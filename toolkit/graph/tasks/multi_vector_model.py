@@ -4,12 +4,12 @@ tokens get a vector."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
 from toolkit.encoder.batching_options import Batching
-from toolkit.encoder.packing import Tokens, row_of_token
+from toolkit.encoder.packing import Chunk, Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
@@ -50,6 +50,15 @@ class MultiVectorModel(TextModel):
         self._staged = Part(self._stages, [tf.TensorSpec([None], tf.string, "text")])
 
     # parts of the graph
+
+    def tried_tokens(self, rows: Sequence[str]) -> Tokens:
+        first = self._spec.texts[0]
+        role = next(role for role in self._spec.roles if role.name == first.role)
+        return self.role_tokens(role, joined(first.prompt.text, tf.constant([row.encode() for row in rows])))
+
+    def tried_answers(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
+        answers = self._token_answers()
+        return lambda hidden, chunk: answers(hidden)[: chunk.total]
 
     def role_tokens(self, role: Role, text: tf.Tensor) -> Tokens:
         """Strings, prompts before them, to packed tokens as this role has them, those that fill rows up included."""

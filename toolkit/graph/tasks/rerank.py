@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from toolkit.corpus.check import SHORT
+from toolkit.corpus.calibration import Calibration
+from toolkit.corpus.check import SHORT, as_row, check_pairs
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import read_encoder
 from toolkit.encoder.family import EncoderSpec
@@ -42,6 +43,7 @@ class RerankSpec(TaskSpec):
     and the ``activation`` of its scores."""
 
     task: ClassVar[str] = "rerank"
+    scores: ClassVar[bool] = True
 
     signed: tuple[PairSignature, ...]
     pairs: Pairs | ChatPairs
@@ -90,6 +92,14 @@ class RerankSpec(TaskSpec):
     @property
     def stages(self) -> tuple[str, ...]:
         return (f"1_{self.head.name}", f"2_{self.activation}")
+
+    def check_rows(self) -> list[str]:
+        assert self.max_length is not None
+        return [as_row(*pair) for pair in check_pairs(self.max_length)]
+
+    def calibration(self) -> Calibration:
+        alone = super().calibration()
+        return replace(alone, texts=tuple(map(as_row, alone.texts, (*alone.texts[1:], alone.texts[0]))))
 
     def stamp(self) -> dict[str, Any]:
         return {"pair_signatures": [asdict(item) for item in self.signed]}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
+from toolkit.corpus.check import as_pair
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
+from toolkit.encoder.packing import Chunk, Tokens
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.graph.model import Outputs, Part, ServingModel
@@ -35,16 +37,25 @@ class RerankModel(ServingModel):
         self._spec = spec
         self._head = Parameters(dict(spec.head.tensors))
 
-        def classified() -> Callable[..., tf.Tensor]:
-            params = self._head.named(self._head.read())
-            return lambda hidden, chunk: spec.head.apply(params, hidden, chunk)
-
-        self._logits = self.by_row(classified, spec.head.labels)
+        self._logits = self.by_row(self._scored, spec.head.labels)
         self._rows = Part(self._packed_rows, [tf.TensorSpec([None], dtype) for dtype in spec.pairs.columns])
         columns = [tf.TensorSpec([None], tf.string, name) for name in ("query", "document")]
         self._staged = Part(self._stages, columns)
 
     # parts of the graph
+
+    def _scored(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
+        params, head = self._head.named(self._head.read()), self._spec.head
+        return lambda hidden, chunk: head.apply(params, hidden, chunk)
+
+    def tried_tokens(self, rows: Sequence[str]) -> Tokens:
+        columns = zip(*(as_pair(row) for row in rows), strict=True)
+        query, document = (tf.constant([text.encode() for text in column]) for column in columns)
+        return self.tokens_of(*self.packed_pairs(self._spec.prompt, query, document))
+
+    def tried_answers(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
+        scored, activation = self._scored(), ACTIVATION_FUNCTIONS[self._spec.activation]
+        return lambda hidden, chunk: activation(scored(hidden, chunk))
 
     def _packed_rows(self, *columns: tf.Tensor) -> PackedPairs:
         return self._spec.pairs.rows(self.tokenizer, *columns)

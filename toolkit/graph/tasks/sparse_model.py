@@ -4,7 +4,7 @@ a sparse vector."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -37,7 +37,10 @@ class SparseModel(TextModel):
     ) -> None:
         super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
         self._spec = spec
-        self._head = Parameters(dict(spec.masked_lm.tensors))
+        head = dict(spec.masked_lm.tensors)
+        if plan is not None and spec.masked_lm.tied:  # the encoder's own table is then of fewer bits
+            head["words"] = spec.encoder.parameters()["embeddings/word"]
+        self._head = Parameters(head)
         # What goes through a batch has the width of the texts in it that have most, and not the vocabulary's.
         self._compact = self._together(self._compact_tokens, None, counted=False)
         self._encoded = Part(self._encode_text, [TEXT])
@@ -48,9 +51,15 @@ class SparseModel(TextModel):
 
     # parts of the graph
 
+    def tried_tokens(self, rows: Sequence[str]) -> Tokens:
+        return self.text_tokens(joined(self._spec.prompt, tf.constant([row.encode() for row in rows])))[0]
+
+    def tried_answers(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
+        return self._pooling()
+
     def _pooling(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
         spec, params = self._spec, self._head.named(self._head.read())
-        words = self.encoder_parameters()["embeddings/word"] if spec.masked_lm.tied else params["words"]
+        words = params["words"] if "words" in params else self.encoder_parameters()["embeddings/word"]
         return lambda hidden, chunk: splade(
             spec.pooling, spec.masked_lm.transform(params, hidden), words, params["words_bias"], chunk
         )

@@ -101,7 +101,7 @@ class MultiVectorProof(TextProof):
         return found
 
     def compare(self, references: _References, arrays: Arrays, bounds: Bounds) -> CheckReport:
-        comparison = Comparison(self._texts, bounds)
+        comparison, coarse = Comparison(self._texts, bounds), bounds.max_abs is None
         for batch, outputs in self.answered(arrays):
             for row, text in enumerate(batch):
                 equal = True
@@ -112,10 +112,9 @@ class MultiVectorProof(TextProof):
                     continue  # other tokens give other vectors: nothing to learn from them
                 for item in self._signatures:
                     ours = _row(item, outputs, row)
-                    comparison.answer(item.name, text, ours, references.vectors[item.name][text])
-        return comparison.report(
-            max_cosine_distance=None, mean_cosine_distance=None, unit="lists of vectors, by signature"
-        )
+                    comparison.answer(item.name, text, ours, references.vectors[item.name][text], cosine=coarse)
+        alone: dict[str, Any] = {} if coarse else {"max_cosine_distance": None, "mean_cosine_distance": None}
+        return comparison.report(**alone, unit="lists of vectors, by signature")
 
 
 def _vectors(model: Any, item: VectorsSignature, texts: Sequence[str]) -> list[Array]:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.corpus.check import check_pairs
-from toolkit.errors import InputError
+from toolkit.corpus.check import as_pair, as_row, check_pairs
 from toolkit.proof.comparison import Arrays, Bounds, CheckReport, Comparison
 from toolkit.proof.proof import Batch, Call, TaskProof
 from toolkit.proof.reference import told_of
@@ -48,7 +47,7 @@ class RerankProof(TaskProof):
         self._checkpoint = checkpoint
         self._signed = stamped_pair_signatures(provenance)
         length = checkpoint.tokenizer.max_length or 512
-        self._pairs = check_pairs(length) if texts is None else [_split(text) for text in texts]
+        self._pairs = check_pairs(length) if texts is None else [as_pair(text) for text in texts]
         super().__init__(len(self._pairs))
 
     def batch(self, rows: Sequence[int], *, first: bool) -> Batch:
@@ -90,7 +89,7 @@ class RerankProof(TaskProof):
         return answers
 
     def compare(self, references: Sequence[PairAnswer], arrays: Arrays, bounds: Bounds) -> CheckReport:
-        shown = [f"{query}\t{document}" for query, document in self._pairs]
+        shown = [as_row(*pair) for pair in self._pairs]
         comparison = Comparison(shown, bounds, ("token ids", "token types"))
         for batch, outputs in self.answered(arrays):
             for row, pair in enumerate(batch):
@@ -115,10 +114,3 @@ class RerankProof(TaskProof):
 
 
 _COLUMNS = ("input_ids", "token_type_ids")
-
-
-def _split(text: str) -> tuple[str, str]:
-    query, tab, document = text.partition("\t")
-    if not tab:
-        raise InputError(f"text {text!r}: a pair is a query, a tab and a document")
-    return query, document

@@ -79,8 +79,7 @@ class SparseProof(TextProof):
                         comparison.sparse(item, text, vector, references.vectors[item.prompt.name][text])
         return comparison.report(
             sparse=tuple(comparison.sparse_figures.values()),
-            max_cosine_distance=None,
-            mean_cosine_distance=None,
+            **({} if bounds.max_abs is None else {"max_cosine_distance": None, "mean_cosine_distance": None}),
             unit="sparse vectors",
         )
 
@@ -103,9 +102,13 @@ class _Comparison(Comparison):
         if isinstance(ours, str):
             self.fail(signature.name, text, ours)
             return
-        bound = self.bounds.max_abs if self.bounds.max_abs is not None else Bounds().max_abs
-        assert bound is not None
         kept, least = _kept(theirs, signature.most)
+        bound = self.bounds.max_abs
+        if bound is None:
+            off = int(np.count_nonzero((ours != 0) != (kept != 0)))
+            self._count(signature.name, int(np.count_nonzero(kept)), off)
+            self.answer(signature.name, text, ours, kept, cosine=True)
+            return
         allowed = bound * np.maximum(1.0, np.abs(theirs))
         one_side = (ours != 0) != (kept != 0)
         # what either side may leave out: what lies at 0 or at the least that is kept
@@ -115,9 +118,7 @@ class _Comparison(Comparison):
         difference, _ = self._figure(signature.name, *both)
         self.comparisons += 1
         self.max_abs = max(self.max_abs, difference)
-        before = self.sparse_figures.get(signature.name, SparseFigure(signature.name, 0, 0))
-        active, off = int(np.count_nonzero(kept)), int(np.count_nonzero(one_side))
-        self.sparse_figures[signature.name] = SparseFigure(signature.name, before.active + active, before.off + off)
+        self._count(signature.name, int(np.count_nonzero(kept)), int(np.count_nonzero(one_side)))
         if wrong.size:
             place = int(wrong[0])
             self.fail(
@@ -125,6 +126,10 @@ class _Comparison(Comparison):
                 text,
                 f"number {place} is {ours[place]:.6g} instead of {kept[place]:.6g}, of {wrong.size}",
             )
+
+    def _count(self, name: str, active: int, off: int) -> None:
+        before = self.sparse_figures.get(name, SparseFigure(name, 0, 0))
+        self.sparse_figures[name] = SparseFigure(name, before.active + active, before.off + off)
 
 
 def _kept(vector: Array, most: int | None) -> tuple[Array, float]:
