@@ -116,12 +116,12 @@ class Workplace:
             self.prepare(model, variant.step)
         self._path(model, variant)
 
-    def start(self, model: str, variant: Variant, cores: int) -> Process:
-        """The variant's worker; it is still loading."""
+    def start(self, model: str, variant: Variant, cores: int, sets: Path | None = None) -> Process:
+        """The variant's worker, for the texts of the file ``sets``, if not those of the folder; it is still loading."""
         self._make(model, variant)
         python = self._peers_python if variant.peers else sys.executable
         path = str(self._path(model, variant))
-        spec = Spec(variant.engine, path, tuple(self._affinity[-cores:]), str(self._sets), variant.options)
+        spec = Spec(variant.engine, path, tuple(self._affinity[-cores:]), str(sets or self._sets), variant.options)
         return Process(variant.name, python, spec)
 
     # the run

@@ -8,7 +8,7 @@ one, a score what it differs by, and where it is above 1 that share of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +16,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from toolkit.encoder.packing import eager_chunks
-from toolkit.encoder.precision.calibration import record
+from toolkit.encoder.precision.calibration import Inputs, record
+from toolkit.encoder.precision.int8 import FUSED_ACTIVATIONS
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
-from toolkit.encoder.precision.quantization import OUTLIERS, Quantization, quantize
+from toolkit.encoder.precision.quantization import HANDED_OUTLIERS, OUTLIERS, Handover, Quantization, quantize
 from toolkit.errors import CheckError
 
 if TYPE_CHECKING:
@@ -81,6 +82,20 @@ class _Laboratory:
         return 1.0 - float(np.min(cosines, initial=1.0)) if np.isfinite(cosines).all() else np.inf
 
 
+def _numbers(name: str, inputs: Inputs, values: Mapping[str, Array], activation: str) -> Quantization:
+    """Of one product, for what comes to it as float or as the activation that its source's kernel computes."""
+    kernel = values[f"{name}/kernel"]
+    if not name.endswith("/output"):
+        return quantize(kernel, inputs)
+    source = inputs.source
+    if source is None or activation not in FUSED_ACTIVATIONS:
+        return quantize(kernel, inputs, outliers=OUTLIERS)
+    found = quantize(kernel, inputs, outliers=HANDED_OUTLIERS, scaling=False)
+    columns, bias = values[f"{source}/kernel"][:, found.outliers], values.get(f"{source}/bias")
+    none = np.zeros(len(found.outliers), np.float32)
+    return replace(found, handover=Handover(source, columns, none if bias is None else bias[found.outliers]))
+
+
 def choose_int8(
     model: ServingModel,
     spec: TaskSpec,
@@ -102,8 +117,7 @@ def choose_int8(
     numbers: dict[str, Quantization] = {}
     for done, name in enumerate(names):
         progress("quantizing", done, len(names))
-        added = name.endswith("output")  # to a residual
-        numbers[name] = quantize(values[f"{name}/kernel"], inputs.pop(name), outliers=OUTLIERS if added else 0)
+        numbers[name] = _numbers(name, inputs.pop(name), values, spec.encoder.activation)
     laboratory = _Laboratory(model, spec, values, rows)
     target = allowed * (1 - SLACK)
 

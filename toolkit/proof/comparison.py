@@ -91,8 +91,9 @@ class CheckReport:
 
     Cosine distances are those of vectors; ``None`` where answers are none. ``neighbours`` is the share of the ten texts
     nearest to each text by the original's vectors that are still among its nearest by the artifact's; ``None`` where
-    there are too few texts to tell. ``quantized`` are figures of the signatures whose embeddings are,
-    and ``sparse`` of those whose vectors are.
+    there are too few texts to tell. ``rank_correlation`` is Spearman's, of the similarities of all pairs of texts by
+    the artifact's vectors and by the original's; ``None`` likewise. ``quantized`` are figures of the signatures whose
+    embeddings are, and ``sparse`` of those whose vectors are.
     """
 
     texts: int
@@ -108,6 +109,7 @@ class CheckReport:
     quantized: tuple[QuantizedFigure, ...] = ()
     unit: str = "vectors"
     sparse: tuple[SparseFigure, ...] = ()
+    rank_correlation: float | None = None
 
     @property
     def passed(self) -> bool:

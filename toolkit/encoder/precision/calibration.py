@@ -30,11 +30,13 @@ SAMPLED_TOKENS = 1024
 @dataclass(frozen=True)
 class Inputs:
     """What one product was given: float32 ``sample`` ``[tokens, in]``, and the lowest (or 0) and the highest value (or
-    0) of each channel over all tokens, ``low`` and ``high``, float32 ``[in]``."""
+    0) of each channel over all tokens, ``low`` and ``high``, float32 ``[in]``. ``source`` is the product whose
+    activation it is, with nothing in between; ``None`` where it is no such thing."""
 
     sample: Array
     low: Array
     high: Array
+    source: str | None = None
 
     @property
     def largest(self) -> Array:
@@ -51,6 +53,8 @@ class _Recorder(Float32Products):
         self.rows: npt.NDArray[np.int64] = np.array([], np.int64)
         self.samples: dict[str, list[Array]] = {}
         self.range: dict[str, tuple[Array, Array]] = {}
+        self.source: dict[str, str | None] = {}
+        self._activated: tuple[str, tf.Tensor] | None = None
 
     def linear(
         self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
@@ -59,7 +63,11 @@ class _Recorder(Float32Products):
         low, high = self.range.get(name, (np.float32(0), np.float32(0)))
         self.range[name] = (np.minimum(low, values.min(0, initial=0)), np.maximum(high, values.max(0, initial=0)))
         self.samples.setdefault(name, []).append(values[self.rows])
-        return super().linear(x, name, activation=activation, residual=residual)
+        before = self._activated
+        self.source[name] = before[0] if before is not None and before[1] is x else None
+        y = super().linear(x, name, activation=activation, residual=residual)
+        self._activated = (name, y) if activation else None
+        return y
 
 
 def record(
@@ -80,4 +88,7 @@ def record(
         recorder.rows = np.flatnonzero(draw.random(recorder.total) < share)
         spec.hidden_states(recorder, chunk)
         progress(done + 1, len(chunks))
-    return {name: Inputs(np.concatenate(samples), *recorder.range[name]) for name, samples in recorder.samples.items()}
+    return {
+        name: Inputs(np.concatenate(samples), *recorder.range[name], recorder.source[name])
+        for name, samples in recorder.samples.items()
+    }

@@ -57,7 +57,7 @@ class Plan:
 
 
 class _Product(Protocol):
-    def __call__(self, x: tf.Tensor, *, activation: bool, residual: tf.Tensor | None) -> tf.Tensor: ...
+    def __call__(self, x: Any, *, activation: bool, residual: tf.Tensor | None) -> Any: ...
 
 
 class MixedProducts(Float32Products):
@@ -70,13 +70,12 @@ class MixedProducts(Float32Products):
             self._products[name] = Bfloat16Product(
                 params[f"{name}/kernel"], params.get(f"{name}/bias"), spec.activation
             )
+        following = {numbers.handover.source: numbers for numbers in plan.int8.values() if numbers.handover is not None}
         for name, numbers in plan.int8.items():
             kernel, bias = params[f"{name}/kernel"], params.get(f"{name}/bias")
-            self._products[name] = Int8Product(kernel, bias, numbers, spec.activation)
+            self._products[name] = Int8Product(kernel, bias, numbers, spec.activation, following.get(name))
 
-    def linear(
-        self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def linear(self, x: Any, name: str, *, activation: bool = False, residual: tf.Tensor | None = None) -> Any:
         if name in self._products:
             return self._products[name](x, activation=activation, residual=residual)
         return super().linear(tf.cast(x, tf.float32), name, activation=activation, residual=residual)

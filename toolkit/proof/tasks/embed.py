@@ -14,6 +14,7 @@ from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckRepo
 from toolkit.proof.proof import Batch, Call, TextProof
 from toolkit.proof.quantized import QuantizedFigure, compare_quantized
 from toolkit.proof.reference import ReferenceAnswer, reference_answers
+from toolkit.proof.similarity import Agreement, agreement
 from toolkit.signatures import DEFAULT_SIGNATURE, TextSignature, stamped_text_signatures
 from toolkit.source.checkpoint import Checkpoint
 
@@ -21,7 +22,6 @@ __all__ = ["EmbedProof"]
 
 Array = npt.NDArray[Any]
 
-NEIGHBOURS = 10
 AGAIN = 1e-6
 """How far a float may be from what the same graph gives for it another time."""
 VECTORS = (DEFAULT_SIGNATURE, "detailed")
@@ -61,8 +61,10 @@ class EmbedProof(TextProof):
         for batch, outputs in self.answered(arrays):
             for row, text in enumerate(batch):
                 self._compare_row(comparison, row, text, outputs, references[text])
+        found = _agreement(comparison.vectors, references)
         return comparison.report(
-            neighbours=_neighbours_kept(comparison.vectors, references),
+            neighbours=None if found is None else found.neighbours,
+            rank_correlation=None if found is None else found.rank_correlation,
             quantized=tuple(comparison.quantized_figures.values()),
         )
 
@@ -131,25 +133,11 @@ class _Comparison(Comparison):
             self.fail(signature.name, text, wrong)
 
 
-def _neighbours_kept(vectors: dict[int, Array], references: Sequence[ReferenceAnswer]) -> float | None:
+def _agreement(vectors: dict[int, Array], references: Sequence[ReferenceAnswer]) -> Agreement | None:
     texts = sorted(vectors)
-    if len(texts) <= NEIGHBOURS:
+    if not texts:
         return None
-    ours = _similarities(np.stack([vectors[text] for text in texts]))
-    theirs = _similarities(np.stack([references[text].embedding for text in texts]))
-    nearest = np.argsort(-ours, axis=1, kind="stable")[:, :NEIGHBOURS]
-    # Texts that are as near as the last of the nearest, such as equal ones, count as nearest too.
-    last = np.sort(theirs, axis=1)[:, -NEIGHBOURS][:, None]
-    return float(np.mean(np.take_along_axis(theirs, nearest, 1) >= last - 1e-6))
-
-
-def _similarities(vectors: Array) -> Array:
-    """Cosines of all pairs, in float64; -1 of each with itself."""
-    x = np.nan_to_num(vectors.astype(np.float64))
-    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
-    similarities: Array = x @ x.T
-    np.fill_diagonal(similarities, -1.0)
-    return similarities
+    return agreement(np.stack([vectors[text] for text in texts]), np.stack([references[t].embedding for t in texts]))
 
 
 def _stage_number(key: str) -> int:
