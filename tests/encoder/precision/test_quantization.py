@@ -49,6 +49,19 @@ def test_outliers_are_kept_in_float32_and_out_of_the_int8_weights() -> None:
     assert numbers.error < quantize(kernel, inputs(sample)).error
 
 
+def test_weights_are_rounded_so_that_outputs_change_less_than_by_the_nearest() -> None:
+    random = np.random.default_rng(0)
+    sample = (random.standard_normal((400, 8)) @ random.standard_normal((8, 64))).astype(np.float32)
+    kernel = random.standard_normal((64, 32)).astype(np.float32)
+    numbers = quantize(kernel, inputs(sample), scaling=False)
+    steps = numbers.largest / 127
+    nearest = np.clip(np.round(kernel / steps), -127, 127)
+    # on tokens like the sample's that were not in it
+    fresh = sample[:200] + sample[200:]
+    ours, plain = (np.linalg.norm(fresh @ (rounded * steps - kernel)) for rounded in (numbers.kernel, nearest))
+    assert ours < 0.7 * plain
+
+
 def test_a_token_of_huge_outputs_does_not_decide_alone() -> None:
     sample, kernel = example()
     calm = quantize(kernel, inputs(sample), scaling=False)

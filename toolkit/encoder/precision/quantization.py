@@ -3,12 +3,13 @@
 The input is scaled channel by channel before it is quantized, and the weights' rows are scaled back (SmoothQuant, Xiao
 et al. 2023, arXiv:2211.10438): large channels of the input become smaller, at the expense of the weights, each of whose
 output channels has a scale of its own. The range of the input is fixed, so that a row does not depend on its
-neighbours.
+neighbours. Weights are rounded so that the rounding of one makes up for that of others, as far as the calibration's
+tokens tell.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,10 @@ HANDED_OUTLIERS = 32
 SMALLEST = 0.3
 """Tokens count by what their outputs change relative to the outputs' norm, which is taken to be at least this share of
 the median: LayerNorm follows, and a few tokens of BERT's have outputs so large that they would decide alone."""
+DAMPING = 0.05
+"""Of the mean square of input channels, added to each one's: the sample has fewer tokens than some inputs have."""
+BLOCK = 64
+"""Input channels whose weights are rounded before the rest makes up for it."""
 UINT8, INT8 = 255.0, 127.0
 
 
@@ -55,8 +60,8 @@ class Quantization:
     ``kernel`` is int8 ``[in, out]``, a value in column ``i`` standing for ``largest[i] / 127`` times itself (float32
     ``[out]``). The channels ``outliers`` (int32 ``[k]``) are multiplied by ``outlier_kernel`` (float32 ``[k, out]``)
     instead; their rows of ``kernel`` are zero. ``error`` is what all this does to the product's outputs on the
-    calibration's tokens, relative to each one's norm. With ``handover`` there is no ``scale``, as the kernel before
-    knows none.
+    calibration's tokens, relative to each one's norm, if each weight is rounded to the nearest. With ``handover`` there
+    is no ``scale``, as the kernel before knows none.
     """
 
     scale: Array | None
@@ -83,7 +88,8 @@ def quantize(kernel: Array, inputs: Inputs, *, outliers: int = 0, scaling: bool 
     inner = np.where(kept[:, None], kernel, np.float32(0))
     exact = inputs.sample[:, kept] @ kernel[kept]
     norms = np.linalg.norm(exact + inputs.sample[:, ~kept] @ kernel[~kept], axis=1)
-    weight = 1 / np.maximum(norms, max(SMALLEST * float(np.median(norms)), 1e-30))
+    usual = float(np.median(norms)) or float(norms.max(initial=0)) or 1.0
+    weight = 1 / np.maximum(norms, SMALLEST * usual)
     norm = max(float(np.linalg.norm(norms * weight)), 1e-30)
     found: dict[float | None, Quantization] = {}
     for alpha in MIGRATION if scaling else (None,):
@@ -112,7 +118,31 @@ def quantize(kernel: Array, inputs: Inputs, *, outliers: int = 0, scaling: bool 
                 )
     plain = found.pop(None)
     scaled = min(found.values(), key=lambda item: item.error, default=plain)
-    return scaled if scaled.error < WORTH_SCALING * plain.error else plain
+    chosen = scaled if scaled.error < WORTH_SCALING * plain.error else plain
+    scale = np.ones(len(rows), np.float32) if chosen.scale is None else chosen.scale
+    seen = np.clip(inputs.sample[:, kept] * scale[kept], chosen.low, chosen.high) * weight[:, None]
+    weights = np.zeros(kernel.shape, np.int8)
+    weights[kept] = _rounded(kernel[kept] / scale[kept, None], chosen.largest, seen)
+    return replace(chosen, kernel=weights)
+
+
+def _rounded(kernel: Array, largest: Array, inputs: Array) -> npt.NDArray[np.int8]:
+    """The weights in int8, rounded channel by channel, each time changing those of the channels to come so that they
+    make up for what the rounding does to the outputs of ``inputs`` (GPTQ, Frantar et al. 2022, arXiv:2210.17323)."""
+    squares = inputs.T @ inputs
+    squares[np.diag_indices_from(squares)] += DAMPING * np.mean(np.diag(squares)) + 1e-20
+    makes_up = np.linalg.cholesky(np.linalg.inv(squares.astype(np.float64))).T.astype(np.float32)
+    left, steps = kernel.astype(np.float32), largest / np.float32(INT8)
+    found = np.empty(kernel.shape, np.int8)
+    for start in range(0, len(left), BLOCK):
+        stop = min(start + BLOCK, len(left))
+        missed = np.empty((stop - start, left.shape[1]), np.float32)
+        for row in range(start, stop):
+            found[row] = np.clip(np.round(left[row] / steps), -INT8, INT8)
+            missed[row - start] = (left[row] - found[row] * steps) / makes_up[row, row]
+            left[row + 1 : stop] -= np.outer(makes_up[row, row + 1 : stop], missed[row - start])
+        left[stop:] -= makes_up[start:stop, stop:].T @ missed
+    return found
 
 
 def _weights(kernel: Array) -> tuple[npt.NDArray[np.int8], Array]:
