@@ -114,10 +114,10 @@ def test_an_activation_handed_over_as_uint8_is_what_quantizing_it_gives(tiny_sou
     apart = Plan(int8={name: replace(numbers, handover=None) for name, numbers in plan.int8.items()})
     texts = check_texts(48)[:40]
     laboratory = _Laboratory(EmbedModel(spec), spec, spec.encoder.parameters(), texts)
-    handed, quantized = laboratory._embed(plan, False), laboratory._embed(apart, False)
+    handed, quantized = laboratory._answers(plan, False), laboratory._answers(apart, False)
     # Outliers are computed of floats, not of what int8 made of them: closer, but not the same.
     assert largest_difference(handed, quantized) < 0.02
-    assert abs(laboratory.cosine(plan) - laboratory.cosine(apart)) < 0.003
+    assert abs(laboratory.loss(plan) - laboratory.loss(apart)) < 0.003
 
 
 @pytest.mark.parametrize(("precision", "cosine"), [("bfloat16", BFLOAT16_COSINE), ("int8", INT8_COSINE)])
