@@ -82,7 +82,7 @@ def vectors(workplace: Workplace, variant: Variant, sets: Path, count: int) -> A
     process = workplace.start(MODEL, variant, 1, sets)
     try:
         process.wait_until_loaded()
-        process.ask("warm", texts="sts", batch=1, sentences=WARM_UP, way=None, clock="cpu")
+        process.ask("warm", texts="sts", batch=1, sentences=WARM_UP, tried=WARM_UP, way=None, clock="cpu")
         file = workplace.folder / "vectors.npy"
         process.ask("vectors", texts="sts", batch=1, sentences=count, file=str(file))
     finally:
