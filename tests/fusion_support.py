@@ -13,13 +13,14 @@ from tensorflow.python.util import _pywrap_util_port
 LAYERS = 2
 """Of the tiny models."""
 PATHS = 2
-"""One for a single row, one for the loop over chunks."""
+"""One for a single row, one for the loop over chunks; in float32 one more, for a single short row."""
 
 needs_onednn = pytest.mark.skipif(not _pywrap_util_port.IsMklEnabled(), reason="this TensorFlow has no oneDNN kernels")
 
 
 def optimized_ops(saved_model: Path, *, with_types: bool = False, traced: bool = False) -> collections.Counter[str]:
     """Kernels in the optimized graph of ``serving_default``, with what is fused into them; their ``T`` on request.
+    Those that keep their weights packed are marked.
 
     With ``traced`` those that were run instead, in functions as well, without what is fused into them.
     """
@@ -46,6 +47,8 @@ def optimized_ops(saved_model: Path, *, with_types: bool = False, traced: bool =
         for node in graph.node:
             fused = [name.decode() for name in node.attr["fused_ops"].list.s] if "fused_ops" in node.attr else []
             name = f"{node.op}[{','.join(fused)}]" if fused else node.op
+            if "packed_product" in node.name:
+                name += ":packed"
             if with_types and node.attr["T"].type:
                 name += f":{tf.as_dtype(node.attr['T'].type).name}"
             ops[name] += 1

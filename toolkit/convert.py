@@ -34,6 +34,7 @@ from toolkit.corpus.calibration import Calibration, built_in_texts, read_texts
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import MODEL_TYPES
 from toolkit.errors import InputError, MissingExtraError, SourceNotice
+from toolkit.graph.kernels import Kernels, packs, require_aim
 from toolkit.graph.source import open_source
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks import read_spec, serving_model
@@ -105,6 +106,7 @@ def export(
     max_difference: float | None = None,
     calibration: str | Path | None = None,
     oldest_server: str = DEFAULT_OLDEST,
+    optimize: str | None = None,
     truncate_dim: int | None = None,
     max_seq_length: int | None = None,
     prompt_name: str | None = None,
@@ -135,7 +137,11 @@ def export(
     the original's (0.05; for bfloat16 0.02; of a score above 1 that share of it). Its ``calibration`` has pairs, with a
     tab between query and document. That choice is made with ``verify=False`` too, against
     the float32 graph. ``oldest_server`` is the oldest release of TF Serving that the artifact is for; for one before
-    2.17 LayerNorm is not fused. ``bounds`` are what the proof asks for instead of the precision's own.
+    2.17 LayerNorm is not fused. ``optimize`` is ``"latency"``, with which the server keeps the encoder's weights once
+    more in memory, in the order in which a short text alone is answered soonest, for each signature that such texts
+    come to; or ``"memory"``, without. ``None`` takes the first in float32, if the weights, without the table of words,
+    are at most 500 MB, and if the server and the TensorFlow at hand have the kernel (builds with oneDNN). ``bounds``
+    are what the proof asks for instead of the precision's own.
 
     ``truncate_dim``, ``max_seq_length`` (tokens) and ``prompt_name`` do what they do on a ``SentenceTransformer`` and
     in its ``encode``; ``pooling`` is for a folder that holds an encoder alone, without ``modules.json``, for which
@@ -162,7 +168,8 @@ def export(
     ranged = not {"int8", "uint8"}.isdisjoint(views.quantized)
     wanted = Precision(precision, min_cosine, max_difference, None if ranged and precision != "int8" else calibration)
     settings = SourceSettings(truncate_dim, max_seq_length, prompt_name, pooling)
-    fused_norm = runs_on("FusedBatchNormV3", oldest_server)
+    fused_norm, packable = runs_on("FusedBatchNormV3", oldest_server), _packable(oldest_server)
+    require_aim(optimize, wanted.name, available=packable)
     if wanted.name == "int8":
         require_release(serving_releases(["_QuantizedMatMul"]), oldest_server)
     texts = read_texts(calibration) if calibration is not None else None
@@ -190,7 +197,8 @@ def export(
             warnings.warn(notice, SourceNotice, stacklevel=2)
         require_space(staged.folder, _size_estimate(checkpoint))
         ranges: dict[str, Any] = {}
-        options: dict[str, Any] = {"fused_norm": fused_norm}
+        kernels = Kernels(fused_norm, packs(optimize, wanted.name, spec.encoder, available=packable))
+        options: dict[str, Any] = {"kernels": kernels}
         if ranged and isinstance(spec, EmbedSpec):
             say("calibrating ranges", 0, 0)
             texts = texts or built_in_texts(spec.max_length)
@@ -214,6 +222,7 @@ def export(
         write_ranges(staged.folder, ranges)
         write_warmup(staged.folder, name, spec.warmup(batching))
         provenance = _provenance(checkpoint, spec, model, stamp, releases, bare)
+        provenance["optimize"] = "latency" if kernels.packed else "memory"
         provenance["ranges"] = texts.to_json() if ranged and texts is not None else None
         write_provenance(staged.folder, provenance)
         report = tokenizer_report = None
@@ -223,6 +232,15 @@ def export(
             write_provenance(staged.folder, {**provenance, **proofs})
     notices = (*checkpoint.notices, *said)
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report, notices)
+
+
+def _packable(oldest_server: str) -> bool:
+    """Whether a graph with the kernel of packed weights can be written here and runs there."""
+    try:
+        from toolkit.encoder.precision.packed import KERNEL, kernel_known
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "tensorflow", "convert") from error
+    return runs_on(KERNEL, oldest_server) and kernel_known()
 
 
 def _build(

@@ -18,18 +18,22 @@ def unbatched(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @needs_onednn
 def test_each_layer_is_ten_fused_kernels(unbatched: Path) -> None:
     ops = optimized_ops(unbatched)
+    assert ops["_MklNativeFusedMatMul[BiasAdd]:packed"] == LAYERS
+    assert ops["_MklNativeFusedMatMul[BiasAdd,GeluExact]:packed"] == LAYERS
+    assert ops["_MklNativeFusedMatMul[BiasAdd,Add]:packed"] == 2 * LAYERS
     layers = PATHS * LAYERS
     # query, key and value in one product; attention's and the feed-forward's output add the residual at once
     assert ops["_MklNativeFusedMatMul[BiasAdd]"] == layers
     assert ops["_MklNativeFusedMatMul[BiasAdd,GeluExact]"] == layers
     assert ops["_MklNativeFusedMatMul[BiasAdd,Add]"] == 2 * layers
     # query times key with scale and mask, softmax, times value
-    assert ops["_MklFusedBatchMatMulV2[Mul,Add]"] == layers
-    assert ops["_MklSoftmax"] == layers
-    assert ops["_MklBatchMatMulV2"] == layers
+    attentions = layers + LAYERS
+    assert ops["_MklFusedBatchMatMulV2[Mul,Add]"] == attentions
+    assert ops["_MklSoftmax"] == attentions
+    assert ops["_MklBatchMatMulV2"] == attentions
     # two in a layer, and one behind the embeddings; a single row is normalized faster without the kernel
     assert ops["_MklLayerNorm"] == 2 * LAYERS + 1
-    assert ops["Rsqrt"] == 2 * LAYERS + 1
+    assert ops["Rsqrt"] == 2 * (2 * LAYERS + 1)
     # the Dense module behind Pooling
     assert ops["_MklNativeFusedMatMul[BiasAdd,Tanh]"] + ops["_FusedMatMul[BiasAdd,Tanh]"] == 1
     loose = {"MatMul", "_MklMatMul", "BatchMatMulV2", "BiasAdd", "Erf", "Erfc", "Softmax", "FusedBatchNormV3"}
@@ -54,5 +58,5 @@ def test_for_older_servers_layer_norm_is_not_left_to_a_kernel_that_two_calls_at_
 ) -> None:
     ops = optimized_ops(export(tiny_source, tmp_path, "tiny", verify=False, batching=None, oldest_server="2.12").path)
     assert not [name for name in ops if "BatchNorm" in name or "LayerNorm" in name]
-    assert ops["Rsqrt"] == PATHS * (2 * LAYERS + 1)
-    assert ops["_MklSoftmax"] == PATHS * LAYERS
+    assert ops["Rsqrt"] == (PATHS + 1) * (2 * LAYERS + 1)
+    assert ops["_MklSoftmax"] == (PATHS + 1) * LAYERS

@@ -48,6 +48,8 @@ _SINCE: dict[str, str] = {
     "FusedBatchNormV3": "2.17",
     # int8 products; an internal op of builds with oneDNN, which are those for x86
     "_QuantizedMatMul": "2.17",
+    # products of few tokens; an internal op of builds with oneDNN, see toolkit.encoder.precision.packed
+    "_MklNativeFusedMatMul": "2.12",
     "TFText>RoundRobinTrim": "2.20",
     "TFText>RoundRobinGenerateMasks": "2.20",
     "TFText>Utf8Binarize": "2.20",

@@ -11,6 +11,7 @@ from toolkit.artifact.compatibility import DEFAULT_OLDEST
 from toolkit.cli.display import check_table, notices_shown, quiet_tensorflow, stage_progress
 from toolkit.cli.listed import Listed
 from toolkit.cli.tune_artifact import batching_changes, batching_options
+from toolkit.graph.kernels import AIMS
 from toolkit.proof.precision import PRECISIONS
 from toolkit.signatures import QUANTIZED
 from toolkit.source.settings import POOLING_MODES
@@ -113,6 +114,12 @@ __all__ = ["command"]
     show_default=True,
     help="Oldest TF Serving that the artifact is for. An older one than 2.17, down to 2.12, costs a little speed.",
 )
+@click.option(
+    "--optimize",
+    type=click.Choice(AIMS),
+    help="latency: keep the weights once more in the server's memory, in the order that answers one short text "
+    "soonest; memory: do not.  [default: latency, in float32 and with at most 500 MB of such weights]",
+)
 @click.option("--no-batching", is_flag=True, help="Do not batch requests inside the graph.")
 @batching_options
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings along.")
@@ -139,6 +146,7 @@ def command(
     max_difference: float | None,
     calibration: Path | None,
     oldest_server: str,
+    optimize: str | None,
     no_batching: bool,
     trust_remote_code: bool,
     as_json: bool,
@@ -179,6 +187,7 @@ def command(
             max_difference=max_difference,
             calibration=calibration,
             oldest_server=oldest_server,
+            optimize=optimize,
             batching=None if no_batching else Batching(**changes),
             truncate_dim=truncate_dim,
             max_seq_length=max_seq_length,

@@ -121,6 +121,8 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
     stamp = provenance.get("precision")
     if isinstance(stamp, dict) and stamp.get("products"):
         rows.append(("precision", precision_words(stamp)))
+    if aim := provenance.get("optimize"):
+        rows.append(("optimized", f"for {aim}"))
     if not check:
         rows.append(("check", "skipped: nothing proves that this artifact equals its original"))
     else:

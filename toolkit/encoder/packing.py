@@ -40,6 +40,10 @@ ROUND_TO = 8
 ROUND_SINGLE_TO = 4
 """The same for a row on its own, where each token that is filled in counts for more."""
 
+FEW_TOKENS = 32
+"""The tokens of a row on its own for which products with packed weights are faster; see
+:mod:`toolkit.encoder.precision.packed`."""
+
 
 class Tokens(NamedTuple):
     """Rows of tokens laid end to end.
@@ -106,7 +110,7 @@ class Chunk(NamedTuple):
     is the number of real ones. The padded view, of ``length`` places a row, is filled up as well, in both directions.
     ``mask``, bool ``[filled rows, length]``, is true at tokens that may be looked at. ``slot`` int32 ``[padded_total]``
     is each token's place in the flattened padded view, ``token`` int32 ``[filled rows, length]`` the token at each
-    place (at padding the row's first).
+    place (at padding the row's first). ``few`` says that it is one row of at most ``FEW_TOKENS``.
     """
 
     tokens: Tokens
@@ -116,6 +120,7 @@ class Chunk(NamedTuple):
     mask: tf.Tensor
     slot: tf.Tensor
     token: tf.Tensor
+    few: bool = False
 
     def heads(self, count: int, parts: int, shared: int | None = None) -> Heads:
         """For ``count`` heads, ``parts`` (query, key, value) of which lie side by side in each packed token.
@@ -214,17 +219,18 @@ def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     return Chunk(filled, total, rows, length, mask, slot, token)
 
 
-def make_single_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
-    """Prepare the one row of ``tokens``."""
+def make_single_chunk(tokens: Tokens, *, coarse: bool = False, few: bool = False) -> Chunk:
+    """Prepare the one row of ``tokens``; ``few`` says that it is short, and fills it up to 8 at least."""
     total = tf.size(tokens.ids)
-    size = tf.maximum(_round_up_coarsely(total) if coarse else _round_up(total, ROUND_SINGLE_TO), ROUND_SINGLE_TO)
+    least = ROUND_TO if few else ROUND_SINGLE_TO
+    size = tf.maximum(_round_up_coarsely(total) if coarse else _round_up(total, ROUND_SINGLE_TO), least)
     length = _round_up_coarsely(size)
     ids, types, positions, slot = _filled(size, *tokens[:3], tf.range(total))
     filled = Tokens(ids, types, positions, *tokens[3:])
     place = tf.range(length)
     there = place < total
     mask = there if tokens.attended is None else place < tokens.attended[0]
-    return Chunk(filled, total, tf.constant(1), length, mask[None, :], slot, tf.where(there, place, 0)[None, :])
+    return Chunk(filled, total, tf.constant(1), length, mask[None, :], slot, tf.where(there, place, 0)[None, :], few)
 
 
 def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
@@ -249,19 +255,31 @@ def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
 
 
 def in_chunks(
-    tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool, coarse: bool = False
+    tokens: Tokens,
+    encode: Callable[[Chunk], tf.Tensor],
+    width: int,
+    *,
+    per_token: bool,
+    coarse: bool = False,
+    few: bool = False,
 ) -> tf.Tensor:
     """Run ``encode`` over chunks of rows and put its results back in the rows' order.
 
     ``encode`` maps a chunk to float32 ``[rows, width]``, or with ``per_token`` to ``[padded_total, width]``. The result
     is ``[batch, width]``, or packed ``[total, width]``. An empty batch gives an empty result. A batch of one row does
-    without the loop. With ``coarse`` chunks are of fewer sizes.
+    without the loop. With ``coarse`` chunks are of fewer sizes. With ``few`` a row of at most ``FEW_TOKENS`` on its own
+    has a path of its own, whose chunk says so.
     """
 
-    def single() -> tf.Tensor:
-        chunk = make_single_chunk(tokens, coarse=coarse)
+    def one(short: bool) -> tf.Tensor:
+        chunk = make_single_chunk(tokens, coarse=coarse, few=short)
         result = encode(chunk)
         return result[: chunk.total] if per_token else result
+
+    def single() -> tf.Tensor:
+        if not few:
+            return one(False)
+        return tf.cond(tf.size(tokens.ids) <= FEW_TOKENS, lambda: one(True), lambda: one(False))
 
     result = tf.cond(
         tf.equal(tf.size(tokens.row_splits), 2), single, lambda: _loop(tokens, encode, width, per_token, coarse)

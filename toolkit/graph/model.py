@@ -16,7 +16,9 @@ from toolkit.encoder.packing import Chunk, Tokens, in_chunks, padded_index
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
+from toolkit.encoder.precision.packed import PackedProducts
 from toolkit.graph.guard import guarded, with_embeddings
+from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.spec import TaskSpec
 from toolkit.signatures import Signature, Tensor
 from toolkit.tokenizer import COMPILED, Engine, TokenizerSpec, build_tokenizer
@@ -53,9 +55,8 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
     ``_staged``, of the default signature's inputs, is not served: it yields what ``check`` compares to name the first
     stage that diverges, and is in an artifact as ``stages``. With ``batching``, requests that arrive together are
-    computed together. With ``plan`` the encoder's products are computed as it says, else all in float32. ``fused_norm``
-    is for servers of 2.17 and later. Tokenizers and encoders that the models ``beside`` this one have as well are
-    theirs.
+    computed together. With ``plan`` the encoder's products are computed as it says, else all in float32. Tokenizers and
+    encoders that the models ``beside`` this one have as well are theirs.
     """
 
     stages: Any
@@ -67,14 +68,14 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         batching: Batching | None = None,
         tokenizer_engine: Engine = COMPILED,
         plan: Plan | None = None,
-        fused_norm: bool = True,
+        kernels: Kernels = USUAL,
         beside: Sequence[ServingModel] = (),
     ) -> None:
         super().__init__()
         self._task = spec
         self._batching = batching
         self._plan = plan
-        self._fused_norm = fused_norm
+        self._kernels = kernels
         own = spec.tokenizer
         same = [model.tokenizer for model in beside if replace(model._task.tokenizer, file=own.file) == own]
         self.tokenizer: TokenizerGraph = same[0] if same else build_tokenizer(own, tokenizer_engine)
@@ -120,10 +121,14 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
         def encode(chunk: Chunk) -> tf.Tensor:
             params = self._encoder.named(values)
-            products: Any = MixedProducts(params, spec, plan) if plan else Float32Products(params, spec)
+            products: Any
+            if plan:
+                products = MixedProducts(params, spec, plan)
+            else:
+                products = (PackedProducts if chunk.few else Float32Products)(params, spec)
             if adapter:
                 products = AdaptedProducts(products, spec, adapter.named(added))
-            return spec.hidden_states(products, chunk, fused_norm=self._fused_norm)
+            return spec.hidden_states(products, chunk, fused_norm=self._kernels.fused_norm)
 
         return encode
 
@@ -143,8 +148,15 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         self, tokens: Tokens, row_answers: Callable[[], Callable[[tf.Tensor, Chunk], tf.Tensor]], width: int
     ) -> tf.Tensor:
         """Packed tokens to float32 ``[batch, width]``, as ``by_row`` says."""
-        encode, answers, coarse = self.encoding(), row_answers(), self._plan is not None
-        return in_chunks(tokens, lambda chunk: answers(encode(chunk), chunk), width, per_token=False, coarse=coarse)
+        encode, answers = self.encoding(), row_answers()
+        return self._in_chunks(tokens, lambda chunk: answers(encode(chunk), chunk), width, per_token=False)
+
+    def _in_chunks(
+        self, tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool
+    ) -> tf.Tensor:
+        lower = self._plan is not None
+        few = self._kernels.packed and not lower
+        return in_chunks(tokens, encode, width, per_token=per_token, coarse=lower, few=few)
 
     def by_token(self, token_answers: Callable[[], Callable[[tf.Tensor], tf.Tensor]], width: int) -> Part:
         """The same for each token: a function of packed tokens to float32 ``[total, width]``, made by what
@@ -152,10 +164,8 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
         def each(*packed: tf.Tensor) -> tf.Tensor:
             encode, answers = self.encoding(), token_answers()
-            coarse = self._plan is not None
-            return in_chunks(
-                self.packed_tokens(packed), lambda chunk: answers(encode(chunk)), width, per_token=True, coarse=coarse
-            )
+            tokens = self.packed_tokens(packed)
+            return self._in_chunks(tokens, lambda chunk: answers(encode(chunk)), width, per_token=True)
 
         return self._together(each, width, counted=self._task.unattended, per_token=True)
 
@@ -227,8 +237,8 @@ class TextModel(ServingModel):
         return packed.ids, tf.cast(packed.row_splits, tf.int32), packed.num_tokens
 
     def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
-        width, coarse = self._task.encoder.hidden_size, self._plan is not None
-        return in_chunks(self.packed_tokens(packed), self.encoding(), width, per_token=True, coarse=coarse)
+        width = self._task.encoder.hidden_size
+        return self._in_chunks(self.packed_tokens(packed), self.encoding(), width, per_token=True)
 
     def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """Strings, prompts before them, to packed tokens, and the int32 number of each text's tokens before

@@ -15,6 +15,7 @@ from toolkit.encoder.packing import Chunk, Tokens, pack
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.encoder.static import StaticSpec
+from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.model import PACKED, TEXT, Outputs, Part, ServingModel, TextModel, joined
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.heads.head import SENTENCE, TOKENS, HeadSpec, head_parameters, own_parameters, stage_names
@@ -45,17 +46,17 @@ class EmbedModel(TextModel):
         batching: Batching | None = None,
         tokenizer_engine: Engine = COMPILED,
         plan: Plan | None = None,
-        fused_norm: bool = True,
+        kernels: Kernels = USUAL,
         ranges: Mapping[str, Array] | None = None,
         beside: Sequence[ServingModel] = (),
     ) -> None:
-        super().__init__(spec, batching, tokenizer_engine, plan, fused_norm, beside)
+        super().__init__(spec, batching, tokenizer_engine, plan, kernels, beside)
         self._spec = spec
         self._names = stage_names(spec.modules)
         self._routes: dict[str | None, EmbedModel] = {}
         for name, route in spec.routes.items():
             others = (self, *self._routes.values())
-            self._routes[name] = EmbedModel(route, batching, tokenizer_engine, plan, fused_norm, ranges, others)
+            self._routes[name] = EmbedModel(route, batching, tokenizer_engine, plan, kernels, ranges, others)
         self._heads = Parameters(head_parameters(spec.modules))
         self._ranges = {name: tf.Variable(starts_and_steps(item), name=name) for name, item in (ranges or {}).items()}
         if isinstance(static := spec.encoder, StaticSpec):

@@ -12,6 +12,7 @@ from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.packing import Chunk, Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
+from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
 from toolkit.graph.tasks.multi_vector import MultiVectorSpec, Role
 from toolkit.heads.head import head_parameters, own_parameters, stage_names
@@ -35,9 +36,9 @@ class MultiVectorModel(TextModel):
         batching: Batching | None = None,
         tokenizer_engine: Engine = COMPILED,
         plan: Plan | None = None,
-        fused_norm: bool = True,
+        kernels: Kernels = USUAL,
     ) -> None:
-        super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
+        super().__init__(spec, batching, tokenizer_engine, plan, kernels)
         self._spec = spec
         self._heads = Parameters(head_parameters(spec.heads))
         self._vectors = self.by_token(self._token_answers, spec.dim)

@@ -13,6 +13,7 @@ from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
 from toolkit.encoder.packing import Chunk, Tokens
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
+from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.model import Outputs, Part, ServingModel
 from toolkit.graph.tasks.rerank import RerankSpec
 from toolkit.signatures import DEFAULT_SIGNATURE, PairSignature
@@ -31,9 +32,9 @@ class RerankModel(ServingModel):
         batching: Batching | None = None,
         tokenizer_engine: Engine = COMPILED,
         plan: Plan | None = None,
-        fused_norm: bool = True,
+        kernels: Kernels = USUAL,
     ) -> None:
-        super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
+        super().__init__(spec, batching, tokenizer_engine, plan, kernels)
         self._spec = spec
         self._head = Parameters(dict(spec.head.tensors))
 

@@ -13,6 +13,7 @@ from toolkit.encoder.packing import Chunk, Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.graph.guard import with_embeddings
+from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
 from toolkit.graph.tasks.sparse import SparseSpec, StaticWeights
 from toolkit.heads.sparse import compacted, expanded, flat, largest, padded
@@ -33,9 +34,9 @@ class SparseModel(TextModel):
         batching: Batching | None = None,
         tokenizer_engine: Engine = COMPILED,
         plan: Plan | None = None,
-        fused_norm: bool = True,
+        kernels: Kernels = USUAL,
     ) -> None:
-        super().__init__(spec, batching, tokenizer_engine, plan, fused_norm)
+        super().__init__(spec, batching, tokenizer_engine, plan, kernels)
         self._spec = spec
         head = dict(spec.masked_lm.tensors)
         if plan is not None and spec.masked_lm.tied:  # the encoder's own table is then of fewer bits

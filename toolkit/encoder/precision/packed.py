@@ -1,0 +1,74 @@
+"""Products in float32 for few tokens: weights in oneDNN's own order, which is made at the first call and kept.
+
+With few rows a product takes as long as its weights take to arrive, and oneDNN otherwise puts them into its order at
+every call. It keeps that order of what it is told is constant, which the graph optimizer tells it of constants of the
+graph alone: they would be in each copy of the graph that a server makes. So the kernel that the optimizer would choose
+is named here, with variables as its weights. The order that is kept is that of the first call, and differs for fewer
+than 8 rows, up to 64 and more: all calls must be of one of these classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+from tensorflow.core.framework.attr_value_pb2 import AttrValue
+
+from toolkit.encoder.family import EncoderSpec
+from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
+from toolkit.encoder.precision.float32 import Float32Products
+
+__all__ = ["KERNEL", "PackedProducts", "kernel_known"]
+
+KERNEL = "_MklNativeFusedMatMul"
+"""An internal op of builds with oneDNN. It is there with oneDNN switched off too."""
+
+# What the kernel computes itself, by the names of toolkit.encoder.layers; other activations follow it.
+_FUSED_ACTIVATIONS = {"gelu": "GeluExact", "gelu_tanh": "GeluApproximate", "relu": "Relu", "tanh": "Tanh"}
+
+
+def kernel_known() -> bool:
+    """Whether the TensorFlow of this process has the op; without it no graph that holds it can be made or loaded."""
+    from tensorflow.python.framework import op_def_registry
+
+    return op_def_registry.get(KERNEL) is not None
+
+
+class PackedProducts(Float32Products):
+    """Products of the tensors in ``params``, which never change, by at least 8 and at most 64 rows."""
+
+    def __init__(self, params: Mapping[str, tf.Tensor], spec: EncoderSpec) -> None:
+        super().__init__(params, spec)
+
+    def linear(
+        self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        kernel, bias = self._params[f"{name}/kernel"], self._params.get(f"{name}/bias")
+        function = self._spec.activation if activation else "linear"
+        fused = _FUSED_ACTIVATIONS.get(function)
+        added = [tf.zeros([kernel.shape[1]]) if bias is None else bias]  # the kernel adds one always
+        steps = ["BiasAdd"]
+        if fused:
+            steps.append(fused)
+        elif function == "linear" and residual is not None:
+            steps.append("Add")
+            added.append(residual)
+            residual = None
+        y = _fused_product(x, kernel, added, steps)
+        if not fused:
+            y = ACTIVATION_FUNCTIONS[function](y)
+        return y if residual is None else y + residual
+
+
+def _fused_product(x: tf.Tensor, kernel: tf.Tensor, added: list[tf.Tensor], steps: list[str]) -> tf.Tensor:
+    attributes = {
+        "T": AttrValue(type=tf.float32.as_datatype_enum),
+        "num_args": AttrValue(i=len(added)),
+        "fused_ops": AttrValue(list=AttrValue.ListValue(s=[step.encode() for step in steps])),
+        "is_filter_const": AttrValue(b=True),
+        "_kernel": AttrValue(s=b"MklNameChangeOp"),
+    }
+    operation = tf.compat.v1.get_default_graph().create_op(
+        KERNEL, [x, kernel, *added], [tf.float32], attrs=attributes, name="packed_product"
+    )
+    return tf.ensure_shape(operation.outputs[0], [x.shape[0], kernel.shape[1]])
