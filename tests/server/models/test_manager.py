@@ -259,12 +259,14 @@ def test_folder_that_cannot_be_read_changes_nothing(world: World) -> None:
 
 
 def put_files(folder: Path, **files: bytes) -> None:
-    """Files with a time long past, as ``cp -a`` and image layers leave them."""
-    folder.mkdir(parents=True)
+    """Files with a time long past, as ``cp -a`` and image layers leave them; there at once, as the manager looks on."""
+    half = folder.with_name(f".{folder.name}")
+    half.mkdir(parents=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
-        os.utime(folder / name, (1, 1))
-    os.utime(folder, (1, 1))
+        (half / name).write_bytes(content)
+        os.utime(half / name, (1, 1))
+    os.utime(half, (1, 1))
+    half.rename(folder)
 
 
 def test_failed_version_that_comes_back_with_its_old_times_is_loaded(world: World) -> None:
