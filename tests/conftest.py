@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 # Before any library reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -78,6 +79,14 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
         spec = read_spec(open_checkpoint(sentence_transformer(bert)))
         write_model(EmbedModel(spec, Batching()), folder / kind / "1")
     return folder
+
+
+@pytest.fixture(params=["grpc", "http"])
+def url(request: pytest.FixtureRequest, server: Any) -> str:
+    """Where a module's ``server``, which is its own fixture, is asked."""
+    from serving_support import address
+
+    return address(server, request.param)
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,11 @@ def served(version: Path, folder: Path, *, batching: bool, warmed: bool = False)
         yield running
 
 
+def address(server: Server, scheme: str) -> str:
+    """Where a server of this process is asked over ``grpc`` or ``http``."""
+    return f"{scheme}://127.0.0.1:{server.grpc_port if scheme == 'grpc' else server.rest_port}"
+
+
 def ended(process: subprocess.Popen[str]) -> int:
     """The exit code of a server that is asked to end."""
     process.terminate()

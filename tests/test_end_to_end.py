@@ -34,11 +34,6 @@ def expected(tiny_source: Path) -> np.ndarray:
     return np.asarray(SentenceTransformer(str(tiny_source), device="cpu").encode(list(TEXTS)))
 
 
-@pytest.fixture(params=["grpc", "rest"])
-def url(request: pytest.FixtureRequest, server: Server) -> str:
-    return f"grpc://127.0.0.1:{server.grpc_port}" if request.param == "grpc" else f"http://127.0.0.1:{server.rest_port}"
-
-
 def test_embeddings_equal_encode(url: str, expected: np.ndarray) -> None:
     with Client(url, "tiny") as client:
         assert largest_difference(client.embed(TEXTS), expected) < 1e-5

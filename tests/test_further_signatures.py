@@ -50,10 +50,9 @@ def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: p
         yield running
 
 
-@pytest.fixture(params=["grpc", "rest"])
-def client(request: pytest.FixtureRequest, server: Any) -> Iterator[Client]:
-    scheme, port = ("grpc", server.grpc_port) if request.param == "grpc" else ("http", server.rest_port)
-    with Client(f"{scheme}://127.0.0.1:{port}", "m") as made:
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url, "m") as made:
         yield made
 
 

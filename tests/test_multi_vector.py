@@ -56,12 +56,6 @@ def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: p
         yield running
 
 
-@pytest.fixture(params=["grpc", "http"])
-def url(request: pytest.FixtureRequest, server: Any) -> str:
-    port = server.grpc_port if request.param == "grpc" else server.rest_port
-    return f"{request.param}://127.0.0.1:{port}"
-
-
 @pytest.fixture
 def client(url: str) -> Iterator[Client]:
     with Client(url, "m", split=Split(rows=4)) as made:

@@ -58,12 +58,6 @@ def server(
         yield running
 
 
-@pytest.fixture(params=["grpc", "http"])
-def url(request: pytest.FixtureRequest, server: Server) -> str:
-    port = server.grpc_port if request.param == "grpc" else server.rest_port
-    return f"{request.param}://127.0.0.1:{port}"
-
-
 def page(server: Server) -> str:
     address = f"http://127.0.0.1:{server.rest_port}/monitoring/prometheus/metrics"
     with urllib.request.urlopen(address, timeout=30) as response:

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 from sentence_transformers import SparseEncoder
-from serving_support import served
+from serving_support import address, served
 from sparse_support import inference_free, save_masked_bert
 from support import TEXTS, largest_difference
 
@@ -50,14 +50,10 @@ def server(exported: Path, request: pytest.FixtureRequest, tmp_path_factory: pyt
         yield running
 
 
-@pytest.fixture(params=["grpc", "rest"])
-def client(request: pytest.FixtureRequest, server: Any) -> Iterator[Client]:
-    with Client(address(server, request.param), "m", split=Split(rows=3)) as made:
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url, "m", split=Split(rows=3)) as made:
         yield made
-
-
-def address(server: Any, scheme: str) -> str:
-    return f"grpc://127.0.0.1:{server.grpc_port}" if scheme == "grpc" else f"http://127.0.0.1:{server.rest_port}"
 
 
 def original(model: SparseEncoder, ask: str) -> Any:

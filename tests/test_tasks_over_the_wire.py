@@ -66,12 +66,6 @@ def server(models: Path, request: pytest.FixtureRequest, tmp_path_factory: pytes
         yield running
 
 
-@pytest.fixture(params=["grpc", "http"])
-def url(request: pytest.FixtureRequest, server: Server) -> str:
-    port = server.grpc_port if request.param == "grpc" else server.rest_port
-    return f"{request.param}://127.0.0.1:{port}"
-
-
 def expected(model: SentenceTransformer) -> dict[str, np.ndarray]:
     texts = list(TEXTS)
     return {

@@ -9,12 +9,9 @@ than 8 rows, up to 64 and more: all calls must be of one of these classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 
-from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
 from toolkit.encoder.precision.float32 import Float32Products
 
@@ -35,10 +32,7 @@ def kernel_known() -> bool:
 
 
 class PackedProducts(Float32Products):
-    """Products of the tensors in ``params``, which never change, by at least 8 and at most 64 rows."""
-
-    def __init__(self, params: Mapping[str, tf.Tensor], spec: EncoderSpec) -> None:
-        super().__init__(params, spec)
+    """Products of tensors that never change, by at least 8 and at most 64 rows."""
 
     def linear(
         self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
