@@ -57,6 +57,21 @@ def computed(spec: EncoderSpec, *lengths: int) -> Iterator[dict[str, list[tuple[
             yield found
 
 
+def traced(spec: EncoderSpec) -> tf.Graph:
+    """The graph of packed tokens to hidden states, not optimized."""
+    arrays = spec.parameters()
+    with tf.Graph().as_default() as graph:
+        params = {name: tf.constant(value) for name, value in arrays.items()}
+        tokens = Tokens(*(tf.compat.v1.placeholder(tf.int32, [None]) for _ in range(4)))
+        in_chunks(
+            tokens,
+            lambda chunk: spec.hidden_states(Float32Products(params, spec), chunk),
+            spec.hidden_size,
+            per_token=True,
+        )
+    return graph
+
+
 def numbers(shapes: dict[str, list[tuple[int, ...]]]) -> int:
     """In the largest tensor."""
     return max(int(np.prod(shape)) for of_kernel in shapes.values() for shape in of_kernel)
@@ -91,14 +106,25 @@ def test_a_model_of_short_texts_has_no_second_way(tmp_path: Path) -> None:
     spec = encoder(tmp_path, "bert")
     assert spec.max_length is not None
     assert spec.max_length <= WHOLE
-    arrays = spec.parameters()
-    with tf.Graph().as_default() as graph:
-        params = {name: tf.constant(value) for name, value in arrays.items()}
-        tokens = Tokens(*(tf.compat.v1.placeholder(tf.int32, [None]) for _ in range(4)))
-        in_chunks(
-            tokens,
-            lambda chunk: spec.hidden_states(Float32Products(params, spec), chunk),
-            spec.hidden_size,
-            per_token=True,
-        )
+    graph = traced(spec)
     assert [op.name for op in graph.get_operations() if op.type in ("If", "StatelessIf")] == ["cond"]
+
+
+@pytest.mark.parametrize("model_type", ["xlm-roberta", "deberta-v2", "modernbert"])
+def test_masks_are_made_in_the_branch_that_adds_them_to_scores(tmp_path: Path, model_type: str) -> None:
+    """The optimizer fuses an addend by the name of its operation alone. Of one that is handed into a branch, if what
+    carries it is optimized away, that is a tf.Switch, whose first result is none: the whole branch would yield nothing.
+    """
+    added = [
+        (function.signature.name, addend)
+        for function in traced(encoder(tmp_path, model_type)).as_graph_def().library.function
+        for product in function.node_def
+        if product.op.startswith("BatchMatMul")
+        for scaled in function.node_def
+        if scaled.op == "Mul" and f"{product.name}:output:0" in scaled.input
+        for sum_ in function.node_def
+        if sum_.op == "AddV2" and f"{scaled.name}:z:0" in sum_.input
+        for addend in sum_.input
+    ]
+    assert added
+    assert not [(name, addend) for name, addend in added if ":" not in addend], "arguments of the function"

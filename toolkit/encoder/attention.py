@@ -70,23 +70,23 @@ class Masks:
     def __init__(self, mask: tf.Tensor) -> None:
         # chosen, not multiplied: the optimizer looks for scale and mask behind the product, and would take this product
         # for that one
-        self.barred = tf.where(mask, 0.0, -1e9)[:, None, None, :]
+        self.barred = tf.where(mask, 0.0, -1e9)[:, None, :]
         self._mask = mask
         self._near: dict[Reach, tf.Tensor] = {}
 
     def whole(self, reach: Reach) -> tf.Tensor:
-        """Of whole rows: ``[rows, 1, 1 or length, length]``; of longer ones the first ``WHOLE`` places."""
+        """Of whole rows, for every head: ``[rows, 1 or length, length]``; of longer ones the first ``WHOLE`` places."""
         if reach.everywhere:
             return self.barred
         if reach not in self._near:
             place = tf.range(tf.minimum(tf.shape(self._mask)[1], WHOLE))
-            look = self._mask[:, None, None, :WHOLE] & reach.look(place, place)
+            look = self._mask[:, None, :WHOLE] & reach.look(place, place)
             self._near[reach] = tf.where(look, 0.0, -1e9)
         return self._near[reach]
 
     def part(self, reach: Reach, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         """Of queries at the int32 places ``[n]`` and keys at the places ``[m]``, which lie side by side:
-        ``[rows, 1, 1 or n, m]``."""
+        ``[rows, 1 or n, m]``."""
         barred = self.barred[..., keys[0] : keys[0] + tf.size(keys)]
         return barred if reach.everywhere else tf.where(reach.look(queries, keys), barred, -1e9)
 
@@ -157,6 +157,9 @@ class Attention:
     def _context(
         self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, masks: tf.Tensor, bias: tf.Tensor | None
     ) -> tf.Tensor:
+        # Their axis of heads is added here, in the branch that adds them: to a product and its scale the optimizer fuses
+        # the first result of the operation that masks are of, and from outside of a branch comes the second of tf.cond's.
+        masks = tf.expand_dims(masks, 1)
         added = [tf.cast(part, query.dtype) for part in (masks, bias) if part is not None]
         if query.shape[1] == key.shape[1]:
             scores = self._scores(query, key)
