@@ -157,8 +157,8 @@ class Attention:
     def _context(
         self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, masks: tf.Tensor, bias: tf.Tensor | None
     ) -> tf.Tensor:
-        # Their axis of heads is added here, in the branch that adds them: to a product and its scale the optimizer fuses
-        # the first result of the operation that masks are of, and from outside of a branch comes the second of tf.cond's.
+        # Their axis of heads is made here, in the branch that adds them to scores: the optimizer fuses the product, its
+        # scale and the first result of the operation that masks come from; that which hands them into a branch has two.
         masks = tf.expand_dims(masks, 1)
         added = [tf.cast(part, query.dtype) for part in (masks, bias) if part is not None]
         if query.shape[1] == key.shape[1]:
