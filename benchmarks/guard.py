@@ -24,6 +24,7 @@ from tensorflow.core.protobuf import config_pb2
 from toolkit.artifact.savedmodel import write_model
 from toolkit.corpus.check import SHORT
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.graph import model as model_module
 from toolkit.graph.guard import guarded
 from toolkit.graph.tasks import read_spec, serving_model
@@ -50,7 +51,7 @@ def model(spec: EmbedSpec, checks: bool) -> Run:
     """The model, with its checks or without."""
     guard = guarded if checks else lambda function, inputs: function
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(model_module, "guarded", guard):
-        write_model(serving_model(spec, Batching()), Path(folder))
+        write_model(serving_model(spec, Layout(batching=Batching())), Path(folder))
         return opened(folder)
 
 

@@ -46,6 +46,7 @@ def models(dim: int) -> tuple[Any, Callable[[Sequence[str]], Any]]:
     from tokenizers import Tokenizer
 
     from toolkit.encoder.batching_options import Batching
+    from toolkit.encoder.layout import Layout
     from toolkit.graph.tasks import read_spec, serving_model
     from toolkit.source.checkpoint import open_checkpoint
 
@@ -58,7 +59,7 @@ def models(dim: int) -> tuple[Any, Callable[[Sequence[str]], Any]]:
     table = np.random.default_rng(0).standard_normal((tokenizer.get_vocab_size(), dim)).astype(np.float32)
     original = SentenceTransformer(modules=[StaticEmbedding(tokenizer, table), Normalize()], device="cpu")
     spec = read_spec(open_checkpoint(original))
-    signature = serving_model(spec, Batching()).signature_functions()["serving_default"]
+    signature = serving_model(spec, Layout(batching=Batching())).signature_functions()["serving_default"]
     return original, lambda batch: signature(text=tf.constant(batch))["embedding"].numpy()
 
 

@@ -170,7 +170,8 @@ def lines(results: Mapping[str, Any]) -> Iterator[str]:
         best = max(row["most"] for row in rows)
         yield ""
         yield (
-            f"| {cores} cores: batches at a time x threads | throughput at most | p50, p99 ms at {LOAD:.0%} load | "
+            f"| simulated, {cores} cores: batches at a time x threads | throughput at most | "
+            f"p50, p99 ms at {LOAD:.0%} load | "
             "texts in a batch then | a text of mean length alone, ms |"
         )
         yield "|---|---:|---:|---:|---:|"

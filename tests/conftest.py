@@ -69,6 +69,7 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from toolkit.artifact.savedmodel import write_model
     from toolkit.encoder.batching_options import Batching
+    from toolkit.encoder.layout import Layout
     from toolkit.graph.tasks import read_spec
     from toolkit.graph.tasks.embed_model import EmbedModel
     from toolkit.source.checkpoint import open_checkpoint
@@ -77,7 +78,7 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind, tokenizer in {"wordpiece": None, "unigram": unigram_tokenizer(), "bpe": byte_level_tokenizer()}.items():
         bert = save_bert(tmp_path_factory.mktemp(kind), tokenizer=tokenizer)
         spec = read_spec(open_checkpoint(sentence_transformer(bert)))
-        write_model(EmbedModel(spec, Batching()), folder / kind / "1")
+        write_model(EmbedModel(spec, Layout(batching=Batching())), folder / kind / "1")
     return folder
 
 

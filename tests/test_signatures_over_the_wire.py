@@ -21,6 +21,7 @@ from toolkit.artifact.savedmodel import write_model
 from toolkit.cli import cli
 from toolkit.client import Client
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.proof.ranges import calibrated_ranges
@@ -53,7 +54,7 @@ def server(
     models = tmp_path_factory.mktemp("models")
     spec = EmbedSpec.read(open_checkpoint(original), Views(("document",), (), tuple(KINDS)))
     for name, batching in (("together", Batching()), ("alone", None)):
-        write_model(EmbedModel(spec, batching, ranges=ranges), models / name / "1")
+        write_model(EmbedModel(spec, Layout(batching=batching), ranges=ranges), models / name / "1")
     with Server(ServerOptions(models_dir=models, port=0, rest_api_port=0)) as running:
         yield running
 

@@ -20,6 +20,7 @@ from toolkit.artifact.savedmodel import write_model
 from toolkit.cli import cli
 from toolkit.client import AsyncClient, Client, Split
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.errors import SignatureError
 from toolkit.graph.tasks import read_spec, serving_model
 from toolkit.server import Server, ServerOptions
@@ -50,7 +51,8 @@ def models(
         if name == "router_alone" and not request.config.getoption("--long"):
             continue
         spec = read_spec(open_checkpoint(original), Views(dims=(8,)))
-        write_model(serving_model(spec, None if name == "router_alone" else Batching()), folder / name / "1")
+        layout = Layout(batching=None if name == "router_alone" else Batching())
+        write_model(serving_model(spec, layout), folder / name / "1")
     return folder
 
 

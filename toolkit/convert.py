@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,8 @@ from toolkit.artifact.savedmodel import (
 from toolkit.corpus.calibration import Calibration, built_in_texts, read_texts
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import MODEL_TYPES
+from toolkit.encoder.layout import Layout, LayoutOptions
 from toolkit.errors import InputError, MissingExtraError, SourceNotice
-from toolkit.graph.kernels import Kernels, packs, require_aim
 from toolkit.graph.source import open_source
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks import read_spec, serving_model
@@ -105,6 +105,7 @@ def export(
     min_cosine: float | None = None,
     max_difference: float | None = None,
     calibration: str | Path | None = None,
+    target: str = "cpu",
     oldest_server: str = DEFAULT_OLDEST,
     optimize: str | None = None,
     truncate_dim: int | None = None,
@@ -136,12 +137,14 @@ def export(
     (0.995; for bfloat16, which has no choice to make, 0.9999), or a CrossEncoder's scores within ``max_difference`` of
     the original's (0.05; for bfloat16 0.02; of a score above 1 that share of it). Its ``calibration`` has pairs, with a
     tab between query and document. That choice is made with ``verify=False`` too, against
-    the float32 graph. ``oldest_server`` is the oldest release of TF Serving that the artifact is for; for one before
-    2.17 LayerNorm is not fused. ``optimize`` is ``"latency"``, with which the server keeps the encoder's weights once
-    more in memory, in the order in which a short text alone is answered soonest, for each signature that such texts
-    come to; or ``"memory"``, without. ``None`` takes the first in float32, if the weights, without the table of words,
-    are at most 500 MB, and if the server and the TensorFlow at hand have the kernel (builds with oneDNN). ``bounds``
-    are what the proof asks for instead of the precision's own.
+    the float32 graph. ``target`` is what the graph is laid out for, ``"cpu"`` or ``"gpu"``
+    (:mod:`toolkit.encoder.target`); either runs on a CPU, where it is proved. ``oldest_server`` is the oldest release
+    of TF Serving that the artifact is for; for one before 2.17 LayerNorm is not fused. ``optimize`` is ``"latency"``,
+    with which the server keeps the encoder's weights once more in memory, in the order in which a short text alone is
+    answered soonest, for each signature that such texts come to, and which needs a server built with oneDNN; or
+    ``"memory"``, without. ``None`` takes the first in float32 for a CPU, if the weights, without the table of words,
+    are at most 500 MB, and if the oldest server and the TensorFlow at hand have the kernel. ``bounds`` are what the
+    proof asks for instead of the precision's own.
 
     ``truncate_dim``, ``max_seq_length`` (tokens) and ``prompt_name`` do what they do on a ``SentenceTransformer`` and
     in its ``encode``; ``pooling`` is for a folder that holds an encoder alone, without ``modules.json``, for which
@@ -168,8 +171,14 @@ def export(
     ranged = not {"int8", "uint8"}.isdisjoint(views.quantized)
     wanted = Precision(precision, min_cosine, max_difference, None if ranged and precision != "int8" else calibration)
     settings = SourceSettings(truncate_dim, max_seq_length, prompt_name, pooling)
-    fused_norm, packable = runs_on("FusedBatchNormV3", oldest_server), _packable(oldest_server)
-    require_aim(optimize, wanted.name, available=packable)
+    asked = LayoutOptions(
+        runs=lambda op: runs_on(op, oldest_server),
+        target=target,
+        optimize=optimize,
+        precision=wanted.name,
+        batching=batching,
+        tokenizer_engine=tokenizer_engine,
+    )
     if wanted.name == "int8":
         require_release(serving_releases(["_QuantizedMatMul"]), oldest_server)
     texts = read_texts(calibration) if calibration is not None else None
@@ -196,15 +205,15 @@ def export(
         for notice in said:
             warnings.warn(notice, SourceNotice, stacklevel=2)
         require_space(staged.folder, _size_estimate(checkpoint))
+        options: dict[str, Any] = {}  # of the model's own class
         ranges: dict[str, Any] = {}
-        kernels = Kernels(fused_norm, packs(optimize, wanted.name, spec.encoder, available=packable))
-        options: dict[str, Any] = {"kernels": kernels}
         if ranged and isinstance(spec, EmbedSpec):
             say("calibrating ranges", 0, 0)
             texts = texts or built_in_texts(spec.max_length)
             ranges = options["ranges"] = calibrated_ranges(checkpoint, spec.texts, texts.texts)
         say("building the graph", 0, 0)
-        model, stamp = _build(spec, batching, tokenizer_engine, wanted, texts, say, options)
+        layout = asked.layout(spec.encoder)
+        model, stamp = _build(spec, layout, wanted, texts, say, options)
         tokenizer = None
         if process is not None:  # from here on, beside all the rest
             tokenizer = stack.enter_context(
@@ -222,7 +231,7 @@ def export(
         write_ranges(staged.folder, ranges)
         write_warmup(staged.folder, name, spec.warmup(batching))
         provenance = _provenance(checkpoint, spec, model, stamp, releases, bare)
-        provenance["optimize"] = "latency" if kernels.packed else "memory"
+        provenance["layout"] = layout.to_json()
         provenance["ranges"] = texts.to_json() if ranged and texts is not None else None
         write_provenance(staged.folder, provenance)
         report = tokenizer_report = None
@@ -234,19 +243,9 @@ def export(
     return Export(staged.target, name, staged.version, spec, report, tokenizer_report, notices)
 
 
-def _packable(oldest_server: str) -> bool:
-    """Whether a graph with the kernel of packed weights can be written here and runs there."""
-    try:
-        from toolkit.encoder.precision.packed import KERNEL, kernel_known
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "tensorflow", "convert") from error
-    return runs_on(KERNEL, oldest_server) and kernel_known()
-
-
 def _build(
     spec: TaskSpec,
-    batching: Batching | None,
-    engine: Engine,
+    layout: Layout,
     wanted: Precision,
     texts: Calibration | None,
     say: Progress,
@@ -263,13 +262,14 @@ def _build(
         plan = all_bfloat16(spec.encoder)
     elif wanted.name == "int8":
         calibration, allowed = texts or spec.calibration(), wanted.loss(scores=spec.scores)
-        choice = choose_int8(serving_model(spec, **options), spec, calibration, spec.check_rows(), allowed, say)
+        tried = replace(layout, batching=None)
+        choice = choose_int8(serving_model(spec, tried, **options), spec, calibration, spec.check_rows(), allowed, say)
         plan = choice.plan
         stamp["calibration"] = calibration.to_json()
         stamp["losses"] = choice.losses
     if plan is not None:
         stamp["products"] = plan.by_precision(spec.encoder.product_names())
-    return serving_model(spec, batching, engine, plan, **options), stamp
+    return serving_model(spec, replace(layout, plan=plan), **options), stamp
 
 
 def _proved(

@@ -17,6 +17,7 @@ from support import TEXTS, byte_level_tokenizer, largest_difference, static_embe
 from toolkit.convert import export
 from toolkit.corpus.check import check_texts
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.errors import InputError, SourceError, UnsupportedError
 from toolkit.graph.tasks import read_spec, serving_model
 from toolkit.signatures import SIGNATURES
@@ -25,8 +26,8 @@ from toolkit.source.checkpoint import open_checkpoint
 LONG = [" ".join(["word"] * 3000), *check_texts(None)]
 
 
-def functions(model: SentenceTransformer, *options: Any) -> dict[str, Any]:
-    return dict(serving_model(read_spec(open_checkpoint(model)), *options).signature_functions())
+def functions(model: SentenceTransformer, batching: Batching | None = None) -> dict[str, Any]:
+    return dict(serving_model(read_spec(open_checkpoint(model)), Layout(batching=batching)).signature_functions())
 
 
 def static(*modules: Any, **options: Any) -> SentenceTransformer:

@@ -18,6 +18,7 @@ from support import HIDDEN, TEXTS, largest_difference
 
 from toolkit.convert import export
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.errors import InputError, SourceError, UnsupportedError
 from toolkit.graph.keras_door import to_keras
 from toolkit.graph.tasks import read_spec, serving_model
@@ -89,7 +90,7 @@ def folder(source: Path, model: SentenceTransformer, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="module")
 def functions(model: SentenceTransformer) -> dict[str, Any]:
     spec = read_spec(open_checkpoint(model), Views(prompts=("other", *ADAPTERS)))
-    return dict(serving_model(spec, Batching()).signature_functions())
+    return dict(serving_model(spec, Layout(batching=Batching())).signature_functions())
 
 
 def test_each_adapter_has_a_signature_that_equals_the_original(

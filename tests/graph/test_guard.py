@@ -16,6 +16,7 @@ from toolkit.artifact.inspection import inspect
 from toolkit.artifact.savedmodel import write_model
 from toolkit.corpus.calibration import built_in_texts
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.graph import model as model_module
 from toolkit.graph.precision_choice import choose_int8
@@ -51,7 +52,7 @@ def test_no_request_ends_the_process_with_any_kind_of_tokenizer(every_kind: Path
 @pytest.mark.long
 def test_no_request_ends_the_process_that_scores_pairs(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(save_classifier(tmp_path))
-    write_model(RerankModel(read_spec(checkpoint), Batching()), tmp_path / "1")
+    write_model(RerankModel(read_spec(checkpoint), Layout(batching=Batching())), tmp_path / "1")
     survive("--pairs", tmp_path / "1")
 
 
@@ -59,7 +60,7 @@ def test_no_request_ends_the_process_that_scores_pairs(tmp_path: Path) -> None:
 def test_no_request_ends_the_process_with_an_engine_of_tensorflow_text(spec: EmbedSpec, tmp_path: Path) -> None:
     engines: tuple[Engine, ...] = ("BertTokenizer", "FastBertTokenizer")
     for engine in engines:
-        write_model(EmbedModel(spec, None, engine), tmp_path / engine)
+        write_model(EmbedModel(spec, Layout(tokenizer_engine=engine)), tmp_path / engine)
     survive(*(tmp_path / engine for engine in engines))
 
 
@@ -68,8 +69,8 @@ def test_no_request_ends_the_process_with_an_engine_of_tensorflow_text(spec: Emb
 def test_no_request_ends_the_process_in_fewer_bits(spec: EmbedSpec, tmp_path: Path) -> None:
     bfloat16 = Plan(bfloat16=frozenset(spec.encoder.product_names()))
     int8 = choose_int8(EmbedModel(spec), spec, built_in_texts(48), ["hello world"], 0.5).plan
-    write_model(EmbedModel(spec, None, plan=bfloat16), tmp_path / "bfloat16")
-    write_model(EmbedModel(spec, Batching(), plan=int8), tmp_path / "int8")
+    write_model(EmbedModel(spec, Layout(plan=bfloat16)), tmp_path / "bfloat16")
+    write_model(EmbedModel(spec, Layout(batching=Batching(), plan=int8)), tmp_path / "int8")
     survive(tmp_path / "bfloat16", tmp_path / "int8")
 
 

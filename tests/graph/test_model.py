@@ -17,6 +17,7 @@ from torch import nn
 
 from toolkit.artifact.savedmodel import write_model
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.graph.tasks import read_spec
 from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.heads.pooling import POOLING_MODES
@@ -148,7 +149,7 @@ def test_a_text_with_a_token_without_an_embedding_is_refused_and_its_neighbours_
     texts = ["hello world", "see <image> here", "short"]
     with pytest.raises(IndexError):
         imageless.encode(texts)
-    served = EmbedModel(read_spec(open_checkpoint(imageless)), Batching())
+    served = EmbedModel(read_spec(open_checkpoint(imageless)), Layout(batching=Batching()))
     signatures = served.signature_functions()
     for name in ("serving_default", "detailed", "token_embeddings"):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"text must contain no token that .*: <image>"):

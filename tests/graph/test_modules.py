@@ -23,6 +23,7 @@ from torch import nn
 
 from toolkit.convert import export
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.errors import SourceError, UnsupportedError
 from toolkit.graph.keras_back import from_keras
 from toolkit.graph.keras_door import to_keras
@@ -61,7 +62,7 @@ def test_every_stage_equals_the_original(tiny_bert: Path, tmp_path: Path, kind: 
     model_of(tiny_bert, *chain(kind)).save(str(tmp_path))
     checkpoint = open_checkpoint(tmp_path)
     spec = EmbedSpec.read(checkpoint)
-    model = EmbedModel(spec, Batching() if kind == "of tokens" else None)
+    model = EmbedModel(spec, Layout(batching=Batching() if kind == "of tokens" else None))
     texts = tf.constant(TEXTS)
     answers = reference_answers(checkpoint, TEXTS)
     assert largest_difference(model._serving_default(texts)["embedding"], [x.embedding for x in answers]) < 1e-5

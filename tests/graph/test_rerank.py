@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from toolkit.corpus.check import check_pairs
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.packing import eager_chunks
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.errors import InputError, SourceError, UnsupportedError
@@ -96,7 +97,7 @@ def test_every_pair_of_the_corpus_is_scored_as_by_predict(folder: Path) -> None:
     assert checkpoint.task == "rerank"
     spec = read_spec(checkpoint)
     pairs = check_pairs(MAX_LENGTH)
-    served = RerankModel(spec, Batching())
+    served = RerankModel(spec, Layout(batching=Batching()))
     ours = served.scores("", *columns(pairs)).numpy()
     expected: Any = checkpoint.reference.predict(pairs)
     assert ours.shape == expected.shape == (len(pairs),)

@@ -17,6 +17,7 @@ from toolkit.artifact.savedmodel import write_model
 from toolkit.artifact.tuning import tune_artifact
 from toolkit.convert import export
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.errors import InputError, UnsupportedError
 from toolkit.graph.keras_door import to_keras
 from toolkit.graph.tasks import read_spec, serving_model
@@ -35,7 +36,7 @@ def routed(query: list[Any], document: list[Any], *behind: Any, **options: Any) 
 
 
 def served(model: SentenceTransformer, views: Views = Views(), batching: Batching | None = None) -> Any:
-    return serving_model(read_spec(open_checkpoint(model), views), batching)
+    return serving_model(read_spec(open_checkpoint(model), views), Layout(batching=batching))
 
 
 def answers(functions: Any, name: str) -> Any:

@@ -17,6 +17,7 @@ from support import TEXTS, largest_difference
 from transformers import AutoModelForMaskedLM
 
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.errors import InputError, UnsupportedError
 from toolkit.graph.tasks import read_spec
 from toolkit.graph.tasks.sparse import SparseSpec
@@ -36,7 +37,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(model: Any, batching: Batching | None = None, **views: Any) -> SparseModel:
     spec = read_spec(open_checkpoint(model), Views(**views))
     assert isinstance(spec, SparseSpec)
-    return SparseModel(spec, batching)
+    return SparseModel(spec, Layout(batching=batching))
 
 
 def ours(model: SparseModel, name: str = "sparse_dense", texts: Any = TEXTS) -> Any:

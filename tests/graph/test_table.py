@@ -15,6 +15,7 @@ from sentence_transformers.util import quantize_embeddings
 from support import HIDDEN, TEXTS, largest_difference, sentence_transformer
 
 from toolkit.corpus.calibration import Calibration
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.graph.precision_choice import all_bfloat16, choose_int8
 from toolkit.graph.tasks.embed import EmbedSpec
@@ -67,7 +68,7 @@ def test_every_prompt_cut_and_kind_equals_the_original(
     spec = EmbedSpec.read(checkpoint, Views(("query", "document", "other"), (8,), tuple(QUANTIZED)))
     ranges = calibrated_ranges(checkpoint, spec.texts, TEXTS)
     exact = precision == "float32"
-    model = EmbedModel(spec, plan=planned(spec, precision), ranges=ranges)
+    model = EmbedModel(spec, Layout(plan=planned(spec, precision)), ranges=ranges)
     assert len(spec.texts) == 4 * 2 * 5
     floats: dict[str, Any] = {}
     for item in spec.texts:

@@ -14,6 +14,7 @@ from sentence_transformers import CrossEncoder
 from sparse_support import save_masked_bert, splade_model
 from support import save_bert
 
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.errors import CheckError, InputError
 from toolkit.graph.precision_choice import all_bfloat16, choose_int8
@@ -40,7 +41,7 @@ def plan_of(spec: TaskSpec, precision: str) -> Plan:
 
 def served(spec: TaskSpec, precision: str, name: str, **columns: list[str]) -> dict[str, Any]:
     """What a signature answers, in a graph of its own."""
-    model = serving_model(spec, plan=plan_of(spec, precision))
+    model = serving_model(spec, Layout(plan=plan_of(spec, precision)))
     function = tf.function(model.functions()[name], autograph=False)
     found = function(*(tf.constant([text.encode() for text in column]) for column in columns.values()))
     return {key: value.numpy() for key, value in found.items()}

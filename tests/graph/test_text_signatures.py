@@ -16,6 +16,7 @@ from sentence_transformers.util import quantize_embeddings
 from support import HIDDEN, TEXTS, largest_difference, sentence_transformer
 
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.errors import ArtifactError, InputError
 from toolkit.graph.tasks import read_spec
 from toolkit.graph.tasks.embed_model import EmbedModel
@@ -44,7 +45,7 @@ def answers(model: SentenceTransformer, batching: Batching | None = None, views:
     checkpoint = open_checkpoint(model)
     spec = read_spec(checkpoint, views)
     ranges = calibrated_ranges(checkpoint, spec.texts, TEXTS)
-    served = EmbedModel(spec, batching, ranges=ranges)
+    served = EmbedModel(spec, Layout(batching=batching), ranges=ranges)
     return {item.name: served._text_signature(item, tf.constant(list(TEXTS)))["embedding"] for item in spec.texts}
 
 

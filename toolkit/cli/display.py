@@ -28,6 +28,7 @@ __all__ = [
     "quiet_tensorflow",
     "rows_bar",
     "stage_progress",
+    "target_words",
 ]
 
 _WORTH_SAYING = 10.0  # seconds left of a stage
@@ -180,6 +181,13 @@ def quality_words(report: Mapping[str, Any]) -> str:
         # artifacts of earlier exports do not say
         + ("" if order is None else f"; similarities of all pairs correlate in rank by {order:.4f}")
     )
+
+
+def target_words(stamp: Mapping[str, Any]) -> str:
+    """What a graph is laid out for; ``stamp`` is of the provenance."""
+    words = f"{stamp['name']}: chunks of {stamp['chunk_tokens']} tokens, {stamp['chunks_at_a_time']} at a time"
+    needed = " ".join(f"{name}={value}" for name, value in stamp["environment"].items())
+    return f"{words}; as proved with {needed} in the server's environment" if needed else words
 
 
 def precision_words(stamp: Mapping[str, Any]) -> str:

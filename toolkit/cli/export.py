@@ -11,7 +11,8 @@ from toolkit.artifact.compatibility import DEFAULT_OLDEST
 from toolkit.cli.display import check_table, notices_shown, quiet_tensorflow, stage_progress
 from toolkit.cli.listed import Listed
 from toolkit.cli.tune_artifact import batching_changes, batching_options
-from toolkit.graph.kernels import AIMS
+from toolkit.encoder.layout import AIMS
+from toolkit.encoder.target import TARGETS
 from toolkit.proof.precision import PRECISIONS
 from toolkit.signatures import QUANTIZED
 from toolkit.source.settings import POOLING_MODES
@@ -108,6 +109,14 @@ __all__ = ["command"]
     "embedded; for a CrossEncoder a query, a tab and a document each.  [default: a built-in set]",
 )
 @click.option(
+    "--target",
+    type=click.Choice(tuple(TARGETS)),
+    default="cpu",
+    show_default=True,
+    help="What the graph is laid out for. One for a GPU makes few large products; it runs on a CPU too, slower, and is "
+    "proved there.",
+)
+@click.option(
     "--oldest-server",
     metavar="RELEASE",
     default=DEFAULT_OLDEST,
@@ -145,6 +154,7 @@ def command(
     min_cosine: float | None,
     max_difference: float | None,
     calibration: Path | None,
+    target: str,
     oldest_server: str,
     optimize: str | None,
     no_batching: bool,
@@ -186,6 +196,7 @@ def command(
             min_cosine=min_cosine,
             max_difference=max_difference,
             calibration=calibration,
+            target=target,
             oldest_server=oldest_server,
             optimize=optimize,
             batching=None if no_batching else Batching(**changes),

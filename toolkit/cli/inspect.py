@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.display import batching_words, notices_shown, precision_words, quality_words, quiet_tensorflow
+from toolkit.cli.display import (
+    batching_words,
+    notices_shown,
+    precision_words,
+    quality_words,
+    quiet_tensorflow,
+    target_words,
+)
 from toolkit.signatures import stamped_pair_signatures, stamped_text_signatures
 from toolkit.sparse_signatures import stamped_sparse_signatures
 from toolkit.tokenizer.bare import BareTokenizer
@@ -118,11 +125,11 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
     rows += [(item.name, str(item)) for item in stamped_pair_signatures(provenance)]
     rows += [(item.name, str(item)) for item in stamped_vectors_signatures(provenance)]
     rows += [(item.name, str(item)) for item in stamped_sparse_signatures(provenance)]
+    if layout := provenance.get("layout"):
+        rows += [("target", target_words(layout["target"])), ("optimized", f"for {layout['optimize']}")]
     stamp = provenance.get("precision")
     if isinstance(stamp, dict) and stamp.get("products"):
         rows.append(("precision", precision_words(stamp)))
-    if aim := provenance.get("optimize"):
-        rows.append(("optimized", f"for {aim}"))
     if not check:
         rows.append(("check", "skipped: nothing proves that this artifact equals its original"))
     else:

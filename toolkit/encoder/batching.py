@@ -14,7 +14,8 @@ import tensorflow as tf
 from tensorflow.python.ops import gen_batch_ops
 
 from toolkit.encoder.batching_options import MAX_TOKENS_NODE, Batching, queue_name
-from toolkit.encoder.packing import row_of_token
+from toolkit.encoder.packing import on_host, row_of_token
+from toolkit.encoder.target import CPU, Target
 
 __all__ = ["batched"]
 
@@ -31,6 +32,7 @@ def batched(
     *,
     counted: bool = False,
     per_token: bool = False,
+    target: Target = CPU,
 ) -> Encode:
     """A function of packed tokens that encodes small requests ``together`` and large ones ``alone``.
 
@@ -42,14 +44,15 @@ def batched(
     """
 
     def encode_units(units: tf.Tensor) -> tf.Tensor:
-        header = tf.equal(units[:, 2], _HEADER)
-        place = tf.cast(tf.where(header)[:, 0], tf.int32)
-        rows, size = tf.size(place), tf.shape(units)[0]
-        is_token = tf.logical_not(header)
-        tokens = tf.boolean_mask(units, is_token)
-        splits = tf.concat([place - tf.range(rows), [size - rows]], 0)
-        counts = [tf.gather(units[:, 0], place)] if counted else []
-        vectors = together(*tf.unstack(tokens, num=3, axis=1), splits, *counts)
+        with on_host(target):
+            header = tf.equal(units[:, 2], _HEADER)
+            place = tf.cast(tf.where(header)[:, 0], tf.int32)
+            rows, size = tf.size(place), tf.shape(units)[0]
+            is_token = tf.logical_not(header)
+            tokens = tf.unstack(tf.boolean_mask(units, is_token), num=3, axis=1)
+            splits = tf.concat([place - tf.range(rows), [size - rows]], 0)
+            counts = [tf.gather(units[:, 0], place)] if counted else []
+        vectors = together(*tokens, splits, *counts)
         if per_token:
             place = tf.cast(tf.where(is_token)[:, 0], tf.int32)
         width = tf.shape(vectors)[1] if dim is None else dim
@@ -79,15 +82,16 @@ def batched(
         rows = tf.size(splits) - 1
 
         def in_batch() -> tf.Tensor:
-            headers = splits[:-1] + tf.range(rows)
-            places = tf.range(total) + row_of_token(splits) + 1
-            place = tf.concat([headers, places], 0)
-            if counted:
-                header = tf.stack([packed[4], tf.zeros_like(headers), tf.fill([rows], _HEADER)], axis=1)
-            else:
-                header = tf.tile([[0, 0, _HEADER]], tf.stack([rows, 1]))
-            values = tf.concat([header, tf.stack(packed[:3], axis=1)], 0)
-            units = tf.scatter_nd(place[:, None], values, tf.stack([total + rows, 3]))
+            with on_host(target):
+                headers = splits[:-1] + tf.range(rows)
+                places = tf.range(total) + row_of_token(splits) + 1
+                place = tf.concat([headers, places], 0)
+                if counted:
+                    header = tf.stack([packed[4], tf.zeros_like(headers), tf.fill([rows], _HEADER)], axis=1)
+                else:
+                    header = tf.tile([[0, 0, _HEADER]], tf.stack([rows, 1]))
+                values = tf.concat([header, tf.stack(packed[:3], axis=1)], 0)
+                units = tf.scatter_nd(place[:, None], values, tf.stack([total + rows, 3]))
             return tf.gather(batch_function(units), places if per_token else headers)
 
         fits = tf.logical_and(rows > 0, total + rows <= tf.constant(options.max_tokens, name=MAX_TOKENS_NODE))

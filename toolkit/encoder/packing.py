@@ -8,9 +8,12 @@ of one chunk. Rows are sorted by length, so that a chunk's rows are about equall
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from toolkit.encoder.target import CPU, Target
 
 __all__ = [
     "TOKEN_BUDGET",
@@ -21,18 +24,14 @@ __all__ = [
     "in_chunks",
     "make_chunk",
     "make_single_chunk",
+    "on_host",
     "pack",
     "padded_index",
     "row_of_token",
 ]
 
-TOKEN_BUDGET = 384
-"""Padded tokens in a chunk: few enough for its activations to stay in the second-level cache and for a batch to have
-chunks for several threads; enough for products at full speed."""
-
-PARALLEL_CHUNKS = 8
-"""Chunks of a batch that may be computed at a time, where the runtime has threads for them: that shares work out better
-than threads inside each small product do."""
+TOKEN_BUDGET = CPU.chunk_tokens
+"""Padded tokens in a chunk, unless a graph is laid out for something else."""
 
 ROUND_TO = 8
 """Lengths and token counts are rounded up to this: fewer distinct shapes, of which oneDNN keeps compiled kernels."""
@@ -103,6 +102,31 @@ class Heads(NamedTuple):
         return tf.reshape(joined, tf.shape(like) if like.shape[1] == width else tf.stack([tf.shape(like)[0], width]))
 
 
+class TransposedHeads(NamedTuple):
+    """The same by moving whole tokens and turning the view: no index is larger than the view is."""
+
+    token: tf.Tensor
+    slot: tf.Tensor
+    counts: tuple[int, ...]
+
+    def split(self, values: tf.Tensor) -> list[tf.Tensor]:
+        """As that of ``Heads``."""
+        size, start, found = values.shape[1] // sum(self.counts), 0, []
+        padded = tf.gather(values, self.token)
+        for count in self.counts:
+            part = padded[:, :, start : start + count * size]
+            shape = tf.concat([tf.shape(self.token), [count, size]], 0)
+            by_head = tf.transpose(tf.reshape(part, shape), [0, 2, 1, 3])
+            found.append(tf.ensure_shape(by_head, [None, count, None, size]))
+            start += count * size
+        return found
+
+    def join(self, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+        """As that of ``Heads``."""
+        width = values.shape[1] * values.shape[3]
+        return tf.gather(tf.reshape(tf.transpose(values, [0, 2, 1, 3]), [-1, width]), self.slot)
+
+
 class Chunk(NamedTuple):
     """Some rows, ready for the encoder, plus what leads from the packed to the padded view and back.
 
@@ -110,7 +134,8 @@ class Chunk(NamedTuple):
     is the number of real ones. The padded view, of ``length`` places a row, is filled up as well, in both directions.
     ``mask``, bool ``[filled rows, length]``, is true at tokens that may be looked at. ``slot`` int32 ``[padded_total]``
     is each token's place in the flattened padded view, ``token`` int32 ``[filled rows, length]`` the token at each
-    place (at padding the row's first). ``few`` says that it is one row of at most ``FEW_TOKENS``.
+    place (at padding the row's first). ``target`` is what it is made for. ``few`` says that it is one row of at most
+    ``FEW_TOKENS``.
     """
 
     tokens: Tokens
@@ -120,13 +145,21 @@ class Chunk(NamedTuple):
     mask: tf.Tensor
     slot: tf.Tensor
     token: tf.Tensor
+    target: Target = CPU
     few: bool = False
 
-    def heads(self, count: int, parts: int, shared: int | None = None) -> Heads:
+    def row_of_token(self) -> tf.Tensor:
+        """int32 ``[total]``: the row that each of its tokens belongs to."""
+        with on_host(self.target):
+            return row_of_token(self.tokens.row_splits)
+
+    def heads(self, count: int, parts: int, shared: int | None = None) -> Heads | TransposedHeads:
         """For ``count`` heads, ``parts`` (query, key, value) of which lie side by side in each packed token.
 
         With ``shared`` only the first part has as many, and each other that many.
         """
+        if self.target.transposes:
+            return TransposedHeads(self.token, self.slot, (count, *(shared or count,) * (parts - 1)))
         head = tf.range(count)
         if shared is None or shared == count:
             first = [tf.range(parts)[:, None] * count + head]
@@ -149,6 +182,12 @@ def _round_up_coarsely(x: tf.Tensor) -> tf.Tensor:
     a compiled kernel for every size that they have seen, some hundred kilobytes each. Attention is so small a part of
     the work that a little padding costs nothing."""
     return _round_up(x, tf.where(x <= 64, ROUND_TO, tf.where(x <= 128, 16, 32)))
+
+
+def _bucket(x: tf.Tensor) -> tf.Tensor:
+    """To a power of two from 16 to 512, or a multiple of 512."""
+    power = 16 + sum(tf.where(x > size, size, 0) for size in (16, 32, 64, 128, 256))
+    return tf.where(x <= 512, power, _round_up(x, 512))
 
 
 def _round_up_rows(x: tf.Tensor) -> tf.Tensor:
@@ -201,11 +240,12 @@ def _filled(size: tf.Tensor, *columns: tf.Tensor) -> list[tf.Tensor]:
     return list(tf.unstack(tf.pad(stacked, [[0, 0], [0, size - tf.shape(stacked)[1]]]), num=len(columns)))
 
 
-def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
+def make_chunk(tokens: Tokens, *, coarse: bool = False, target: Target = CPU) -> Chunk:
     """Prepare all rows of ``tokens`` as one chunk; ``coarse`` fills it up to one of fewer sizes."""
+    fill = _bucket if target.buckets else _round_up_coarsely
     lengths = tokens.row_splits[1:] - tokens.row_splits[:-1]
     rows, total = tf.size(lengths), tf.size(tokens.ids)
-    length = tf.maximum(_round_up_coarsely(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
+    length = tf.maximum(fill(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
     # rows without tokens fill the view up
     filled_splits = tf.pad(tokens.row_splits, [[0, _round_up_rows(rows) - rows]], constant_values=total)
     token, mask = padded_index(filled_splits, length)
@@ -213,10 +253,10 @@ def make_chunk(tokens: Tokens, *, coarse: bool = False) -> Chunk:
     if (attended := tokens.attended) is not None:
         attended = tf.pad(attended, [[0, _round_up_rows(rows) - rows]])
         mask &= tf.range(length)[None, :] < attended[:, None]
-    size = _round_up_coarsely(total) if coarse else _round_up(total)
+    size = _round_up(total, 128) if target.buckets else _round_up_coarsely(total) if coarse else _round_up(total)
     ids, types, positions, slot = _filled(tf.maximum(size, ROUND_TO), *tokens[:3], slot)
     filled = Tokens(ids, types, positions, *tokens[3:])
-    return Chunk(filled, total, rows, length, mask, slot, token)
+    return Chunk(filled, total, rows, length, mask, slot, token, target)
 
 
 def make_single_chunk(tokens: Tokens, *, coarse: bool = False, few: bool = False) -> Chunk:
@@ -230,7 +270,8 @@ def make_single_chunk(tokens: Tokens, *, coarse: bool = False, few: bool = False
     place = tf.range(length)
     there = place < total
     mask = there if tokens.attended is None else place < tokens.attended[0]
-    return Chunk(filled, total, tf.constant(1), length, mask[None, :], slot, tf.where(there, place, 0)[None, :], few)
+    token = tf.where(there, place, 0)[None, :]
+    return Chunk(filled, total, tf.constant(1), length, mask[None, :], slot, token, few=few)
 
 
 def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
@@ -254,6 +295,14 @@ def eager_chunks(tokens: Tokens) -> tuple[list[Chunk], list[int]]:
     return chunks, order
 
 
+def on_host(target: Target) -> AbstractContextManager[Any]:
+    """Where what says where tokens go is computed: on the CPU, if the target asks for it, else wherever.
+
+    Operations that call functions must not be in it: on a server all that these do would go to the CPU too.
+    """
+    return tf.device("/CPU:0") if target.host_indices else nullcontext()
+
+
 def in_chunks(
     tokens: Tokens,
     encode: Callable[[Chunk], tf.Tensor],
@@ -262,13 +311,14 @@ def in_chunks(
     per_token: bool,
     coarse: bool = False,
     few: bool = False,
+    target: Target = CPU,
 ) -> tf.Tensor:
     """Run ``encode`` over chunks of rows and put its results back in the rows' order.
 
     ``encode`` maps a chunk to float32 ``[rows, width]``, or with ``per_token`` to ``[padded_total, width]``. The result
     is ``[batch, width]``, or packed ``[total, width]``. An empty batch gives an empty result. A batch of one row does
-    without the loop. With ``coarse`` chunks are of fewer sizes. With ``few`` a row of at most ``FEW_TOKENS`` on its own
-    has a path of its own, whose chunk says so.
+    without the loop, unless the ``target`` asks for few shapes. With ``coarse`` chunks are of fewer sizes. With ``few``
+    a row of at most ``FEW_TOKENS`` on its own has a path of its own, whose chunk says so.
     """
 
     def one(short: bool) -> tf.Tensor:
@@ -281,44 +331,56 @@ def in_chunks(
             return one(False)
         return tf.cond(tf.size(tokens.ids) <= FEW_TOKENS, lambda: one(True), lambda: one(False))
 
-    result = tf.cond(
-        tf.equal(tf.size(tokens.row_splits), 2), single, lambda: _loop(tokens, encode, width, per_token, coarse)
-    )
+    def several() -> tf.Tensor:
+        return _loop(tokens, encode, width, per_token, coarse, target)
+
+    result = several() if target.buckets else tf.cond(tf.equal(tf.size(tokens.row_splits), 2), single, several)
     return tf.ensure_shape(result, [None, width])
 
 
-def _loop(tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, per_token: bool, coarse: bool) -> tf.Tensor:
-    starts = tokens.row_splits[:-1]
-    lengths = tokens.row_splits[1:] - starts
-    batch = tf.size(lengths)
-    order = tf.argsort(lengths, stable=True)
-    sorted_lengths, sorted_starts = tf.gather(lengths, order), tf.gather(starts, order)
+def _loop(
+    tokens: Tokens,
+    encode: Callable[[Chunk], tf.Tensor],
+    width: int,
+    per_token: bool,
+    coarse: bool,
+    target: Target,
+) -> tf.Tensor:
+    budget, fill = target.chunk_tokens, _bucket if target.buckets else _round_up_coarsely
+    with on_host(target):
+        starts = tokens.row_splits[:-1]
+        lengths = tokens.row_splits[1:] - starts
+        batch = tf.size(lengths)
+        order = tf.argsort(lengths, stable=True)
+        sorted_lengths, sorted_starts = tf.gather(lengths, order), tf.gather(starts, order)
     # Not a tf.TensorArray: one that grows writes an attribute that servers before 2.13 do not know, and they fail.
     results = tf.raw_ops.EmptyTensorList(element_shape=[-1, width], max_num_elements=-1, element_dtype=tf.float32)
 
     def body(row: tf.Tensor, results: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # Rows are at least one token long (shorter ones, if any, cost nothing), so no more than the budget fit.
-        window = sorted_lengths[row : row + TOKEN_BUDGET]
-        fits = tf.range(1, tf.size(window) + 1) * _round_up_coarsely(window) <= TOKEN_BUDGET
-        count = tf.maximum(1, tf.reduce_sum(tf.cast(fits, tf.int32)))
-        length = window[:count]
-        splits = tf.concat([[0], tf.cumsum(length)], 0)
-        index = tf.repeat(sorted_starts[row : row + count] - splits[:-1], length) + tf.range(splits[-1])
-        chunk = make_chunk(tokens.rows(order[row : row + count], splits, index), coarse=coarse)
+        with on_host(target):
+            # Rows are at least one token long (shorter ones, if any, cost nothing), so no more than the budget fit.
+            window = sorted_lengths[row : row + budget]
+            fits = tf.range(1, tf.size(window) + 1) * fill(window) <= budget
+            count = tf.maximum(1, tf.reduce_sum(tf.cast(fits, tf.int32)))
+            length = window[:count]
+            splits = tf.concat([[0], tf.cumsum(length)], 0)
+            index = tf.repeat(sorted_starts[row : row + count] - splits[:-1], length) + tf.range(splits[-1])
+            chunk = make_chunk(tokens.rows(order[row : row + count], splits, index), coarse=coarse, target=target)
+            after = row + count
         result = encode(chunk)
         result = result[: chunk.total] if per_token else result
-        return row + count, tf.raw_ops.TensorListPushBack(input_handle=results, tensor=result)
+        return after, tf.raw_ops.TensorListPushBack(input_handle=results, tensor=result)
 
     _, results = tf.while_loop(
-        lambda row, _: row < batch, body, [tf.constant(0), results], parallel_iterations=PARALLEL_CHUNKS
+        lambda row, _: row < batch, body, [tf.constant(0), results], parallel_iterations=target.chunks_at_a_time
     )
     joined, _ = tf.raw_ops.TensorListConcatV2(
         input_handle=results, element_shape=[-1, width], leading_dims=tf.zeros([0], tf.int64), element_dtype=tf.float32
     )
-    if per_token:
-        sorted_splits = tf.concat([[0], tf.cumsum(sorted_lengths)], 0)
-        place = tf.gather(sorted_splits[:-1], tf.math.invert_permutation(order))
-        joined = tf.gather(joined, tf.repeat(place - starts, lengths) + tf.range(tf.size(tokens.ids)))
-    else:
-        joined = tf.gather(joined, tf.math.invert_permutation(order))
-    return joined
+    with on_host(target):
+        place = tf.math.invert_permutation(order)
+        if per_token:
+            sorted_splits = tf.concat([[0], tf.cumsum(sorted_lengths)], 0)
+            first = tf.gather(sorted_splits[:-1], place)
+            place = tf.repeat(first - starts, lengths) + tf.range(tf.size(tokens.ids))
+    return tf.gather(joined, place)

@@ -46,10 +46,12 @@ class Parameters(tf.Module):  # type: ignore[misc]
     def read(self) -> dict[str, tf.Tensor]:
         """The variables' values, to be given to `named` wherever the parameters are used: in a branch or a loop."""
         # In a function that is called the optimizer knows no shape of what is captured, and would not find LayerNorm.
-        return {
-            name.replace("__", "/"): tf.ensure_shape(variable.read_value(), variable.shape)
-            for name, variable in self._variables.items()
-        }
+        # On no device of the caller's: a variable is where all that read it can be.
+        with tf.device(None):
+            return {
+                name.replace("__", "/"): tf.ensure_shape(variable.read_value(), variable.shape)
+                for name, variable in self._variables.items()
+            }
 
     def named(self, values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Every parameter by its name, from what `read` gave."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,17 +12,16 @@ import tensorflow as tf
 
 from toolkit.encoder.adapters import AdaptedProducts, added_parameters
 from toolkit.encoder.batching import batched
-from toolkit.encoder.batching_options import Batching
-from toolkit.encoder.packing import Chunk, Tokens, in_chunks, padded_index
+from toolkit.encoder.layout import Layout
+from toolkit.encoder.packing import Chunk, Tokens, in_chunks, on_host, padded_index
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.float32 import Float32Products
-from toolkit.encoder.precision.mixed import MixedProducts, Plan
+from toolkit.encoder.precision.mixed import MixedProducts
 from toolkit.encoder.precision.packed import PackedProducts
 from toolkit.graph.guard import guarded, with_embeddings
-from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.spec import TaskSpec
 from toolkit.signatures import Signature, Tensor
-from toolkit.tokenizer import COMPILED, Engine, TokenizerSpec, build_tokenizer
+from toolkit.tokenizer import TokenizerSpec, build_tokenizer
 from toolkit.tokenizer.graph import TokenizerGraph
 
 __all__ = ["PACKED", "TEXT", "Outputs", "Part", "ServingModel", "TextModel", "joined"]
@@ -43,7 +43,9 @@ class Part:
         )
 
     def __call__(self, *given: tf.Tensor) -> Any:
-        return self._function(*given)
+        # What is called has no device of the caller's: a server would give it to all that has none of its own.
+        with tf.device(None):
+            return self._function(*given)
 
     def traced(self) -> Any:
         """Its concrete function."""
@@ -54,38 +56,27 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     """A ``TaskSpec`` as TensorFlow functions, one for each signature (``signature_functions``).
 
     ``_staged``, of the default signature's inputs, is not served: it yields what ``check`` compares to name the first
-    stage that diverges, and is in an artifact as ``stages``. With ``batching``, requests that arrive together are
-    computed together. With ``plan`` the encoder's products are computed as it says, else all in float32. Tokenizers and
+    stage that diverges, and is in an artifact as ``stages``. The graph is laid out as ``layout`` says. Tokenizers and
     encoders that the models ``beside`` this one have as well are theirs.
     """
 
     stages: Any
     _staged: Part
 
-    def __init__(
-        self,
-        spec: TaskSpec,
-        batching: Batching | None = None,
-        tokenizer_engine: Engine = COMPILED,
-        plan: Plan | None = None,
-        kernels: Kernels = USUAL,
-        beside: Sequence[ServingModel] = (),
-    ) -> None:
+    def __init__(self, spec: TaskSpec, layout: Layout = Layout(), beside: Sequence[ServingModel] = ()) -> None:
         super().__init__()
         self._task = spec
-        self._batching = batching
-        self._plan = plan
-        self._kernels = kernels
+        self._layout = layout
         own = spec.tokenizer
         same = [model.tokenizer for model in beside if replace(model._task.tokenizer, file=own.file) == own]
-        self.tokenizer: TokenizerGraph = same[0] if same else build_tokenizer(own, tokenizer_engine)
+        self.tokenizer: TokenizerGraph = same[0] if same else build_tokenizer(own, layout.tokenizer_engine)
         kin = [model._encoder for model in beside if model._task.encoder.tensors is spec.encoder.tensors]
         self._encoder: Parameters = kin[0] if kin else self._parameters()
         self._adapter = Parameters(added_parameters(spec.encoder)) if spec.encoder.adapter else None
 
     def _parameters(self) -> Parameters:
         # by no name of their own, which would keep them alive beside the variables
-        spec, plan = self._task.encoder, self._plan
+        spec, plan = self._task.encoder, self._layout.plan
         return Parameters(plan.stored(spec.parameters()) if plan else spec.parameters())
 
     def tokenizers(self) -> list[tuple[TokenizerSpec, TokenizerGraph]]:
@@ -115,7 +106,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
     def encoding(self) -> Callable[[Chunk], tf.Tensor]:
         """The encoder as a function of chunks. Parameters are read here, once, and not for each chunk."""
-        spec, plan, values = self._task.encoder, self._plan, self._encoder.read()
+        spec, plan, values = self._task.encoder, self._layout.plan, self._encoder.read()
         adapter = self._adapter
         added = adapter.read() if adapter else {}
 
@@ -128,7 +119,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
                 products = (PackedProducts if chunk.few else Float32Products)(params, spec)
             if adapter:
                 products = AdaptedProducts(products, spec, adapter.named(added))
-            return spec.hidden_states(products, chunk, fused_norm=self._kernels.fused_norm)
+            return spec.hidden_states(products, chunk, fused_norm=self._layout.fused_norm)
 
         return encode
 
@@ -154,9 +145,28 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     def _in_chunks(
         self, tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool
     ) -> tf.Tensor:
-        lower = self._plan is not None
-        few = self._kernels.packed and not lower
-        return in_chunks(tokens, encode, width, per_token=per_token, coarse=lower, few=few)
+        layout = self._layout
+        with tf.device(None):
+            return in_chunks(
+                tokens,
+                encode,
+                width,
+                per_token=per_token,
+                coarse=layout.coarse,
+                few=layout.packed,
+                target=layout.target,
+            )
+
+    def on_host(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function``, whose operations are the CPU's where the target asks for that, but for those that are called
+        as a `Part` is."""
+
+        @functools.wraps(function)
+        def placed(*given: Any) -> Any:
+            with on_host(self._layout.target):
+                return function(*given)
+
+        return placed
 
     def by_token(self, token_answers: Callable[[], Callable[[tf.Tensor], tf.Tensor]], width: int) -> Part:
         """The same for each token: a function of packed tokens to float32 ``[total, width]``, made by what
@@ -179,12 +189,15 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     ) -> Part:
         """``each`` for requests that come together, if the model batches; a ``width`` of ``None`` is what an answer
         needs."""
-        packed, batching = COUNTED if counted else PACKED, self._batching
+        packed, batching = COUNTED if counted else PACKED, self._layout.batching
         if batching is None:
             return Part(each, packed)
         # Called from two places: not inlined, so that a server optimizes and keeps it once.
         alone = Part(each, packed, _noinline=True)
-        return Part(batched(alone, alone, width, batching, counted=counted, per_token=per_token), packed)
+        return Part(
+            batched(alone, alone, width, batching, counted=counted, per_token=per_token, target=self._layout.target),
+            packed,
+        )
 
     def padded(self, splits: tf.Tensor, *columns: tuple[tf.Tensor, Any]) -> tuple[tf.Tensor, ...]:
         """Padded views ``[batch, length, ...]`` of (packed values, padding value) pairs, and the int32 mask."""
@@ -210,9 +223,9 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         functions = self.functions()
         self.stages = self._staged.traced()
         return {
-            item.name: tf.function(guarded(functions[item.name], item.inputs), autograph=False).get_concrete_function(
-                *(_tensor_spec(tensor) for tensor in item.inputs)
-            )
+            item.name: tf.function(
+                self.on_host(guarded(functions[item.name], item.inputs)), autograph=False
+            ).get_concrete_function(*(_tensor_spec(tensor) for tensor in item.inputs))
             for item in self.signatures
         }
 
@@ -226,9 +239,9 @@ class TextModel(ServingModel):
     """A model of one text a row. Its tokenizer and its hidden states are shared by the signatures, so that the artifact
     holds each part of the graph once."""
 
-    def __init__(self, spec: TaskSpec, *options: Any, **further: Any) -> None:
-        super().__init__(spec, *options, **further)
-        self._tokenize = Part(self._tokenize_text, [TEXT])
+    def __init__(self, spec: TaskSpec, layout: Layout = Layout(), beside: Sequence[ServingModel] = ()) -> None:
+        super().__init__(spec, layout, beside)
+        self._tokenize = Part(self.on_host(self._tokenize_text), [TEXT])
         self._hidden = Part(self._hidden_tokens, COUNTED if spec.unattended else PACKED)
 
     def _tokenize_text(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -103,11 +103,9 @@ class ClassifierSpec:
             return pool(PoolingSpec((self.pooling,), self.hidden_size), hidden, chunk)
         import tensorflow as tf
 
-        from toolkit.encoder.packing import row_of_token
-
         splits = chunk.tokens.row_splits
         place = tf.where(chunk.tokens.ids[: chunk.total] != self.pad_id, tf.range(chunk.total), 0)
-        last = tf.math.unsorted_segment_max(place, row_of_token(splits), chunk.rows)
+        last = tf.math.unsorted_segment_max(place, chunk.row_of_token(), chunk.rows)
         return tf.gather(hidden, tf.maximum(last, splits[:-1]))  # a row of nothing but padding tokens: its first
 
 

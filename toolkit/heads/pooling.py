@@ -56,11 +56,9 @@ def pool(spec: PoolingSpec, hidden: tf.Tensor, chunk: Chunk, *, columns: bool = 
     """
     import tensorflow as tf
 
-    from toolkit.encoder.packing import row_of_token
-
     tokens, rows = hidden[: chunk.total], chunk.rows
     splits = chunk.tokens.row_splits
-    row = segment = row_of_token(splits)
+    row = segment = chunk.row_of_token()
     first = start = splits[:-1]
     if (skipped := chunk.tokens.skipped) is not None:
         start = tf.minimum(first + skipped, splits[1:])

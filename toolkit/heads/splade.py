@@ -61,10 +61,8 @@ def splade(spec: SpladePoolingSpec, x: tf.Tensor, words: tf.Tensor, words_bias: 
     """
     import tensorflow as tf
 
-    from toolkit.encoder.packing import row_of_token
-
     tokens, rows, vocab = x[: chunk.total], chunk.rows, words.shape[0]
-    row = row_of_token(chunk.tokens.row_splits)
+    row = chunk.row_of_token()
 
     def active(values: tf.Tensor) -> tf.Tensor:
         values = tf.math.log1p(tf.nn.relu(values))

@@ -19,6 +19,7 @@ from toolkit.artifact.savedmodel import read_provenance, write_model
 from toolkit.convert import export
 from toolkit.corpus.calibration import built_in_texts
 from toolkit.corpus.check import check_texts
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.errors import CheckError, InputError
 from toolkit.graph.precision_choice import _Laboratory, choose_int8
@@ -81,7 +82,7 @@ def spec_of(source: Path) -> EmbedSpec:
 
 def test_bfloat16_runs_fused_bfloat16_kernels(tiny_source: Path, tmp_path: Path) -> None:
     plan = Plan(bfloat16=frozenset(spec_of(tiny_source).encoder.product_names()))
-    write_model(EmbedModel(spec_of(tiny_source), plan=plan), tmp_path / "1")
+    write_model(EmbedModel(spec_of(tiny_source), Layout(plan=plan)), tmp_path / "1")
     ops = optimized_ops(tmp_path / "1", with_types=True)
     assert ops["_MklNativeFusedMatMul[BiasAdd]:bfloat16"] == 3 * LAYERS * PATHS
     assert ops["_MklNativeFusedMatMul[BiasAdd,GeluExact]:bfloat16"] == LAYERS * PATHS
@@ -95,7 +96,7 @@ def test_int8_runs_one_kernel_a_product_with_what_follows_it(tiny_source: Path, 
     spec = spec_of(tiny_source)
     choice = choose_int8(EmbedModel(spec), spec, built_in_texts(48), ["hello world"], 0.5)
     assert not choice.plan.bfloat16
-    write_model(EmbedModel(spec, plan=choice.plan), tmp_path / "1")
+    write_model(EmbedModel(spec, Layout(plan=choice.plan)), tmp_path / "1")
     ops = optimized_ops(tmp_path / "1")
     assert ops["_QuantizedMatMul[BiasAdd,Dequantize]"] == LAYERS * PATHS
     assert ops["_QuantizedMatMul[BiasAdd,Add,Dequantize]"] == 2 * LAYERS * PATHS

@@ -20,6 +20,7 @@ from sentence_transformers.multi_vector_encoder.modules import HierarchicalToken
 from support import HIDDEN, TEXTS, largest_difference, save_bert
 
 from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.errors import InputError, UnsupportedError
 from toolkit.graph.tasks.multi_vector import MultiVectorSpec
 from toolkit.graph.tasks.multi_vector_model import MultiVectorModel
@@ -39,7 +40,7 @@ MIN: dict[str, Any] = {"strategy": "min", "length": 12}
 
 
 def served(model: MultiVectorEncoder, batching: Batching | None = None) -> MultiVectorModel:
-    return MultiVectorModel(MultiVectorSpec.read(open_checkpoint(model)), batching)
+    return MultiVectorModel(MultiVectorSpec.read(open_checkpoint(model)), Layout(batching=batching))
 
 
 def answer(model: MultiVectorModel, name: str, texts: Any) -> Mapping[str, Any]:

@@ -13,22 +13,13 @@ import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
+from toolkit.encoder.layout import PACKED_KERNEL
 from toolkit.encoder.precision.float32 import Float32Products
 
-__all__ = ["KERNEL", "PackedProducts", "kernel_known"]
-
-KERNEL = "_MklNativeFusedMatMul"
-"""An internal op of builds with oneDNN. It is there with oneDNN switched off too."""
+__all__ = ["PackedProducts"]
 
 # What the kernel computes itself, by the names of toolkit.encoder.layers; other activations follow it.
 _FUSED_ACTIVATIONS = {"gelu": "GeluExact", "gelu_tanh": "GeluApproximate", "relu": "Relu", "tanh": "Tanh"}
-
-
-def kernel_known() -> bool:
-    """Whether the TensorFlow of this process has the op; without it no graph that holds it can be made or loaded."""
-    from tensorflow.python.framework import op_def_registry
-
-    return op_def_registry.get(KERNEL) is not None
 
 
 class PackedProducts(Float32Products):
@@ -63,6 +54,6 @@ def _fused_product(x: tf.Tensor, kernel: tf.Tensor, added: list[tf.Tensor], step
         "_kernel": AttrValue(s=b"MklNameChangeOp"),
     }
     operation = tf.compat.v1.get_default_graph().create_op(
-        KERNEL, [x, kernel, *added], [tf.float32], attrs=attributes, name="packed_product"
+        PACKED_KERNEL, [x, kernel, *added], [tf.float32], attrs=attributes, name="packed_product"
     )
     return tf.ensure_shape(operation.outputs[0], [x.shape[0], kernel.shape[1]])

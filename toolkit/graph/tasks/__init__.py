@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from toolkit.encoder.layout import Layout
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.graph.tasks.multi_vector import MultiVectorSpec
@@ -27,8 +28,9 @@ def read_spec(checkpoint: Checkpoint, views: Views = Views()) -> TaskSpec:
     return SPECS[checkpoint.task].read(checkpoint, views)
 
 
-def serving_model(spec: TaskSpec, *options: Any, **further: Any) -> ServingModel:
-    """The model of ``spec``; the options are those of its class. Imports tensorflow."""
+def serving_model(spec: TaskSpec, layout: Layout = Layout(), **options: Any) -> ServingModel:
+    """The model of ``spec``, its graph laid out as ``layout`` says; the options are those of its class. Imports
+    tensorflow."""
     from toolkit.graph.tasks.embed_model import EmbedModel
     from toolkit.graph.tasks.multi_vector_model import MultiVectorModel
     from toolkit.graph.tasks.rerank_model import RerankModel
@@ -40,4 +42,4 @@ def serving_model(spec: TaskSpec, *options: Any, **further: Any) -> ServingModel
         "multi_vector": MultiVectorModel,
         "sparse": SparseModel,
     }
-    return models[spec.task](spec, *options, **further)
+    return models[spec.task](spec, layout, **options)

@@ -9,13 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.family import padded_positions
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.packing import Chunk, Tokens, pack
 from toolkit.encoder.parameters import Parameters
-from toolkit.encoder.precision.mixed import Plan
 from toolkit.encoder.static import StaticSpec
-from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.model import PACKED, TEXT, Outputs, Part, ServingModel, TextModel, joined
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.heads.head import SENTENCE, TOKENS, HeadSpec, head_parameters, own_parameters, stage_names
@@ -23,7 +21,7 @@ from toolkit.heads.normalize import NormalizeSpec
 from toolkit.heads.pooling import pool
 from toolkit.heads.quantized import quantized, starts_and_steps
 from toolkit.signatures import TextSignature
-from toolkit.tokenizer import COMPILED, Engine, TokenizerSpec
+from toolkit.tokenizer import TokenizerSpec
 from toolkit.tokenizer.graph import TokenizerGraph
 
 __all__ = ["EmbedModel"]
@@ -43,20 +41,17 @@ class EmbedModel(TextModel):
     def __init__(
         self,
         spec: EmbedSpec,
-        batching: Batching | None = None,
-        tokenizer_engine: Engine = COMPILED,
-        plan: Plan | None = None,
-        kernels: Kernels = USUAL,
+        layout: Layout = Layout(),
         ranges: Mapping[str, Array] | None = None,
         beside: Sequence[ServingModel] = (),
     ) -> None:
-        super().__init__(spec, batching, tokenizer_engine, plan, kernels, beside)
+        super().__init__(spec, layout, beside)
         self._spec = spec
         self._names = stage_names(spec.modules)
         self._routes: dict[str | None, EmbedModel] = {}
         for name, route in spec.routes.items():
             others = (self, *self._routes.values())
-            self._routes[name] = EmbedModel(route, batching, tokenizer_engine, plan, kernels, ranges, others)
+            self._routes[name] = EmbedModel(route, layout, ranges, others)
         self._heads = Parameters(head_parameters(spec.modules))
         self._ranges = {name: tf.Variable(starts_and_steps(item), name=name) for name, item in (ranges or {}).items()}
         if isinstance(static := spec.encoder, StaticSpec):
@@ -65,8 +60,8 @@ class EmbedModel(TextModel):
             )
         else:
             self._pool = self.by_row(self.pooling, spec.pooling.dim, skipping=not spec.pooling.include_prompt)
-        self._embed = Part(self._embed_joined, [TEXT, SKIPPED])
-        self._staged = Part(self._stages, [tf.TensorSpec([None], tf.string, "text")])
+        self._embed = Part(self.on_host(self._embed_joined), [TEXT, SKIPPED])
+        self._staged = Part(self.on_host(self._stages), [tf.TensorSpec([None], tf.string, "text")])
 
     # parts of the graph
 

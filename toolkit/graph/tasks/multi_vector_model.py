@@ -8,16 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.packing import Chunk, Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
-from toolkit.encoder.precision.mixed import Plan
-from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
 from toolkit.graph.tasks.multi_vector import MultiVectorSpec, Role
 from toolkit.heads.head import head_parameters, own_parameters, stage_names
 from toolkit.heads.normalize import NormalizeSpec
-from toolkit.tokenizer import COMPILED, Engine, shortened
+from toolkit.tokenizer import shortened
 from toolkit.vectors_signatures import MASK, ROW_SPLITS, VALUES, VectorsSignature
 
 __all__ = ["MultiVectorModel"]
@@ -30,25 +28,18 @@ class MultiVectorModel(TextModel):
     states and what each module makes of them; ``encode``'s role is called ``text``.
     """
 
-    def __init__(
-        self,
-        spec: MultiVectorSpec,
-        batching: Batching | None = None,
-        tokenizer_engine: Engine = COMPILED,
-        plan: Plan | None = None,
-        kernels: Kernels = USUAL,
-    ) -> None:
-        super().__init__(spec, batching, tokenizer_engine, plan, kernels)
+    def __init__(self, spec: MultiVectorSpec, layout: Layout = Layout()) -> None:
+        super().__init__(spec, layout)
         self._spec = spec
         self._heads = Parameters(head_parameters(spec.heads))
         self._vectors = self.by_token(self._token_answers, spec.dim)
         asked = {item.role for item in spec.texts}
         self._by_role = {
-            str(role.name): Part(functools.partial(self._of_role, role), [TEXT])
+            str(role.name): Part(self.on_host(functools.partial(self._of_role, role)), [TEXT])
             for role in spec.roles
             if role.name in asked
         }
-        self._staged = Part(self._stages, [tf.TensorSpec([None], tf.string, "text")])
+        self._staged = Part(self.on_host(self._stages), [tf.TensorSpec([None], tf.string, "text")])
 
     # parts of the graph
 

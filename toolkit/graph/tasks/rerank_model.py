@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from toolkit.corpus.check import as_pair
-from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.packing import Chunk, Tokens
 from toolkit.encoder.parameters import Parameters
-from toolkit.encoder.precision.mixed import Plan
-from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.model import Outputs, Part, ServingModel
 from toolkit.graph.tasks.rerank import RerankSpec
 from toolkit.signatures import DEFAULT_SIGNATURE, PairSignature
-from toolkit.tokenizer import COMPILED, Engine
 from toolkit.tokenizer.pairs import PackedPairs
 
 __all__ = ["RerankModel"]
@@ -26,22 +23,16 @@ __all__ = ["RerankModel"]
 class RerankModel(ServingModel):
     """A ``RerankSpec`` as TensorFlow functions. ``stages`` yields the scores before their activation."""
 
-    def __init__(
-        self,
-        spec: RerankSpec,
-        batching: Batching | None = None,
-        tokenizer_engine: Engine = COMPILED,
-        plan: Plan | None = None,
-        kernels: Kernels = USUAL,
-    ) -> None:
-        super().__init__(spec, batching, tokenizer_engine, plan, kernels)
+    def __init__(self, spec: RerankSpec, layout: Layout = Layout()) -> None:
+        super().__init__(spec, layout)
         self._spec = spec
         self._head = Parameters(dict(spec.head.tensors))
 
         self._logits = self.by_row(self._scored, spec.head.labels)
-        self._rows = Part(self._packed_rows, [tf.TensorSpec([None], dtype) for dtype in spec.pairs.columns])
+        of_rows = [tf.TensorSpec([None], dtype) for dtype in spec.pairs.columns]
+        self._rows = Part(self.on_host(self._packed_rows), of_rows)
         columns = [tf.TensorSpec([None], tf.string, name) for name in ("query", "document")]
-        self._staged = Part(self._stages, columns)
+        self._staged = Part(self.on_host(self._stages), columns)
 
     # parts of the graph
 

@@ -8,18 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.packing import Chunk, Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
-from toolkit.encoder.precision.mixed import Plan
 from toolkit.graph.guard import with_embeddings
-from toolkit.graph.kernels import USUAL, Kernels
 from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
 from toolkit.graph.tasks.sparse import SparseSpec, StaticWeights
 from toolkit.heads.sparse import compacted, expanded, flat, largest, padded
 from toolkit.heads.splade import splade
 from toolkit.sparse_signatures import DENSE, FLAT, SparseSignature
-from toolkit.tokenizer import COMPILED, Engine
 from toolkit.tokenizer.steps import AddSpecialTokens
 
 __all__ = ["SparseModel"]
@@ -28,27 +25,20 @@ __all__ = ["SparseModel"]
 class SparseModel(TextModel):
     """A ``SparseSpec`` as TensorFlow functions. ``stages`` yields the encoder's hidden states, padded."""
 
-    def __init__(
-        self,
-        spec: SparseSpec,
-        batching: Batching | None = None,
-        tokenizer_engine: Engine = COMPILED,
-        plan: Plan | None = None,
-        kernels: Kernels = USUAL,
-    ) -> None:
-        super().__init__(spec, batching, tokenizer_engine, plan, kernels)
+    def __init__(self, spec: SparseSpec, layout: Layout = Layout()) -> None:
+        super().__init__(spec, layout)
         self._spec = spec
         head = dict(spec.masked_lm.tensors)
-        if plan is not None and spec.masked_lm.tied:  # the encoder's own table is then of fewer bits
+        if layout.plan is not None and spec.masked_lm.tied:  # the encoder's own table is then of fewer bits
             head["words"] = spec.encoder.parameters()["embeddings/word"]
         self._head = Parameters(head)
         # What goes through a batch has the width of the texts in it that have most, and not the vocabulary's.
         self._compact = self._together(self._compact_tokens, None, counted=False)
-        self._encoded = Part(self._encode_text, [TEXT])
+        self._encoded = Part(self.on_host(self._encode_text), [TEXT])
         if spec.static is not None:
             self._weights = tf.Variable(spec.static.weights, trainable=False, name="static")
-            self._counted = Part(functools.partial(self._count_text, spec.static), [TEXT])
-        self._staged = Part(self._stages, [tf.TensorSpec([None], tf.string, "text")])
+            self._counted = Part(self.on_host(functools.partial(self._count_text, spec.static)), [TEXT])
+        self._staged = Part(self.on_host(self._stages), [tf.TensorSpec([None], tf.string, "text")])
 
     # parts of the graph
 

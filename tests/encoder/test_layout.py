@@ -1,0 +1,101 @@
+"""What an export asks for is one layout or is refused by name; packed weights are for where oneDNN's kernel is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import toolkit.encoder.layout
+from toolkit.encoder.batching_options import Batching
+from toolkit.encoder.families.bert import BertSpec
+from toolkit.encoder.layout import LARGEST_PACKED, PACKED_KERNEL, LayoutOptions
+from toolkit.encoder.target import GPU
+from toolkit.errors import InputError
+
+WIDTH = 8
+SPEC = BertSpec(
+    family="bert",
+    vocab_size=9,
+    hidden_size=WIDTH,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=WIDTH,
+    max_positions=9,
+    type_vocab_size=1,
+    activation="gelu",
+    layer_norm_eps=1e-12,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    tensors={"kernel": np.zeros([WIDTH, WIDTH], np.float32)},
+)
+
+
+def everything(op: str) -> bool:
+    return True
+
+
+@pytest.fixture(params=[True, False], ids=["a TensorFlow with oneDNN", "one without"])
+def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(toolkit.encoder.layout, "registered", lambda op: request.param)
+    return bool(request.param)
+
+
+def test_by_default_weights_are_packed_where_the_exporting_tensorflow_has_the_kernel(onednn: bool) -> None:
+    assert LayoutOptions(everything).layout(SPEC).packed == onednn
+    assert not LayoutOptions(everything, optimize="memory").layout(SPEC).packed
+    for lower in ("bfloat16", *(["int8"] if onednn else [])):
+        assert not LayoutOptions(everything, precision=lower).layout(SPEC).packed
+
+
+def test_what_needs_a_kernel_of_onednn_is_refused_without_it(onednn: bool) -> None:
+    for wanted, name in (({"optimize": "latency"}, PACKED_KERNEL), ({"precision": "int8"}, "_QuantizedMatMul")):
+        options: Any = wanted
+        if onednn:
+            LayoutOptions(everything, **options)
+            continue
+        with pytest.raises(InputError, match=f"TensorFlow at hand has no {name}; builds with oneDNN have it"):
+            LayoutOptions(everything, **options)
+
+
+def test_large_weights_are_packed_on_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolkit.encoder.layout, "registered", everything)
+    sized = [np.broadcast_to(np.float32(0), [rows, WIDTH]) for rows in (LARGEST_PACKED // 32, LARGEST_PACKED // 32 + 1)]
+    specs = [replace(SPEC, tensors={"kernel": matrix}) for matrix in sized]
+    assert [LayoutOptions(everything).layout(spec).packed for spec in specs] == [True, False]
+    assert LayoutOptions(everything, optimize="latency").layout(specs[1]).packed
+
+
+def test_a_server_without_a_kernel_gets_a_graph_without_it() -> None:
+    options = LayoutOptions(lambda op: op != PACKED_KERNEL)
+    layout = options.layout(SPEC)
+    assert (layout.packed, layout.fused_norm) == (False, True)
+    with pytest.raises(InputError, match=r"optimize 'latency': needs TF Serving 2\.12 and later"):
+        replace(options, optimize="latency")
+    assert not LayoutOptions(lambda op: op != "FusedBatchNormV3").layout(SPEC).fused_norm
+
+
+def test_for_a_gpu_there_are_no_kernels_of_onednn() -> None:
+    batching = Batching(max_tokens=7)
+    layout = LayoutOptions(everything, target="gpu", batching=batching).layout(SPEC)
+    assert (layout.target, layout.batching, layout.packed, layout.fused_norm) == (GPU, batching, False, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "tpu"}, "target 'tpu': not supported; supported: cpu, gpu"),
+        (
+            {"target": "gpu", "precision": "int8"},
+            "precision 'int8': not for target 'gpu'; supported there: float32, bfloat16",
+        ),
+        ({"target": "gpu", "optimize": "latency"}, "optimize 'latency': not for target 'gpu'"),
+        ({"precision": "bfloat16", "optimize": "latency"}, "optimize 'latency': only for precision 'float32', not 'bf"),
+        ({"optimize": "size"}, "optimize 'size': expected one of latency, memory"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LayoutOptions(everything, **options)
