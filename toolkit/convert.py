@@ -337,7 +337,7 @@ def _provenance(
         "tokenizer": [str(step) for step in model.tokenizer.steps],
         "signatures": [item.name for item in model.signatures],
         **spec.stamp(),
-        "tf_serving": {"since": releases.since, "because": list(releases.because)},
+        "tf_serving": {"since": releases.since, "because": list(releases.because), "onednn": list(releases.onednn)},
         "check": None,
         "tokenizer_check": None,
         "bare_tokenizer": bare.to_json() if bare is not None else None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from fusion_support import needs_onednn
 
 from toolkit.artifact.compatibility import RELEASES, graph_ops, serving_releases
 from toolkit.artifact.inspection import inspect
@@ -42,6 +43,14 @@ def test_exports_need_2_17_for_their_fused_layer_norm(tiny_export: Path) -> None
     assert (releases.since, releases.because) == ("2.17", ("FusedBatchNormV3",))
 
 
+@needs_onednn
+def test_exports_need_onednn_for_packed_weights_and_say_so(tiny_export: Path) -> None:
+    found = inspect(tiny_export)
+    assert str(found.releases) == "2.17 and later (FusedBatchNormV3); needs oneDNN (_MklNativeFusedMatMul)"
+    assert (found.provenance or {})["tf_serving"]["onednn"] == ["_MklNativeFusedMatMul"]
+    assert str(serving_releases(["FusedBatchNormV3"])) == "2.17 and later (FusedBatchNormV3)"
+
+
 @pytest.mark.long
 def test_exports_for_older_servers_need_2_12_for_tokenizer_and_packed_weights(
     tiny_source: Path, tmp_path: Path
@@ -51,7 +60,7 @@ def test_exports_for_older_servers_need_2_12_for_tokenizer_and_packed_weights(
     because = ["FastBertNormalize", "_MklNativeFusedMatMul"]
     assert (found.releases.since, found.releases.because) == ("2.12", tuple(because))
     assert found.provenance is not None
-    assert found.provenance["tf_serving"] == {"since": "2.12", "because": because}
+    assert found.provenance["tf_serving"] == {"since": "2.12", "because": because, "onednn": because[1:]}
 
 
 @pytest.mark.parametrize(

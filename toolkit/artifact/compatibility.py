@@ -46,14 +46,18 @@ _SINCE: dict[str, str] = {
     "TFText>FastSentencepieceDetokenize": "2.12",
     # stands where LayerNorm is fused, see toolkit.encoder.layers: older servers leave it and die of two calls at a time
     "FusedBatchNormV3": "2.17",
-    # int8 products; an internal op of builds with oneDNN, which are those for x86
+    # int8 products
     "_QuantizedMatMul": "2.17",
-    # products of few tokens; an internal op of builds with oneDNN, see toolkit.encoder.precision.packed
+    # products of few tokens, see toolkit.encoder.precision.packed
     "_MklNativeFusedMatMul": "2.12",
     "TFText>RoundRobinTrim": "2.20",
     "TFText>RoundRobinGenerateMasks": "2.20",
     "TFText>Utf8Binarize": "2.20",
 }
+
+# Internal ops of builds with oneDNN: the official ones for Linux have them, those for macOS and most home-made ones for
+# ARM do not, whatever their release. A server without an op of the graph does not load the artifact.
+_ONEDNN = frozenset({"_QuantizedMatMul", "_MklNativeFusedMatMul"})
 
 # op -> attributes that newer releases write and older ones warn of for every node; they change no result
 _DESCRIPTIVE: dict[str, tuple[str, ...]] = {"VarHandleOp": ("debug_name",)}
@@ -79,17 +83,20 @@ _TEXT_OPS = frozenset(
 @dataclass(frozen=True)
 class ServingReleases:
     """``since`` is the oldest release that can load the artifact (``None``: none can); ``because`` are the ops that
-    rule out older ones, ``unknown`` those that no stock server links."""
+    rule out older ones, ``unknown`` those that no stock server links, ``onednn`` those that only builds with oneDNN
+    have."""
 
     since: str | None
     because: tuple[str, ...]
     unknown: tuple[str, ...]
+    onednn: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.unknown:
             return f"none: no stock server links {', '.join(self.unknown)}"
         reason = f" ({', '.join(self.because)})" if self.because else ""
-        return f"{self.since} and later{reason}"
+        build = f"; needs oneDNN ({', '.join(self.onednn)})" if self.onednn else ""
+        return f"{self.since} and later{reason}{build}"
 
 
 def runs_on(op: str, release: str) -> bool:
@@ -177,4 +184,4 @@ def serving_releases(ops: Iterable[str]) -> ServingReleases:
     needed = {name: _SINCE[name] for name in names if name in _SINCE}
     since = max(needed.values(), key=_key, default=RELEASES[0])
     because = tuple(sorted(name for name, release in needed.items() if release == since))
-    return ServingReleases(None if unknown else since, because, tuple(sorted(unknown)))
+    return ServingReleases(None if unknown else since, because, tuple(sorted(unknown)), tuple(sorted(names & _ONEDNN)))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from fusion_support import needs_onednn
+from support import TEXTS
 
 from toolkit.encoder.families.bert import BertSpec
 from toolkit.encoder.precision.float32 import Float32Products
@@ -68,3 +74,25 @@ def test_a_packed_product_equals_a_product_at_every_number_of_rows(
     for rows in (8, 12, 32, 64, 3, 200, 8):
         packed, plain = both(random.standard_normal((rows, SIZE)).astype(np.float32))
         np.testing.assert_allclose(packed, plain, rtol=1e-5, atol=2e-5)
+
+
+@needs_onednn
+@pytest.mark.long
+def test_a_server_with_onednn_switched_off_answers_an_artifact_with_packed_weights_the_same(
+    tiny_export: Path, tmp_path: Path
+) -> None:
+    ask = (
+        "import sys, numpy as np, tensorflow as tf, tensorflow_text\n"
+        "served = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
+        "ask = lambda texts: served(text=tf.constant(texts))['embedding'].numpy()\n"
+        "np.save(sys.argv[2], [*(ask([text])[0] for text in sys.argv[3:]), *ask(sys.argv[3:])])\n"
+    )
+    answers = []
+    for switch in ("0", "1"):
+        file = tmp_path / f"{switch}.npy"
+        command = [sys.executable, "-c", ask, str(tiny_export), str(file), *TEXTS]
+        subprocess.run(command, check=True, env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": switch})
+        answers.append(np.load(file))
+    off, on = answers
+    assert np.abs(off[: len(TEXTS)] - off[len(TEXTS) :]).max() < 1e-6
+    assert np.abs(off - on).max() < 1e-6
