@@ -39,7 +39,8 @@ def test_variables_build_arguments_options_and_alerts_exist(path: Path) -> None:
         re.findall(r"SERVING_\w+", ENTRYPOINT)
     )
     assert set(re.findall(r"--build-arg ([A-Z_]+)=", text)) <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
-    assert set(re.findall(r"--target (\S+)", text)) <= set(re.findall(r" AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    stages = set(re.findall(r" AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    assert set(re.findall(r"(?<!export )--target (\S+)", text)) <= stages
     options = {option for parameter in command.params for option in parameter.opts}
     for line in re.findall(r"sentence-serving render (.+)", text):
         assert set(re.findall(r"(--[a-z][a-z-]+)", line)) <= options, line
