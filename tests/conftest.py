@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def tiny_export(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models with tokenizers of every kind, as ``<kind>/1``, not checked."""
+def of_kind(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A model with a tokenizer of the kind that it is given, as ``<models>/<kind>``, not checked."""
     from support import byte_level_tokenizer, save_bert, sentence_transformer, unigram_tokenizer
 
     from toolkit.artifact.savedmodel import write_model
@@ -74,12 +75,17 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toolkit.graph.tasks.embed_model import EmbedModel
     from toolkit.source.checkpoint import open_checkpoint
 
-    folder = tmp_path_factory.mktemp("kinds")
-    for kind, tokenizer in {"wordpiece": None, "unigram": unigram_tokenizer(), "bpe": byte_level_tokenizer()}.items():
-        bert = save_bert(tmp_path_factory.mktemp(kind), tokenizer=tokenizer)
-        spec = read_spec(open_checkpoint(sentence_transformer(bert)))
-        write_model(EmbedModel(spec, Layout(batching=Batching())), folder / kind / "1")
-    return folder
+    models = tmp_path_factory.mktemp("kinds")
+    tokenizers: dict[str, Callable[[], Any]] = {"unigram": unigram_tokenizer, "bpe": byte_level_tokenizer}
+
+    def model(kind: str) -> Path:
+        if not (models / kind).exists():
+            tokenizer = tokenizers[kind]() if kind != "wordpiece" else None
+            spec = read_spec(open_checkpoint(sentence_transformer(save_bert(models / f".{kind}", tokenizer=tokenizer))))
+            write_model(EmbedModel(spec, Layout(batching=Batching())), models / kind / "1")
+        return models / kind
+
+    return model
 
 
 @pytest.fixture(params=["grpc", "http"])

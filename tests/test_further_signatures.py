@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 from click.testing import CliRunner
+from marks import long
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import quantize_embeddings
@@ -43,7 +44,7 @@ def exported(model: SentenceTransformer, tmp_path_factory: pytest.TempPathFactor
     return export(model, folder, "m", tokenizer_sample=0.01, prompt_name="document", **further)
 
 
-@pytest.fixture(scope="module", params=["alone", pytest.param("batched", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["alone", *long("batched")])
 def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("served")
     with served(exported.path, folder, batching=request.param == "batched") as running:

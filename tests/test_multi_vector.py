@@ -14,6 +14,7 @@ import pyarrow
 import pyarrow.dataset
 import pytest
 from click.testing import CliRunner
+from marks import long
 from multi_vector_support import DIM, multi_vector_encoder
 from sentence_transformers import MultiVectorEncoder
 from serving_support import served
@@ -47,7 +48,7 @@ def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     return export(source, tmp_path_factory.mktemp("models"), "m", tokenizer_sample=0.001)
 
 
-@pytest.fixture(scope="module", params=["alone", pytest.param("batched", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["alone", *long("batched")])
 def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """``batched``: by the server itself, which takes outputs with a row for each text alone."""
     batching = request.param == "batched"

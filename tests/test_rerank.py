@@ -13,6 +13,7 @@ import tensorflow as tf
 from classifier_models import PAIRS, save_classifier
 from click.testing import CliRunner
 from family_models import save_transformer
+from marks import long
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
@@ -44,7 +45,7 @@ def exported(model: CrossEncoder, tmp_path_factory: pytest.TempPathFactory) -> E
     return export(model, tmp_path_factory.mktemp("models"), "m", tokenizer_sample=0.01)
 
 
-@pytest.fixture(scope="module", params=["alone", pytest.param("batched", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["alone", *long("batched")])
 def server(exported: Export, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("served")
     with served(exported.path, folder, batching=request.param == "batched") as running:

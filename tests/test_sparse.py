@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
+from marks import long
 from sentence_transformers import SparseEncoder
 from serving_support import address, served
 from sparse_support import inference_free, save_masked_bert
@@ -41,7 +42,7 @@ def exported(model: SparseEncoder, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder / "m" / "1"
 
 
-@pytest.fixture(scope="module", params=["alone", pytest.param("rows", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["alone", *long("rows")])
 def server(exported: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """``rows``: it batches requests and takes outputs with a row for each text alone; ``form`` is to be asked."""
     folder = tmp_path_factory.mktemp("served")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from marks import long
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -56,7 +57,7 @@ def models(
     return folder
 
 
-@pytest.fixture(scope="module", params=["alone", pytest.param("rows", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["alone", *long("rows")])
 def server(models: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """``rows``: the server batches rows itself."""
     options: dict[str, Any] = {}

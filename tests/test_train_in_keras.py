@@ -13,6 +13,8 @@ from support import TEXTS, largest_difference
 from toolkit.artifact.savedmodel import read_provenance
 from toolkit.proof.check import check
 
+pytestmark = pytest.mark.long
+
 MAIN: Callable[..., int] = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "train_in_keras.py"))["main"]
 
 
@@ -36,7 +38,6 @@ def test_the_saved_folder_is_the_trained_model(folder: Path, tiny_source: Path) 
     assert largest_difference(saved.encode(list(TEXTS)), base.encode(list(TEXTS))) > 1e-4
 
 
-@pytest.mark.long
 def test_check_takes_the_keras_model_again_and_tells_another(folder: Path, tiny_source: Path) -> None:
     artifact = folder / "models" / "trained" / "1"
     assert check(artifact, folder / "trained.keras").passed

@@ -135,6 +135,7 @@ def test_bad_input_is_one_line_and_an_exit_code(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_check_exits_0_for_equal_and_1_for_different(
     run: Run, tiny_export: Path, tiny_source: Path, tmp_path: Path
 ) -> None:

@@ -62,7 +62,7 @@ def check(output: Path) -> None:
     assert np.array_equal(np.stack(table["embedding"].to_pylist()).astype(np.float32), vectors(TEXTS))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_actors_make_every_row_once_though_one_is_killed(
     cluster: Any, fake: FakeServing, lines: Path, tmp_path: Path
 ) -> None:
@@ -102,7 +102,7 @@ def test_an_interrupted_command_ends_with_130_and_the_same_one_resumed_with_0(
     check(output)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rejected_rows_end_the_command_with_2_and_too_many_name_the_worker(
     cluster: Any, fake: FakeServing, tmp_path: Path
 ) -> None:

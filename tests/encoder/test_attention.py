@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from family_models import save_family
+from marks import long
 
 from toolkit.encoder.attention import BLOCK, WHOLE, WINDOW_BLOCK
 from toolkit.encoder.family import EncoderSpec
@@ -84,7 +85,7 @@ def numbers(shapes: dict[str, list[tuple[int, ...]]]) -> int:
         "t5",
         "deberta-v2",
         "modernbert",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("mpnet", "qwen3")),
+        *long("mpnet", "qwen3"),
     ],
 )
 def test_no_tensor_grows_with_the_square_of_a_texts_length(tmp_path: Path, model_type: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from family_models import save_family
+from marks import long
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Dropout, LayerNorm
 from support import HIDDEN, TEXTS, largest_difference, sentence_transformer
@@ -46,7 +47,7 @@ def encoded(model: SentenceTransformer) -> Any:
     "model_type",
     [
         *("t5", "deberta-v2", "modernbert"),
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("mpnet", "roformer", "albert", "gemma3_text")),
+        *long("mpnet", "roformer", "albert", "gemma3_text"),
     ],
 )
 def test_a_family_goes_back_as_it_came_and_trained_as_it_was_trained(tmp_path: Path, model_type: str) -> None:

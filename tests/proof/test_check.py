@@ -88,9 +88,9 @@ def test_an_equal_artifact_passes_with_figures_for_every_stage_and_leaves_nothin
 @pytest.mark.parametrize(
     ("tensor", "stage"),
     [
-        ("embeddings.position_embeddings.weight", "hidden state"),
+        pytest.param("embeddings.position_embeddings.weight", "hidden state", marks=pytest.mark.long),
         ("encoder.layer.1.output.dense.bias", "hidden state"),
-        ("bias", "2_dense"),
+        pytest.param("bias", "2_dense", marks=pytest.mark.long),
         ("weight", "2_dense"),
     ],
 )
@@ -125,6 +125,7 @@ def test_a_different_sequence_length_is_found_at_the_token_ids(tiny_export: Path
     assert report.divergence.stage == "token ids"
 
 
+@pytest.mark.long
 def test_an_artifact_with_settings_is_checked_against_the_original_with_the_same(
     tiny_source: Path, tmp_path: Path
 ) -> None:

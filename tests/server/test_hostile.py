@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import grpc
 import httpx
 import pytest
+from marks import long
 from serving_support import GOLDEN, ended, serving, text_request
 
 FIRST_JAVA_REQUEST = (
@@ -84,7 +85,7 @@ def ask_grpc(channel: grpc.Channel, request: Any) -> tuple[str, str]:
     return "OK", ""
 
 
-@pytest.mark.parametrize("batched", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("batched", [False, *long(True)])
 def test_texts_in_a_wrong_shape_are_refused_in_the_same_words_over_both_apis(
     tiny_export: Path, tmp_path: Path, batched: bool
 ) -> None:

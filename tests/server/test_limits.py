@@ -221,7 +221,7 @@ def test_deeply_nested_and_endless_json_is_refused(golden_server: Server) -> Non
         assert answer.status_code == 400
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_stays_flat_over_thousands_of_requests(start_server: StartServer, tmp_path: Path) -> None:
     """A scaled-down run; ``benchmarks/server.py memory`` makes the full one."""
     server = Server(golden_options(tmp_path))

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +23,6 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from wrong_requests import GOOD, TYPES, Request, requests
 
 ROOT = Path(__file__).parents[2]
-COUNT = 100
 
 
 @contextmanager
@@ -107,21 +106,24 @@ def in_json(value: Any) -> Any:
 
 # The graphs of the other kinds are put to the same in a process without a server.
 @pytest.mark.parametrize(
-    ("batching", "kinds"),
+    ("batching", "kinds", "count"),
     [
-        ("true", ("wordpiece",)),
-        pytest.param("true", ("bpe", "unigram"), marks=pytest.mark.long),
-        pytest.param("false", ("bpe", "unigram", "wordpiece"), marks=pytest.mark.long),
+        ("true", ("wordpiece",), 50),
+        pytest.param("true", ("bpe", "unigram"), 100, marks=pytest.mark.long),
+        pytest.param("false", ("bpe", "unigram", "wordpiece"), 100, marks=pytest.mark.long),
     ],
 )
-def test_no_request_ends_the_server_or_fails_another_one(every_kind: Path, batching: str, kinds: Sequence[str]) -> None:
-    with server(str(every_kind), f"--enable_batching={batching}") as (process, address):
+def test_no_request_ends_the_server_or_fails_another_one(
+    of_kind: Callable[[str], Path], batching: str, kinds: Sequence[str], count: int
+) -> None:
+    (models,) = {of_kind(kind).parent for kind in kinds}
+    with server(str(models), f"--enable_batching={batching}") as (process, address):
         with grpc.insecure_channel(address["grpc"]) as channel, ThreadPoolExecutor(4) as pool:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             with httpx.Client(base_url=address["rest"], timeout=60) as http:
                 for number, kind in enumerate(kinds):
                     caller = Caller(stub, http, kind)
                     caller.hold_good()
-                    list(pool.map(caller.hold, requests(seed=number, count=COUNT)))
+                    list(pool.map(caller.hold, requests(seed=number, count=count)))
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0

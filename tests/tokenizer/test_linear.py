@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import pytest
 import tensorflow as tf
+from marks import long_but
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from unigram_support import CHARSMAP, make_unigram
@@ -122,7 +123,7 @@ FIXTURES = {
 }
 
 
-@pytest.fixture(scope="module", params=FIXTURES)
+@pytest.fixture(scope="module", params=long_but(("WordPiece", "BPE", "Unigram"), FIXTURES))
 def work(request: pytest.FixtureRequest) -> _Work:
     return _Work(request.getfixturevalue(FIXTURES[request.param]))
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from fusion_support import LAYERS, PATHS, needs_onednn, optimized_ops
+from marks import long
 from support import TEXTS, largest_difference
 
 from toolkit.artifact.inspection import inspect
@@ -67,6 +68,7 @@ def serving(folder: Path) -> Callable[[list[str]], Any]:
     return lambda texts: (loaded, loaded.signatures["serving_default"](text=tf.constant(texts))["embedding"].numpy())[1]
 
 
+@pytest.mark.long
 def test_quantized_vectors_are_held_to_the_artifacts_own_floats(exported: Callable[[str], Path]) -> None:
     provenance = read_provenance(exported("bfloat16"))
     assert provenance is not None
@@ -160,7 +162,7 @@ def test_an_artifact_of_lower_precision_is_smaller_and_names_its_servers(exporte
     assert found.releases.because == ("FusedBatchNormV3", "_QuantizedMatMul")
 
 
-@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.long), "int8"])
+@pytest.mark.parametrize("precision", ["int8", *long("bfloat16")])
 def test_check_asks_for_the_bound_an_artifact_was_exported_with(
     exported: Callable[[str], Path], tiny_source: Path, precision: str
 ) -> None:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import tensorflow as tf
+from marks import long
 from support import export_with_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -77,7 +78,7 @@ def test_gpt2_split(trained, equal, hard_texts, prefix_space):
 
 
 @pytest.mark.parametrize("name", SPLITS)
-@pytest.mark.parametrize("whole_parts", [True, False], ids=["ignore_merges", "merges"])
+@pytest.mark.parametrize("whole_parts", [True, *long(False)], ids=["ignore_merges", "merges"])
 def test_newer_splits(trained, equal, hard_texts, name, whole_parts):
     tokenizer = trained(split_by(name), normalizers.NFC(), ignore_merges=whole_parts)
     equal(tokenizer, [*hard_texts, *SPACING, "1234567 12 3 ٣٤٥٦"])
@@ -263,6 +264,7 @@ def test_a_wrong_graph_is_refused_with_the_diverging_step(roberta, source, chang
         self_check(spec, build_tokenizer(read_tokenizer(source(change(roberta)))), sample=0.01)
 
 
+@pytest.mark.long
 def test_a_model_with_such_a_tokenizer_is_exported_and_proved(roberta, tmp_path):
     result = export_with_tokenizer(roberta, tmp_path)
     assert result.report.passed

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import tensorflow as tf
+from marks import long
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from toolkit.artifact.compatibility import serving_releases
@@ -88,7 +89,7 @@ def test_forms(trained, equal, hard_texts, form, crossing):
 
 
 @pytest.mark.parametrize("crossing", [True, False], ids=["crossing", "words"])
-@pytest.mark.parametrize("form", ["Llama 2", "Gemma"])
+@pytest.mark.parametrize("form", ["Gemma", *long("Llama 2")])
 def test_marks_that_the_character_map_puts_before_spaces(trained, equal, source, form, crossing):
     tokenizer = trained(*FORMS[form], crossing=crossing)
     tokenizer.add_tokens([AddedToken(content, normalized=False) for content in ("▁▁", "<i>")])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from marks import long_but
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from unigram_support import DATA, make_unigram
 
@@ -42,6 +43,7 @@ WORDS: dict[str, list[Any]] = {
     "NFKD and the map": [N.Strip(), N.NFKD(), COLLAPSE, CHARSMAP, N.Strip()],
     "in a circle": [N.NFKC(), N.StripAccents(), COLLAPSE, N.NFKD(), N.Lowercase(), N.NFC(), LINES],
 }
+SOME = ("DeBERTa-v3, its file", "DeBERTa-v3 and BARThez by class", "everything", "NFKD and the map", "in a circle")
 AROUND = [
     "",
     " ",
@@ -71,7 +73,7 @@ def _sequence(chain: Sequence[Any], charsmap: bytes) -> Any:
     return N.Sequence([N.Precompiled(charsmap) if part is CHARSMAP else part for part in chain])
 
 
-@pytest.mark.parametrize("form", SPACES)
+@pytest.mark.parametrize("form", long_but(SOME, SPACES))
 def test_normalizers_before_metaspace(charsmap, equal, hard_texts, form):
     normalizer = _sequence(SPACES[form], charsmap)
     tokenizer = make_unigram(charsmap, size=1500, normalizer=normalizer, pre_tokenizer=pre_tokenizers.Metaspace())
@@ -80,7 +82,7 @@ def test_normalizers_before_metaspace(charsmap, equal, hard_texts, form):
     equal(tokenizer, [*TOKENS, *TRICKY, *NATURAL_FORMS, *hard_texts[:2500:2], *hard_texts[2500::9]])
 
 
-@pytest.mark.parametrize("form", WORDS)
+@pytest.mark.parametrize("form", long_but(SOME, WORDS))
 def test_normalizers_before_white_space_is_split_at(charsmap, equal, hard_texts, form):
     tokenizer = make_unigram(charsmap, size=1500, normalizer=_sequence(WORDS[form], charsmap))
     equal(tokenizer, [*TOKENS, *TRICKY, *NATURAL_FORMS, *hard_texts[:2500:2], *hard_texts[2500::9]])

@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import long
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from unigram_support import DATA, changed, make_unigram
 
@@ -65,7 +66,7 @@ def test_what_joins_pictographs_and_consonants_with_the_cluster_before(xlmr, equ
 SPM = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), "▁")]
 
 
-@pytest.mark.parametrize("mask_is_normalized", [False, True])
+@pytest.mark.parametrize("mask_is_normalized", [*long(False), True])
 @pytest.mark.parametrize("tail", [[], [normalizers.Replace(Regex(" {2,}"), " ")], SPM], ids=["", "collapse", "strip"])
 def test_metaspace_alone(charsmap, equal, hard_texts, tail, mask_is_normalized):
     if mask_is_normalized and not tail:
@@ -137,7 +138,7 @@ def test_scores_of_double_precision_as_the_trainer_of_tokenizers_writes_them(equ
     equal(Tokenizer.from_str(tokenizer.to_str()), hard_texts[:1500])
 
 
-@pytest.mark.parametrize("name", ["albert", pytest.param("xlm_roberta", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["albert", *long("xlm_roberta")])
 def test_real_vocabularies_are_exact_on_a_sample_of_the_self_check(name):
     spec = read_tokenizer(
         TokenizerSource(lzma.decompress((DATA / f"{name}.json.xz").read_bytes()).decode(), "tokenizer.json", 64)
