@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from marks import long
 from multi_vector_support import DIM, multi_vector_encoder
 from sentence_transformers import MultiVectorEncoder
-from serving_support import served
+from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+from serving_support import address, served
 from support import TEXTS, largest_difference
 
 from toolkit.artifact.session import Artifact
@@ -25,7 +26,7 @@ from toolkit.cli import cli
 from toolkit.client import AsyncClient, Client, Split
 from toolkit.client.bulk import Inputs, Place, Shard, embed_folder
 from toolkit.convert import Export, export
-from toolkit.errors import SignatureError
+from toolkit.errors import InputError, SignatureError
 
 ROWS = [*TEXTS, "?! ...", "one more text"]
 
@@ -140,3 +141,21 @@ def test_inspect_says_what_the_signatures_are(exported: Export) -> None:
     shown = CliRunner(env={"COLUMNS": "250"}).invoke(cli, ["inspect", str(exported.path)]).stdout
     assert "a vector for each token of a query, ragged, prompt '[Q] '" in shown
     assert "row_splits int32 [?]" in shown
+
+
+@pytest.mark.long
+def test_a_model_that_pools_is_exported_proved_and_served(tiny_bert: Path, tmp_path: Path) -> None:
+    model = multi_vector_encoder(tiny_bert, HierarchicalTokenPooling(2.0))
+    with pytest.raises(InputError, match="precision 'bfloat16': it pools vectors"):
+        export(model, tmp_path / "lower", "m", precision="bfloat16")
+    exported = export(model, tmp_path / "models", "m", tokenizer_sample=0.001)
+    assert exported.report is not None
+    assert exported.report.passed
+    names = {item.name for item in exported.spec.signatures if "query" not in item.name}
+    assert {item.signature for item in exported.report.pooled} == names
+    with (
+        served(exported.path, tmp_path / "served", batching=False, warmed=True) as running,
+        Client(address(running, "grpc"), "m") as made,
+    ):
+        assert_equal(made.multi_vector_document(ROWS), model.encode_document(ROWS, convert_to_numpy=True))
+        assert_equal(made.multi_vector_query(ROWS), model.encode_query(ROWS, convert_to_numpy=True))

@@ -197,8 +197,8 @@ def export(
         )
         spec = read_spec(checkpoint, views)
         if wanted.name not in spec.precisions:
-            family, supported = spec.encoder.family, ", ".join(spec.precisions)
-            raise InputError(f"precision {wanted.name!r}: not for {family} in {spec.task}; supported: {supported}")
+            supported = ", ".join(spec.precisions)
+            raise InputError(f"precision {wanted.name!r}: {spec.float32_alone}; supported: {supported}")
         wanted.require_fit(scores=spec.scores)
         bare = compare_bare(checkpoint.tokenizer_file, checkpoint.tokenizer) if checkpoint.tokenizer_file else None
         said = (*([str(bare)] if bare is not None and bare.differences else []), *spec.notices)

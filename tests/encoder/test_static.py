@@ -150,7 +150,7 @@ def test_another_sum_than_the_mean_is_refused() -> None:
 
 
 def test_what_only_encoders_have_is_refused_by_name(model: SentenceTransformer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="precision 'int8': not for static in embed; supported: float32"):
+    with pytest.raises(InputError, match="precision 'int8': static has no products; supported: float32"):
         export(model, tmp_path, "m", precision="int8")
     with pytest.raises(InputError, match="max_seq_length is for a Transformer; a StaticEmbedding has no such limit"):
         export(model, tmp_path, "m", max_seq_length=8)

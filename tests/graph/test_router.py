@@ -153,7 +153,7 @@ def test_what_texts_cannot_take_is_refused_by_name(tiny_bert: Path) -> None:
 def test_what_is_for_one_way_alone_is_refused_by_name(asymmetric: SentenceTransformer, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="module 0 is 'Router'"):
         to_keras(asymmetric)
-    with pytest.raises(InputError, match="precision 'bfloat16': not for bert in embed"):
+    with pytest.raises(InputError, match="precision 'bfloat16': it has routes"):
         export(asymmetric, tmp_path, "m", precision="bfloat16")
     with pytest.raises(InputError, match="max_seq_length is for models without routes"):
         export(asymmetric, tmp_path, "m", max_seq_length=8)

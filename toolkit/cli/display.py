@@ -151,6 +151,8 @@ def check_table(report: CheckReport) -> None:
         table.add_row(quantized.signature, str(quantized), "")
     for sparse in report.sparse:
         table.add_row(sparse.signature, str(sparse), "")
+    for pooled in report.pooled:
+        table.add_row(pooled.signature, str(pooled), "")
     console = Console()
     console.print(table)
     bounds = report.bounds

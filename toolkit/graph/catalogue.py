@@ -97,7 +97,10 @@ def catalogue() -> Catalogue:
             ("head that classifies, of a CrossEncoder", f"as transformers has it for {', '.join(CLASSIFIERS)}"),
             ("LogitScore, of a CrossEncoder", f"with or without a chat template, for {', '.join(LOGIT_SCORE_TYPES)}"),
             ("MultiVectorMask", "of a MultiVectorEncoder: skip lists, lists of tokens to keep, query expansion"),
-            ("HierarchicalTokenPooling", "of a MultiVectorEncoder, with pool_factor 1, which merges no tokens"),
+            (
+                "HierarchicalTokenPooling",
+                "of a MultiVectorEncoder: clusters of vectors to their means, in float32",
+            ),
             ("head that fills masks, of a SparseEncoder", f"as transformers has it for {', '.join(MASKED_LM_TYPES)}"),
             ("SpladePooling", f"{' or '.join(SPLADE_STRATEGIES)} over tokens, {' or '.join(SPLADE_ACTIVATIONS)}"),
             ("SparseStaticEmbedding", "a weight for each token: a Router's route for queries beside one of documents"),

@@ -60,9 +60,14 @@ class TaskSpec(ABC):
         """
 
     @property
+    def float32_alone(self) -> str | None:
+        """Why the encoder's products can be in no lower precision, in words; ``None``: they can."""
+        return None if self.encoder.product_names() else f"{self.encoder.family} has no products"
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """What the encoder's products can be exported in."""
-        return ("float32", "bfloat16", "int8") if self.encoder.product_names() else ("float32",)
+        return ("float32", "bfloat16", "int8") if self.float32_alone is None else ("float32",)
 
     def check_rows(self) -> list[str]:
         """A line of text for each row that a choice of products is tried on."""

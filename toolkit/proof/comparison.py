@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import CheckError
+from toolkit.proof.clusters import PooledFigure
 from toolkit.proof.quantized import QuantizedFigure
 
 __all__ = [
@@ -93,7 +94,7 @@ class CheckReport:
     nearest to each text by the original's vectors that are still among its nearest by the artifact's; ``None`` where
     there are too few texts to tell. ``rank_correlation`` is Spearman's, of the similarities of all pairs of texts by
     the artifact's vectors and by the original's; ``None`` likewise. ``quantized`` are figures of the signatures whose
-    embeddings are, and ``sparse`` of those whose vectors are.
+    embeddings are, ``sparse`` of those whose vectors are, and ``pooled`` of those that make one of several vectors.
     """
 
     texts: int
@@ -110,6 +111,7 @@ class CheckReport:
     unit: str = "vectors"
     sparse: tuple[SparseFigure, ...] = ()
     rank_correlation: float | None = None
+    pooled: tuple[PooledFigure, ...] = ()
 
     @property
     def passed(self) -> bool:

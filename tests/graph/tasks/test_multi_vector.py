@@ -166,6 +166,29 @@ def test_pooling_of_no_tokens_normalizes_alone(tiny_bert: Path) -> None:
     assert abs(lengths - 1).max() > 1e-2  # queries are not pooled
 
 
+@pytest.mark.parametrize("batching", [None, pytest.param(Batching(max_tokens=256), marks=pytest.mark.long)])
+def test_vectors_of_documents_are_pooled_where_the_model_says_so(tiny_bert: Path, batching: Batching | None) -> None:
+    model = multi_vector_encoder(tiny_bert, HierarchicalTokenPooling(2.0, num_protected_tokens=2))
+    ours = served(model, batching)
+    for name in ROLES:
+        found = vectors(ours, name, ROWS)
+        assert_equal(found, original(model, name, ROWS))
+        assert_equal(vectors(ours, name, ROWS[:1]), found[:1])
+    whole = multi_vector_encoder(tiny_bert)
+    assert len(vectors(ours, ROLES[1], ROWS[:1])[0]) == len(original(whole, ROLES[1], ROWS[:1])[0])
+    assert len(found[0]) < len(original(whole, ROLES[2], ROWS[:1])[0])
+    assert served(model)._spec.precisions == ("float32",)
+
+
+@pytest.mark.long
+def test_queries_with_their_expansion_are_pooled_where_the_model_says_so(tiny_bert: Path) -> None:
+    pooling = HierarchicalTokenPooling(1.5, normalize_embeddings=False, tasks=["query"])
+    model = multi_vector_encoder(tiny_bert, pooling, query_expansion=FIXED)
+    ours = served(model)
+    for name in ROLES:
+        assert_equal(vectors(ours, name, ROWS), original(model, name, ROWS))
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_rows_cut_once_more_are_those_of_a_tokenizer_that_cuts_there(tiny_bert: Path, side: Any) -> None:
     source = replace(open_checkpoint(multi_vector_encoder(tiny_bert)).tokenizer, truncation_side=side)
@@ -182,7 +205,6 @@ def dense(**options: Any) -> Dense:
 
 
 REFUSED: Mapping[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
-    "clusters of tokens": ((HierarchicalTokenPooling(2.0),), {}, "pool_factor is 2.0"),
     "a module of texts": ((Normalize(),), {}, "module_input_name is 'sentence_embedding'"),
     "another feature": (
         (dense(module_input_name="token_embeddings", module_output_name="x"),),

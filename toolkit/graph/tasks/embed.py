@@ -133,8 +133,8 @@ class EmbedSpec(TaskSpec):
         )
 
     @property
-    def precisions(self) -> tuple[str, ...]:
-        return super().precisions if not self.routes else ("float32",)
+    def float32_alone(self) -> str | None:
+        return "it has routes or adapters" if self.routes else super().float32_alone
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from toolkit.graph.spec import (
 from toolkit.heads.dense import DenseSpec
 from toolkit.heads.head import TOKENS, HeadSpec, require_feature, stage_names
 from toolkit.heads.normalize import NormalizeSpec
+from toolkit.heads.token_pooling import TokenPoolingSpec
 from toolkit.signatures import (
     DEFAULT_SIGNATURE,
     Prompt,
@@ -62,7 +63,7 @@ class Role:
     """How a text is treated that is taken for ``name``: cut at ``max_length`` tokens, filled up by ``expansion``.
 
     Tokens whose ids are in ``skipped`` get no vector, nor do those that are not in ``kept`` (``None``: any may be).
-    ``normalized``: vectors are normalized (once more) at the end.
+    ``pooling`` is what becomes of the vectors at the end.
     """
 
     name: str | None
@@ -70,12 +71,17 @@ class Role:
     expansion: Expansion | None
     skipped: tuple[int, ...]
     kept: tuple[int, ...] | None
-    normalized: bool
+    pooling: TokenPoolingSpec | None
 
     @property
     def length(self) -> int:
         """The most tokens that a text has."""
         return max(self.max_length, self.expansion.length if self.expansion else 0)
+
+    @property
+    def merges(self) -> bool:
+        """Whether some of a text's vectors become one."""
+        return self.pooling is not None and self.pooling.merges
 
     def __str__(self) -> str:
         words = [f"at most {self.max_length} tokens"]
@@ -86,6 +92,8 @@ class Role:
             words.append(f"without {len(self.skipped)} kinds of tokens")
         if self.kept is not None:
             words.append(f"of {len(self.kept)} kinds of tokens only")
+        if self.pooling is not None:
+            words.append(f"pooled: {self.pooling}")
         return ", ".join(words)
 
 
@@ -153,6 +161,12 @@ class MultiVectorSpec(TaskSpec):
         return stage_names(self.heads)
 
     @property
+    def float32_alone(self) -> str | None:
+        if any(role.merges for role in self.roles):
+            return "it pools vectors (pool_factor above 1), and coarser ones have other clusters"
+        return super().float32_alone
+
+    @property
     def unattended(self) -> bool:
         return any(role.expansion is not None and not role.expansion.attended for role in self.roles)
 
@@ -210,15 +224,9 @@ def _role(
             skipped = tuple(sorted({int(item) for item in mask.config["skiplist_ids"]}))
         if name != QUERY and mask.config.get("keep_only_token_ids"):
             kept = tuple(sorted({int(item) for item in mask.config["keep_only_token_ids"]}))
-    normalized = False
-    for pooling in poolings:
-        if (name or DOCUMENT) not in pooling.config["tasks"]:
-            continue
-        if (factor := pooling.config["pool_factor"]) > 1:
-            supported = "1, as clusters of tokens hang on the last bits of their distances"
-            raise UnsupportedError(pooling.file, "pool_factor", factor, supported)
-        normalized = bool(pooling.config["normalize_embeddings"])
-    return Role(name, limit, expansion, skipped, kept, normalized)
+    applied = [module for module in poolings if (name or DOCUMENT) in module.config["tasks"]]
+    pooling = TokenPoolingSpec.read(applied[0]) if applied else None
+    return Role(name, limit, expansion, skipped, kept, pooling)
 
 
 def _require_taken(role: Role, first: RawModule, encoder: EncoderSpec) -> None:

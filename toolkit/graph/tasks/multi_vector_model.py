@@ -14,7 +14,6 @@ from toolkit.encoder.parameters import Parameters
 from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
 from toolkit.graph.tasks.multi_vector import MultiVectorSpec, Role
 from toolkit.heads.head import head_parameters, own_parameters, stage_names
-from toolkit.heads.normalize import NormalizeSpec
 from toolkit.tokenizer import shortened
 from toolkit.vectors_signatures import MASK, ROW_SPLITS, VALUES, VectorsSignature
 
@@ -25,7 +24,8 @@ class MultiVectorModel(TextModel):
     """A ``MultiVectorSpec`` as TensorFlow functions.
 
     ``stages`` yields of each role the token ids (``<role>_input_ids``, packed, with ``<role>_row_splits``), the hidden
-    states and what each module makes of them; ``encode``'s role is called ``text``.
+    states and what each module makes of them; ``encode``'s role is called ``text``. Of each ragged signature that
+    pools: the number of the cluster that each vector went to (``<signature>_clusters``), and the row splits of these.
     """
 
     def __init__(self, spec: MultiVectorSpec, layout: Layout = Layout()) -> None:
@@ -88,8 +88,9 @@ class MultiVectorModel(TextModel):
             found.append((name, head.apply(own_parameters(params, name), found[-1][1])))
         return found
 
-    def _of_role(self, role: Role, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Vectors ``[vectors, dim]`` of all texts, and the int32 row splits ``[batch + 1]``."""
+    def _of_role(self, role: Role, text: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Vectors ``[vectors, dim]`` of all texts, and the int32 row splits ``[batch + 1]``; where the role pools also
+        which cluster each vector went to, and the row splits before."""
         tokens = self.role_tokens(role, text)
         vectors = self._vectors(*tokens.tensors())
         wanted = tf.ones_like(tokens.ids, tf.bool)
@@ -97,15 +98,17 @@ class MultiVectorModel(TextModel):
             wanted &= tf.logical_not(_among(tokens.ids, role.skipped))
         if role.kept is not None:
             wanted &= _among(tokens.ids, role.kept)
-        if role.normalized:
-            vectors = NormalizeSpec().apply({}, vectors)
         before = tf.concat([[0], tf.cumsum(tf.cast(wanted, tf.int32))], 0)
-        return tf.boolean_mask(vectors, wanted), tf.gather(before, tokens.row_splits)
+        vectors, splits = tf.boolean_mask(vectors, wanted), tf.gather(before, tokens.row_splits)
+        if role.pooling is None:
+            return vectors, splits
+        found = role.pooling.apply(vectors, splits, role.length)
+        return (*found, splits) if role.pooling.merges else found
 
     # signatures
 
     def _signature(self, item: VectorsSignature, text: tf.Tensor) -> Outputs:
-        vectors, splits = self._by_role[str(item.role)](joined(item.prompt.text, text))
+        vectors, splits, *_ = self._by_role[str(item.role)](joined(item.prompt.text, text))
         if not item.padded:
             return {VALUES: vectors, ROW_SPLITS: splits}
         values, mask = self.padded(splits, (vectors, 0.0))
@@ -121,6 +124,11 @@ class MultiVectorModel(TextModel):
             found = {"input_ids": tokens.ids, "row_splits": tokens.row_splits}
             found |= dict(self._through(self._heads.read(), self._hidden(*tokens.tensors())))
             outputs |= {f"{role.name or 'text'}_{name}": value for name, value in found.items()}
+        pooling = {role.name for role in self._spec.roles if role.merges}
+        for item in self._spec.texts:
+            if item.role in pooling and not item.padded:
+                *_, clusters, splits = self._by_role[str(item.role)](joined(item.prompt.text, text))
+                outputs |= {f"{item.name}_clusters": clusters, f"{item.name}_clusters_row_splits": splits}
         return outputs
 
     def functions(self) -> Mapping[str, Callable[..., Outputs]]:

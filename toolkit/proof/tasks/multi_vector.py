@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.proof.clusters import PooledFigure, are_wards, means
 from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison
 from toolkit.proof.proof import Batch, Call, TextProof
 from toolkit.proof.reference import asked, told_of
@@ -41,10 +43,12 @@ class _Stages:
 
 @dataclass(frozen=True)
 class _References:
-    """Of each text what the original makes of it in each role, and the vectors of each signature, by its name."""
+    """Of each text what the original makes of it in each role, and the vectors of each signature, by its name; of those
+    that pool also, by the name of the prompt, what they are before that."""
 
     stages: Mapping[str | None, Sequence[_Stages]]
     vectors: Mapping[str, Sequence[Array]]
+    whole: Mapping[str | None, Sequence[Array]]
 
 
 class MultiVectorProof(TextProof):
@@ -59,21 +63,29 @@ class MultiVectorProof(TextProof):
     ) -> None:
         super().__init__(checkpoint, texts)
         self._signatures = stamped_vectors_signatures(provenance)
+        last: Any = list(checkpoint.reference)[-1]
+        merges = checkpoint.modules[-1].type == "HierarchicalTokenPooling" and last.pool_factor > 1
+        self._pooling: Any = last if merges else None
 
     def batch(self, rows: Sequence[int], *, first: bool) -> Batch:
         calls: list[Call] = [(item.name, None) for item in self._signatures]
-        if first:  # intermediate stages are large
+        if first or self._pooling is not None:  # intermediate stages are large; clusters may be others in each batch
             calls.append(("stages", None))
         return {"inputs": {"text": [self._texts[row] for row in rows]}, "calls": calls}
 
     def references(self) -> _References:
         model: Any = self._checkpoint.reference
         with told_of(self._checkpoint):
-            vectors = {item.name: _vectors(model, item, self._texts) for item in self._signatures}
+            vectors = {item.name: _vectors(model, item.prompt.name, self._texts) for item in self._signatures}
             # the signature that a role's stages are shown of is the first of it
             shown = {item.role: item for item in reversed(self._signatures)}
             stages = {role: self._stages(model, item) for role, item in shown.items()}
-        return _References(stages, vectors)
+            names = {item.prompt.name for item in self._signatures if self._pools(item)}
+            whole = {name: _vectors(_without_last(model), name, self._texts) for name in names}
+        return _References(stages, vectors, whole)
+
+    def _pools(self, item: VectorsSignature) -> bool:
+        return self._pooling is not None and bool(self._pooling.applies_to(item.role))
 
     def _stages(self, model: MultiVectorEncoder, item: VectorsSignature, batch_size: int = 16) -> list[_Stages]:
         import torch
@@ -101,7 +113,8 @@ class MultiVectorProof(TextProof):
         return found
 
     def compare(self, references: _References, arrays: Arrays, bounds: Bounds) -> CheckReport:
-        comparison, coarse = Comparison(self._texts, bounds), bounds.max_abs is None
+        coarse = bounds.max_abs is None
+        comparison = _Comparison(self._texts, bounds, self._pooling)
         for batch, outputs in self.answered(arrays):
             for row, text in enumerate(batch):
                 equal = True
@@ -111,15 +124,66 @@ class MultiVectorProof(TextProof):
                 if not equal:
                     continue  # other tokens give other vectors: nothing to learn from them
                 for item in self._signatures:
-                    ours = _row(item, outputs, row)
-                    comparison.answer(item.name, text, ours, references.vectors[item.name][text], cosine=coarse)
+                    ours, theirs = _row(item, outputs, row), references.vectors[item.name][text]
+                    if self._pools(item):
+                        labels = _clusters(self._signatures, item, outputs, row)
+                        comparison.pooled(item, text, ours, theirs, references.whole[item.prompt.name][text], labels)
+                    else:
+                        comparison.answer(item.name, text, ours, theirs, cosine=coarse)
         alone: dict[str, Any] = {} if coarse else {"max_cosine_distance": None, "mean_cosine_distance": None}
-        return comparison.report(**alone, unit="lists of vectors, by signature")
+        pooled = tuple(comparison.pooled_figures.values())
+        return comparison.report(**alone, pooled=pooled, unit="lists of vectors, by signature")
 
 
-def _vectors(model: Any, item: VectorsSignature, texts: Sequence[str]) -> list[Array]:
+class _Comparison(Comparison):
+    """Of lists of vectors, which the original's module ``pooling`` may have made fewer."""
+
+    def __init__(self, texts: Sequence[str], bounds: Bounds, pooling: Any) -> None:
+        super().__init__(texts, bounds)
+        self.pooled_figures: dict[str, PooledFigure] = {}
+        self._pooling = pooling
+        self._right: dict[tuple[str | None, int, bytes], bool] = {}
+
+    def pooled(
+        self, item: VectorsSignature, text: int, ours: Array, theirs: Array, whole: Array, labels: Array
+    ) -> None:
+        """Compare pooled vectors with the original's, or where its clusters are others with the means of the ``whole``
+        vectors by the artifact's own ``labels``, if those may be at near ties."""
+        self.seen(item.name)
+        before = self.pooled_figures.get(item.name, PooledFigure(item.name, 0, 0))
+        off = not self._near(ours, theirs)
+        if off and len(labels) == len(whole):
+            made = means(whole, labels, normalized=self._pooling.normalize_embeddings)
+            if self._near(ours, made) and self._may_be(item, text, whole, labels):
+                theirs = made
+        self.pooled_figures[item.name] = PooledFigure(item.name, before.texts + 1, before.off + off)
+        self.answer(item.name, text, ours, theirs)
+
+    def _near(self, ours: Array, theirs: Array) -> bool:
+        return ours.shape == theirs.shape and self.bounds.allows(ours, theirs)
+
+    def _may_be(self, item: VectorsSignature, text: int, whole: Array, labels: Array) -> bool:
+        """Whether these clusters are those of Ward's method, but for rounding."""
+        key = (item.prompt.name, text, labels.tobytes())
+        if key not in self._right:
+            alone = min(self._pooling.num_protected_tokens, len(whole))
+            wanted = max(int((len(whole) - alone) // self._pooling.pool_factor), 1)
+            by_themselves = np.array_equal(labels[:alone], np.arange(alone))
+            bound = self.bounds.max_abs or 0.0
+            self._right[key] = by_themselves and are_wards(whole[alone:], labels[alone:] - alone, wanted, bound)
+        return self._right[key]
+
+
+def _vectors(model: Any, prompt_name: str | None, texts: Sequence[str]) -> list[Array]:
     """What users of sentence-transformers get, float32 ``[vectors, dim]`` of each text."""
-    return list(asked(model, item.prompt.name, texts, convert_to_numpy=True))
+    return list(asked(model, prompt_name, texts, convert_to_numpy=True))
+
+
+def _without_last(model: Any) -> Any:
+    """The model without its last module, which shares all others."""
+    shorter = copy.copy(model)
+    shorter._modules = dict(list(model._modules.items())[:-1])
+    return shorter
 
 
 def _row(item: VectorsSignature, outputs: Arrays, row: int) -> Array:
@@ -129,6 +193,13 @@ def _row(item: VectorsSignature, outputs: Arrays, row: int) -> Array:
         return np.asarray(values[row][outputs[f"{item.name}/{MASK}"][row].astype(bool)])
     splits = outputs[f"{item.name}/{ROW_SPLITS}"]
     return np.asarray(values[splits[row] : splits[row + 1]])
+
+
+def _clusters(signatures: Sequence[VectorsSignature], item: VectorsSignature, outputs: Arrays, row: int) -> Array:
+    """Which of a text's vectors each of those before pooling went to."""
+    name = next(other.name for other in signatures if other.prompt == item.prompt and not other.padded)
+    splits = outputs[f"stages/{name}_clusters_row_splits"]
+    return np.asarray(outputs[f"stages/{name}_clusters"][splits[row] : splits[row + 1]])
 
 
 def _compare_stages(
