@@ -23,6 +23,7 @@ from toolkit.artifact.session import Artifact
 from toolkit.cli import cli
 from toolkit.client import AsyncClient, Client, Split
 from toolkit.client.bulk import Inputs, Place, Shard, Source, embed_file, embed_folder
+from toolkit.convert import export
 from toolkit.errors import InputError, SignatureError
 from toolkit.proof.check import check
 
@@ -73,6 +74,26 @@ def test_the_proof_covers_every_signature(exported: Path) -> None:
     active, off = (sum(item[key] for item in found["sparse"]) for key in ("active", "off"))
     assert active > 100_000
     assert off < active / 10_000
+
+
+@pytest.mark.long
+def test_a_model_without_an_encoder_is_exported_proved_and_served(model: SparseEncoder, tmp_path: Path) -> None:
+    alone = SparseEncoder(modules=[model[0].sub_modules["query"][0]], device="cpu", max_active_dims=3)
+    found = export(alone, tmp_path / "models", "m", tokenizer_sample=0.01)
+    assert found.report is not None
+    assert found.report.passed
+    assert {item.signature for item in found.report.sparse} == {"serving_default"} | {
+        f"sparse{form}" for form in ("", "_padded", "_dense")
+    }
+    with served(found.path, tmp_path / "served", batching=False, warmed=True) as running:
+        for scheme, form in (("grpc", ""), ("http", "_padded")):
+            with Client(address(running, scheme), "m", split=Split(rows=3)) as made:
+                answer = made.sparse(TEXTS, signature=f"sparse{form}").csr().toarray()
+                assert largest_difference(answer, original(alone, "encode")) < 1e-6
+    shown = CliRunner(env={"COLUMNS": "250"}).invoke(cli, ["inspect", str(found.path)])
+    assert shown.exit_code == 0, shown.output
+    with pytest.raises(InputError, match="precision 'int8': static has no products"):
+        export(alone, tmp_path / "models", "m", precision="int8")
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from family_models import CONFIGURATIONS, save_transformer
 from sentence_transformers import SparseEncoder
+from sentence_transformers.sparse_encoder.modules import Router
 from sentence_transformers.util import select_max_active_dims
 from sparse_support import inference_free, save_masked_bert, splade_model
 from support import TEXTS, largest_difference
@@ -75,7 +76,7 @@ def test_the_head_of_each_family_equals_its_originals(model_type: str, tmp_path:
     checkpoint = open_checkpoint(source, task="sparse")
     spec = read_spec(checkpoint)
     assert isinstance(spec, SparseSpec)
-    assert spec.masked_lm.tied
+    assert spec.splade.masked_lm.tied
     exact = originals(checkpoint.reference)  # type: ignore[arg-type]
     difference = largest_difference(ours(SparseModel(spec))["embedding"], exact)
     assert difference < 2e-5 * max(1.0, float(exact.max()))
@@ -84,7 +85,7 @@ def test_the_head_of_each_family_equals_its_originals(model_type: str, tmp_path:
 def test_a_table_of_words_may_be_the_heads_own(tmp_path: Path) -> None:
     model = splade_model(save_masked_bert(tmp_path, tie_word_embeddings=False))
     graph = served(model)
-    assert not graph._spec.masked_lm.tied
+    assert not graph._spec.splade.masked_lm.tied
     assert largest_difference(ours(graph)["embedding"], originals(model)) < 1e-5
 
 
@@ -146,7 +147,9 @@ def test_queries_may_have_a_weight_for_each_token_and_no_encoder(bert: Path, tmp
     model.save(str(tmp_path / "source"))
     checkpoint = open_checkpoint(tmp_path / "source")
     assert checkpoint.digest == open_checkpoint(model).digest
-    assert checkpoint.routes == {"query": "query", "document": "document", "": "document"}
+    kinds = {name: [module.type for module in way.modules] for name, way in checkpoint.ways.items()}
+    assert kinds == {"query": ["SparseStaticEmbedding"], "document": ["Transformer", "SpladePooling"]}
+    assert checkpoint.modules == checkpoint.ways["document"].modules  # which is where other texts go
     graph = served(tmp_path / "source")
     for name, ask in (("sparse_query", "encode_query"), ("sparse_document", "encode_document"), ("sparse", "encode")):
         dense = ours(graph, f"{name}_dense")["embedding"]
@@ -194,13 +197,29 @@ def test_cuts_and_quantized_vectors_are_not_for_sparse_models(bert: Path) -> Non
             read_spec(checkpoint, views)
 
 
-def test_other_layouts_are_refused_by_name(bert: Path) -> None:
-    model = inference_free(bert)
-    static = model[0].sub_modules["query"][0]
-    with pytest.raises(
-        UnsupportedError, match=r"modules is 'SparseStaticEmbedding'.*SpladePooling, alone or as a route"
-    ):
-        read_spec(open_checkpoint(SparseEncoder(modules=[static], device="cpu")))
+@pytest.mark.parametrize("limit", [4, 10**30])
+def test_a_weight_for_each_token_is_a_model_by_itself(bert: Path, tmp_path: Path, limit: int) -> None:
+    static = inference_free(bert)[0].sub_modules["query"][0]
+    static.tokenizer.model_max_length = limit
+    live = SparseEncoder(modules=[static], device="cpu", prompts={"query": "search for this: "})
+    live.save(str(tmp_path / "source"))
+    checkpoint = open_checkpoint(tmp_path / "source")
+    assert checkpoint.digest == open_checkpoint(live).digest
+    graph = served(tmp_path / "source", Batching())
+    assert all(item.static for item in graph._spec.texts)
+    assert graph._spec.max_length == (4 if limit == 4 else None)
+    for name, ask in (("sparse_query", "encode_query"), ("sparse_document", "encode_document"), ("sparse", "encode")):
+        assert largest_difference(ours(graph, f"{name}_dense")["embedding"], originals(live, ask)) == 0
+    ids = graph.functions()["tokenize"](tf.constant(["a word of more words"]))["input_ids"].numpy()[0].tolist()
+    assert ids == static.preprocess(["a word of more words"])["input_ids"][0].tolist()
+    assert graph._spec.precisions == ("float32",)
+
+
+def test_other_layouts_are_refused_by_name(bert: Path, tmp_path: Path) -> None:
+    first, second = splade_model(bert), splade_model(save_masked_bert(tmp_path, num_hidden_layers=1))
+    router = Router.for_query_document(list(first), list(second))
+    with pytest.raises(UnsupportedError, match=r"modules is 'Transformer, SpladePooling.*the routes of a Router"):
+        read_spec(open_checkpoint(SparseEncoder(modules=[router], device="cpu")))
 
 
 def test_the_largest_numbers_are_those_that_the_original_takes() -> None:

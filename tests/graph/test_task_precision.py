@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import tensorflow as tf
 from classifier_models import PAIRS, save_classifier
 from multi_vector_support import multi_vector_encoder
 from sentence_transformers import CrossEncoder
-from sparse_support import save_masked_bert, splade_model
+from sparse_support import inference_free, save_masked_bert, splade_model
 from support import save_bert
 
+from toolkit.convert import export
 from toolkit.encoder.layout import Layout
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.errors import CheckError, InputError
 from toolkit.graph.precision_choice import all_bfloat16, choose_int8
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks import read_spec, serving_model
+from toolkit.proof.check import check
 from toolkit.proof.comparison import Bounds
 from toolkit.proof.precision import Precision, stamped_bounds
 from toolkit.source.checkpoint import open_checkpoint
@@ -79,6 +82,28 @@ def test_every_tokens_vector_keeps_its_direction(tmp_path: Path, precision: str)
     ours = served(spec, precision, "multi_vector_document", text=TEXTS)["values"]
     theirs = np.concatenate(original.encode_document(TEXTS, convert_to_numpy=True))
     assert 1 - ALLOWED[precision] <= smallest_cosine(ours, theirs) < 1 - 1e-7
+
+
+@pytest.mark.long
+@each_precision
+@pytest.mark.parametrize("task", ["rerank", "sparse", "multi_vector"])
+def test_an_export_of_each_task_is_held_to_its_bound(tmp_path: Path, task: str, precision: str) -> None:
+    makes: dict[str, Callable[[Path], Any]] = {
+        "rerank": lambda folder: CrossEncoder(str(save_classifier(folder)), device="cpu"),
+        "sparse": lambda folder: inference_free(save_masked_bert(folder)),
+        "multi_vector": lambda folder: multi_vector_encoder(save_bert(folder)),
+    }
+    allowed = ALLOWED[precision]
+    bound: dict[str, Any] = {"max_difference": allowed} if task == "rerank" else {"min_cosine": 1 - allowed}
+    original = makes[task](tmp_path)
+    found = export(original, tmp_path / "models", "m", precision=precision, tokenizer_sample=0.01, **bound)
+    assert found.report is not None
+    assert found.report.passed
+    names = {item.name for item in found.spec.signatures if not item.name.startswith("tokenize")}
+    assert names <= {figure.stage for figure in found.report.stages}
+    again = check(found.path, original, texts=TEXTS)
+    assert again.passed
+    assert again.bounds == found.report.bounds
 
 
 def test_a_difference_of_scores_that_is_out_of_reach_is_said(tmp_path: Path) -> None:

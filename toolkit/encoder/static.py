@@ -54,7 +54,12 @@ class StaticSpec(EncoderSpec):
         table = module.tensors.get(_TENSOR)
         if table is None or table.ndim != 2 or 0 in table.shape:
             raise SourceError(f"{module.file}: expected a tensor {_TENSOR!r} of [tokens, numbers]")
-        rows, size = table.shape
+        return cls.of(module.tensors)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Array]) -> Self:
+        """The spec of a table ``[tokens, numbers]``, whose name is ``embedding.weight``."""
+        rows, size = tensors[_TENSOR].shape
         return cls(
             family=STATIC,
             vocab_size=rows,
@@ -68,7 +73,7 @@ class StaticSpec(EncoderSpec):
             layer_norm_eps=0.0,
             hidden_dropout=0.0,
             attention_dropout=0.0,
-            tensors=module.tensors,
+            tensors=tensors,
         )
 
     def __str__(self) -> str:

@@ -103,7 +103,10 @@ def catalogue() -> Catalogue:
             ),
             ("head that fills masks, of a SparseEncoder", f"as transformers has it for {', '.join(MASKED_LM_TYPES)}"),
             ("SpladePooling", f"{' or '.join(SPLADE_STRATEGIES)} over tokens, {' or '.join(SPLADE_ACTIVATIONS)}"),
-            ("SparseStaticEmbedding", "a weight for each token: a Router's route for queries beside one of documents"),
+            (
+                "SparseStaticEmbedding",
+                "a weight for each token: the whole model, or a Router's route",
+            ),
         ),
         tokenizers=tuple(TOKENIZER_KINDS.items()),
         signatures=(

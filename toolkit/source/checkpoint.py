@@ -27,12 +27,10 @@ from toolkit.source.chat import chat_settings, takes_messages
 from toolkit.source.folder import inspect_folder
 from toolkit.source.hub import resolve
 from toolkit.source.loaded import (
-    first_of,
     half_precision_notice,
     modules_of,
     notices,
     require_text_encoder,
-    routes_of,
     with_settings,
 )
 from toolkit.source.router import ways
@@ -57,14 +55,13 @@ class RawModule:
     """One module of the checkpoint: class name, configuration and tensors as sentence-transformers holds them.
 
     ``file`` names the configuration file, for error messages. ``tensors`` maps state-dict names to float32 arrays.
-    ``route`` is the route of a Router that it is part of. ``adapter`` is what is added to the tensors, unless merged.
+    ``adapter`` is what is added to the tensors, unless merged.
     """
 
     type: str
     file: str
     config: Mapping[str, Any]
     tensors: Mapping[str, npt.NDArray[Any]]
-    route: str | None = None
     adapter: Factors = field(default_factory=dict)
 
 
@@ -93,9 +90,9 @@ class Checkpoint:
     scores.
     ``embed`` is there where another model than ``reference`` gives the embeddings of texts by default, float32
     ``[texts, dim]``, that an export must equal: a Keras model.
-    ``routes`` of a Router are those of a ``query``, of a ``document`` and of other texts (the empty name). Where each
-    makes embeddings by itself, the checkpoint is that of other texts, and ``ways`` are those of the two others. Those
-    whose names are among ``adapters`` are of the encoder with that adapter.
+    Where a Router sends texts ways of their own, the checkpoint is that of a text that is taken for nothing, and
+    ``ways`` are those of a ``query`` and of a ``document``. Those whose names are among ``adapters`` are of the encoder
+    with that adapter.
     """
 
     source: str
@@ -113,7 +110,6 @@ class Checkpoint:
     token_types: bool = False
     activation: RawActivation | None = None
     embed: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
-    routes: Mapping[str, str] = field(default_factory=dict)
     ways: Mapping[str, Checkpoint] = field(default_factory=dict, repr=False)
     adapters: tuple[str, ...] = ()
 
@@ -220,11 +216,9 @@ def _from_model(
         raise UnsupportedError(folder, "dtype", str(dtypes.pop()), "torch.float32 (call model.float() first)")
     require_text_encoder(model, folder, task)
     model = with_settings(model.eval(), settings, plain=plain)
-    embeds = task.name == "embed"
-    taken = ways(model, folder) if embeds else {}
-    parts, routes = modules_of(model), routes_of(model) if not embeds else {}
-    first = taken[None][0] if embeds else first_of(model)
-    modules = tuple(_raw_module(index, module, folder, task, route) for index, (route, module) in enumerate(parts))
+    embeds, taken, parts = task.name == "embed", ways(model, folder), modules_of(model)
+    first, routed = taken[None][0], len(taken) > 1
+    modules = tuple(_raw_module(index, part, folder, task, routed=routed) for index, part in enumerate(parts))
     source_of_ids, cut = _tokenizer_of(first, folder), getattr(model, "truncate_dim", None)
     prompt = ""
     if model.default_prompt_name is not None:
@@ -234,16 +228,14 @@ def _from_model(
     activation = _raw_activation(model.activation_fn) if hasattr(model, "activation_fn") else None
     if activation is not None:
         named.append(asdict(activation))
-    if routes:
-        named.append(routes)
     if (most := getattr(model, "max_active_dims", None)) is not None:
         named.append({"max_active_dims": most})
-    raw = {id(module): found for (_, module), found in zip(parts, modules, strict=True)}
+    raw = {id(module): found for module, found in zip(parts, modules, strict=True)}
     by_task = {name: tuple(raw[id(module)] for module in way) for name, way in taken.items()}
     tokenizers = {name: _tokenizer_of(way[0], folder) for name, way in taken.items()}
-    modules = by_task.get(None, modules)
+    modules = by_task[None]
     named += [(name, _digest(by_task[name], tokenizers[name])) for name in taken if name is not None]
-    chosen = task_adapters(first) if embeds and len(taken) == 1 else ()
+    chosen = task_adapters(first) if embeds and not routed else ()
     adapters = {name: factors(first.auto_model, [name], modules[0].file) for name in chosen}
     named += [(name, digest_of(adapter)) for name, adapter in adapters.items()]
     if modules[0].adapter:  # which is that of other texts
@@ -261,7 +253,6 @@ def _from_model(
         settings=settings,
         token_types=_takes_token_types(first),
         activation=activation,
-        routes=routes,
         adapters=tuple(adapters),
         notices=tuple(notices(model, settings, folder, pooled=plain and embeds)),
     )
@@ -275,6 +266,7 @@ def _tokenizer_of(first: Any, folder: str) -> TokenizerSource:
     """The tokenizer of a model's ``first`` module, as that calls it."""
     if type(first).__name__ == "StaticEmbedding":
         return static_tokenizer(first.tokenizer, f"{folder}/tokenizer.json")
+    alone = type(first).__name__ == "SparseStaticEmbedding"  # which looks at a text's own tokens
     tokenizer: Any = getattr(first, "tokenizer", None)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -284,9 +276,9 @@ def _tokenizer_of(first: Any, folder: str) -> TokenizerSource:
         )
     if getattr(tokenizer, "split_special_tokens", False) or backend.encode_special_tokens:
         raise UnsupportedError(f"{folder}/tokenizer_config.json", "split_special_tokens", True, "false")
-    limit = first.max_seq_length
+    limit = tokenizer.model_max_length if alone else first.max_seq_length
     return TokenizerSource(
-        json=_tokenizer_json(backend),
+        json=_tokenizer_json(backend, special=not alone),
         file=f"{folder}/tokenizer.json",
         # transformers marks "no limit" by a huge number
         max_length=int(limit) if limit is not None and limit < 1_000_000 else None,
@@ -304,15 +296,17 @@ def _task_of(model: Any) -> Task:
     raise InputError(f"the source is a {type(model).__name__}; expected a folder, hub id or {classes}")
 
 
-def _tokenizer_json(backend: Any) -> str:
+def _tokenizer_json(backend: Any, *, special: bool) -> str:
     """A tokenizer without padding and truncation: both are set anew by each call of it, and what sentence-transformers'
-    calls set travels beside it."""
+    calls set travels beside it. ``special``: with the tokens that it puts around a text."""
     raw = json.loads(backend.to_str())
     raw["padding"], raw["truncation"] = None, None
+    if not special:
+        raw["post_processor"] = None
     return json.dumps(raw, ensure_ascii=False)
 
 
-def _raw_module(index: int, module: Any, folder: str, task: Task, route: str | None = None) -> RawModule:
+def _raw_module(index: int, module: Any, folder: str, task: Task, *, routed: bool) -> RawModule:
     kind, adapter = module_type(type(module).__name__), cast(Factors, {})
     if kind not in task.module_types:
         raise UnsupportedError(folder, f"module {index}", kind, task.supported_in_place_of(kind))
@@ -327,7 +321,7 @@ def _raw_module(index: int, module: Any, folder: str, task: Task, route: str | N
         if module.auto_model.base_model is not module.auto_model:  # a head is around it
             config["base_model_prefix"] = module.auto_model.base_model_prefix
         file = f"{folder}/config.json"
-        chosen = task.name == "embed" and route is None and bool(task_adapters(module))
+        chosen = task.name == "embed" and not routed and bool(task_adapters(module))
         state = base_state(module.auto_model) if chosen else used_state(module.auto_model)
         adapter = factors(module.auto_model, active_adapters(module.auto_model), file) if chosen else {}
     else:
@@ -342,15 +336,11 @@ def _raw_module(index: int, module: Any, folder: str, task: Task, route: str | N
             config["skiplist_ids"] = [] if ids is None else ids.tolist()
         if kind == "SpladePooling":
             config.pop("embedding_dimension", None)  # which a model knows only once it has answered
-        if kind == "SparseStaticEmbedding":
-            limit = module.tokenizer.model_max_length
-            config["max_length"] = int(limit) if limit < 1_000_000 else None
-            config["tokenizer"] = _tokenizer_json(module.tokenizer.backend_tokenizer)
         state = dict(module.state_dict())
         file = f"{folder}/{index}_{kind}/config.json"
     require_finite(state, folder)
     tensors = {name: np.asarray(value.detach().cpu().numpy()) for name, value in state.items()}
-    return RawModule(kind, file, config, tensors, route, adapter)
+    return RawModule(kind, file, config, tensors, adapter)
 
 
 def _rounded(encoder: Any) -> dict[str, float]:

@@ -26,7 +26,6 @@ __all__ = [
     "prompt_tokens",
     "require_independent_rows",
     "require_text_encoder",
-    "routes_of",
     "with_settings",
 ]
 
@@ -91,31 +90,18 @@ def routed(model: BaseModel) -> Any:
     return first if type(first).__name__ == "Router" else None
 
 
-def modules_of(model: BaseModel) -> list[tuple[str | None, Any]]:
-    """The modules, each once, and the route that each is part of (``None`` where there are no routes)."""
-    found: dict[int, tuple[str | None, Any]] = {}
+def modules_of(model: BaseModel) -> list[Any]:
+    """The modules, those of routes too, each once."""
+    found: dict[int, Any] = {}
     for module in model:
-        if type(module).__name__ == "Router":
-            for route, inner in module.sub_modules.items():
-                for part in inner:
-                    found.setdefault(id(part), (route, part))
-        else:
-            found[id(module)] = (None, module)
+        routes = module.sub_modules.values() if type(module).__name__ == "Router" else [[module]]
+        found |= {id(part): part for route in routes for part in route if id(part) not in found}
     return list(found.values())
 
 
 def first_of(model: BaseModel) -> Any:
     """The module that takes texts; where there are routes, the first Transformer."""
-    return next((module for _, module in modules_of(model) if hasattr(module, "auto_model")), model[0])
-
-
-def routes_of(model: BaseModel) -> dict[str, str]:
-    """The route of a text that is taken for a ``query``, a ``document``, or for neither (empty). Empty where there are
-    no routes."""
-    router = routed(model)
-    if router is None:
-        return {}
-    return {name: str(router._resolve_route(task=name or None, modality="text")) for name in ("query", "document", "")}
+    return next((module for module in modules_of(model) if hasattr(module, "auto_model")), model[0])
 
 
 def require_text_encoder(model: BaseModel, folder: str, task: Task) -> None:
@@ -123,7 +109,7 @@ def require_text_encoder(model: BaseModel, folder: str, task: Task) -> None:
 
     Raises ``UnsupportedError``.
     """
-    for index, (_, module) in enumerate(modules_of(model)):
+    for index, module in enumerate(modules_of(model)):
         _require_home(module, "sentence_transformers", folder, f"module {index}")
         if hasattr(module, "auto_model"):
             _require_text_only(module, folder, task)

@@ -49,7 +49,7 @@ def require_stored(model: BaseModel, stored: Mapping[int, StoredModule], *, trus
 
     ``model`` has the dtypes that it was loaded in. What is not finite is refused as well.
     """
-    for index, (_, module) in enumerate(modules_of(model)):
+    for index, module in enumerate(modules_of(model)):
         files = stored.get(index)
         if files is None:
             continue
@@ -68,7 +68,7 @@ def require_stored(model: BaseModel, stored: Mapping[int, StoredModule], *, trus
             require_stored_table(module.embedding.weight, files)
         else:
             _require_traced(state := module.state_dict(), state, files, None)
-    for index, (_, module) in enumerate(modules_of(model)):
+    for index, module in enumerate(modules_of(model)):
         if index not in stored and next(module.parameters(), None) is not None:
             raise SourceError(
                 f"module {index}, {type(module).__name__}: no file holds its weights; a loader made them up"

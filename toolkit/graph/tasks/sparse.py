@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -12,7 +13,8 @@ import numpy.typing as npt
 from toolkit.corpus.check import SHORT
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families import read_encoder
-from toolkit.encoder.fields import Fields
+from toolkit.encoder.family import EncoderSpec
+from toolkit.encoder.static import StaticSpec
 from toolkit.errors import InputError, UnsupportedError
 from toolkit.graph.spec import (
     Request,
@@ -26,24 +28,24 @@ from toolkit.graph.spec import (
 from toolkit.heads.masked_lm import MaskedLMSpec, read_masked_lm, without_head
 from toolkit.heads.splade import SpladePoolingSpec, read_splade
 from toolkit.signatures import DEFAULT_SIGNATURE, Prompt, Signature, Views, prompt_texts
-from toolkit.source.checkpoint import Checkpoint, RawModule
+from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.loaded import require_independent_rows
 from toolkit.sparse_signatures import TOKENIZE, SparseSignature, sparse_signatures
-from toolkit.tokenizer import read_tokenizer, reference_tokenizer
+from toolkit.tokenizer import TokenizerSource, read_tokenizer, reference_tokenizer
 
-__all__ = ["SparseSpec", "StaticWeights"]
+__all__ = ["SparseSpec", "Splade", "StaticWeights"]
 
 Array = npt.NDArray[np.float32]
 
 _MOST_WORDS = 2**24
 """Indices below it are whole numbers in float32, in which they travel with values."""
 
-_LAYOUT = "Transformer and SpladePooling, alone or as a route of a Router whose other route is a SparseStaticEmbedding"
+_LAYOUT = "Transformer and SpladePooling, or a SparseStaticEmbedding, alone or as the routes of a Router, one of each"
 
 
 @dataclass(frozen=True)
 class StaticWeights:
-    """A route without an encoder, as sentence-transformers' ``SparseStaticEmbedding`` (6.2): a text's vector has the
+    """A way without an encoder, as sentence-transformers' ``SparseStaticEmbedding`` (6.2): a text's vector has the
     ``weights`` ``[vocab]`` of the tokens that occur in its first ``max_length`` (``None``: in all), no special tokens
     around them."""
 
@@ -55,36 +57,47 @@ class StaticWeights:
         return f"static      a weight for each token that occurs{limit}"
 
 
+@dataclass(frozen=True)
+class Splade:
+    """A way with an encoder: its head, and how what that says of each token becomes one vector."""
+
+    masked_lm: MaskedLMSpec
+    pooling: SpladePoolingSpec
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the two, in order."""
+        return ("1_masked_lm", "2_spladepooling")
+
+    def __str__(self) -> str:
+        return f"{self.masked_lm}\n{self.pooling}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SparseSpec(TaskSpec):
-    """Its signatures (the default one first), the encoder's head, and how that becomes one vector. At most ``most``
-    numbers of it are active. ``static`` is the other route, if there is one."""
+    """Its signatures (the default one first), and its ways from tokens to a vector, one or both. At most ``most``
+    numbers of it are active. Without ``splade`` the encoder is the table of ``static``, a number for each token."""
 
     task: ClassVar[str] = "sparse"
 
     texts: tuple[SparseSignature, ...]
-    masked_lm: MaskedLMSpec
-    pooling: SpladePoolingSpec
-    most: int | None
+    splade: Splade | None
     static: StaticWeights | None
+    most: int | None
 
     @classmethod
     def read(cls, checkpoint: Checkpoint, views: Views = Views()) -> Self:
         if views.dims or views.quantized:
-            field = "dims" if views.dims else "quantize"
-            raise InputError(f"{field}: not for {cls.task}; its max_active_dims says how much of a vector is kept")
-        transformer, splade, static = _modules(checkpoint)
-        require_output(transformer, "fill-mask", "token_embeddings")
-        encoder = read_encoder(without_head(transformer))
-        masked_lm, pooling = read_masked_lm(transformer), read_splade(splade)
-        if (vocab := masked_lm.vocab_size) > _MOST_WORDS:
-            raise UnsupportedError(transformer.file, "vocab_size", vocab, f"at most {_MOST_WORDS}")
-        limit = max_length(checkpoint, encoder)
-        tokenizer = read_tokenizer(replace(checkpoint.tokenizer, max_length=limit))
-        if not reference_tokenizer(tokenizer).encode("").ids:
+            name = "dims" if views.dims else "quantize"
+            raise InputError(f"{name}: not for {cls.task}; its max_active_dims says how much of a vector is kept")
+        encoded, static = _ways(checkpoint)
+        vocab, encoder, splade, source, limit = _encoded(encoded) if encoded else _alone(checkpoint)
+        if vocab > _MOST_WORDS:
+            raise UnsupportedError(checkpoint.modules[0].file, "vocab_size", vocab, f"at most {_MOST_WORDS}")
+        tokenizer = read_tokenizer(source)
+        if splade is not None and not reference_tokenizer(tokenizer).encode("").ids:
             supported = "one that adds special tokens: an empty text has no token otherwise, and no vector"
             raise UnsupportedError(tokenizer.file, "post_processor", None, supported)
-        other = None if static is None else _static_weights(static, checkpoint, vocab)
         most: int | None = checkpoint.reference.max_active_dims
         if most is not None and most >= vocab:
             most = None
@@ -95,16 +108,15 @@ class SparseSpec(TaskSpec):
         require_independent_rows(
             model,
             lambda rows: np.asarray(model.encode_document(rows, max_active_dims=vocab, **dense)),
-            transformer.file.removesuffix("/config.json"),
+            checkpoint.modules[0].file.removesuffix("/config.json"),
         )
         return cls(
             texts=texts,
             tokenizer=tokenizer,
             encoder=encoder,
-            masked_lm=masked_lm,
-            pooling=pooling,
+            splade=splade,
+            static=None if static is None else _static_weights(static, source, vocab),
             most=most,
-            static=other,
             dim=vocab,
             max_length=limit,
         )
@@ -119,7 +131,7 @@ class SparseSpec(TaskSpec):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        return ("1_masked_lm", "2_spladepooling")
+        return self.splade.names if self.splade else ()
 
     def stamp(self) -> dict[str, Any]:
         return {"sparse_signatures": [asdict(item) for item in self.texts]}
@@ -132,54 +144,70 @@ class SparseSpec(TaskSpec):
         return [*requests, *((item.name, {"text": [SHORT[0]]}) for item in texts if item.name != name)]
 
     def __str__(self) -> str:
-        lines = [*self.described(), str(self.masked_lm), str(self.pooling)]
-        if self.static is not None:
-            lines.append(str(self.static))
+        lines = [*self.described(), *(str(way) for way in (self.splade, self.static) if way is not None)]
         most = "" if self.most is None else f", at most {self.most} of them active"
         lines.append(f"sparse      float32 [{self.dim}]{most}")
         return "\n".join([*lines, *(f"signature   {item.name}: {item}" for item in self.texts)])
 
 
-def _modules(checkpoint: Checkpoint) -> tuple[RawModule, RawModule, RawModule | None]:
-    """The encoder, its pooling, and the route without an encoder. Raises ``UnsupportedError`` for another layout."""
-    by_route: dict[str | None, list[RawModule]] = {}
-    for module in checkpoint.modules:
-        by_route.setdefault(module.route, []).append(module)
-    found = {tuple(module.type for module in modules): modules for modules in by_route.values()}
-    static = found.pop(("SparseStaticEmbedding",), None)
-    splade = found.pop(("Transformer", "SpladePooling"), None)
-    if splade is None or found or len(by_route) > 2:
-        shown = "; ".join(", ".join(module.type for module in modules) for modules in by_route.values())
+def _ways(checkpoint: Checkpoint) -> tuple[Checkpoint | None, Checkpoint | None]:
+    """The way with an encoder, and the one without. Raises ``UnsupportedError`` for others."""
+    ways = [checkpoint, *checkpoint.ways.values()]
+    found = {tuple(id(module) for module in way.modules): way for way in ways}
+    by_kind = {tuple(module.type for module in way.modules): way for way in found.values()}
+    encoded, static = by_kind.pop(("Transformer", "SpladePooling"), None), by_kind.pop(("SparseStaticEmbedding",), None)
+    if by_kind or len(found) != (encoded is not None) + (static is not None):
+        shown = "; ".join(", ".join(module.type for module in way.modules) for way in found.values())
         raise UnsupportedError(checkpoint.modules[0].file, "modules", shown, _LAYOUT)
-    return splade[0], splade[1], static[0] if static else None
+    return encoded, static
 
 
-def _static_weights(module: RawModule, checkpoint: Checkpoint, vocab: int) -> StaticWeights:
+_Read = tuple[int, EncoderSpec, Splade | None, TokenizerSource, int | None]
+"""The size of the vocabulary, the encoder and what is behind it, the tokenizer, the most tokens of a text."""
+
+
+def _encoded(way: Checkpoint) -> _Read:
+    transformer, pooling = way.modules
+    require_output(transformer, "fill-mask", "token_embeddings")
+    encoder = read_encoder(without_head(transformer))
+    splade = Splade(read_masked_lm(transformer), read_splade(pooling))
+    limit = max_length(way, encoder)
+    return splade.masked_lm.vocab_size, encoder, splade, replace(way.tokenizer, max_length=limit), limit
+
+
+def _alone(way: Checkpoint) -> _Read:
+    weights = way.modules[0].tensors["weight"]
+    encoder = StaticSpec.of({"embedding.weight": np.ascontiguousarray(weights, np.float32)[:, None]})
+    return len(weights), encoder, None, way.tokenizer, way.tokenizer.max_length
+
+
+def _static_weights(way: Checkpoint, source: TokenizerSource, vocab: int) -> StaticWeights:
+    """Of a way whose texts become tokens as ``source`` says, but for special tokens and the length."""
+    (module,) = way.modules
     weights = np.ascontiguousarray(module.tensors["weight"], np.float32)
     if weights.shape != (vocab,):
         supported = f"[{vocab}], as the other route's vectors: queries and documents are compared"
         raise UnsupportedError(module.file, "shape of weight", list(weights.shape), supported)
-    if module.config["tokenizer"] != checkpoint.tokenizer.json:
+    if _own_tokens(way.tokenizer) != _own_tokens(source):
         raise UnsupportedError(module.file, "tokenizer", "another than the other route's", "the same for both routes")
-    if (limit := module.config["max_length"]) is not None:
-        limit = Fields(module).positive("max_length")
+    if (limit := way.tokenizer.max_length) is not None and limit < 1:
+        raise UnsupportedError(way.tokenizer.file, "model_max_length", limit, "positive numbers")
     return StaticWeights(weights, limit)
 
 
-def _prompts(
-    checkpoint: Checkpoint, chosen: Sequence[str] | None, static: RawModule | None
-) -> list[tuple[Prompt, bool]]:
-    """The default prompt, and those that get a signature of their own; and whether their texts go the static route.
+def _own_tokens(source: TokenizerSource) -> tuple[dict[str, Any], str]:
+    return {**json.loads(source.json), "post_processor": None}, source.truncation_side
 
-    Where there are routes, queries and documents have a signature each even if no prompt is put before them.
-    """
-    there = prompt_texts(checkpoint.prompts, checkpoint.prompt)
-    if static is not None:
-        there = {
-            "query": checkpoint.prompts.get("query", ""),
-            "document": checkpoint.prompts.get("document", ""),
-        } | there
-    routes = checkpoint.routes
-    goes = {name: static is not None and routes.get(name or "") == static.route for name in (None, "query", "document")}
-    named = [(Prompt(name, there[name]), goes.get(name, goes[None])) for name in chosen_names(there, chosen)]
-    return [(Prompt(None, checkpoint.prompt), goes[None]), *named]
+
+def _prompts(
+    checkpoint: Checkpoint, chosen: Sequence[str] | None, static: Checkpoint | None
+) -> list[tuple[Prompt, bool]]:
+    """The default prompt, and those that get a signature of their own; and whether their texts go the static way."""
+    there = prompt_texts(checkpoint.prompts, checkpoint.prompt, tuple(checkpoint.ways))
+
+    def counted(name: str | None) -> bool:
+        way = checkpoint.ways.get(name or "", checkpoint)
+        return static is not None and way.modules[0] is static.modules[0]
+
+    named = [(Prompt(name, there[name]), counted(name)) for name in chosen_names(there, chosen)]
+    return [(Prompt(None, checkpoint.prompt), counted(None)), *named]

@@ -13,7 +13,7 @@ from toolkit.encoder.packing import Chunk, Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
 from toolkit.graph.guard import with_embeddings
 from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
-from toolkit.graph.tasks.sparse import SparseSpec, StaticWeights
+from toolkit.graph.tasks.sparse import SparseSpec, Splade, StaticWeights
 from toolkit.heads.sparse import compacted, expanded, flat, largest, padded
 from toolkit.heads.splade import splade
 from toolkit.sparse_signatures import DENSE, FLAT, SparseSignature
@@ -23,20 +23,24 @@ __all__ = ["SparseModel"]
 
 
 class SparseModel(TextModel):
-    """A ``SparseSpec`` as TensorFlow functions. ``stages`` yields the encoder's hidden states, padded."""
+    """A ``SparseSpec`` as TensorFlow functions. ``stages`` yields the encoder's hidden states, padded: of one without
+    layers the weight of each token."""
 
     def __init__(self, spec: SparseSpec, layout: Layout = Layout()) -> None:
         super().__init__(spec, layout)
         self._spec = spec
-        head = dict(spec.masked_lm.tensors)
-        if layout.plan is not None and spec.masked_lm.tied:  # the encoder's own table is then of fewer bits
-            head["words"] = spec.encoder.parameters()["embeddings/word"]
-        self._head = Parameters(head)
-        # What goes through a batch has the width of the texts in it that have most, and not the vocabulary's.
-        self._compact = self._together(self._compact_tokens, None, counted=False)
-        self._encoded = Part(self.on_host(self._encode_text), [TEXT])
+        if (way := spec.splade) is not None:
+            head = dict(way.masked_lm.tensors)
+            if layout.plan is not None and way.masked_lm.tied:  # the encoder's own table is then of fewer bits
+                head["words"] = spec.encoder.parameters()["embeddings/word"]
+            self._head = Parameters(head)
+            self._pooling = functools.partial(self._pooling_of, way)
+            # What goes through a batch has the width of the texts in it that have most, and not the vocabulary's.
+            self._compact = self._together(self._compact_tokens, None, counted=False)
+            self._encoded = Part(self.on_host(self._encode_text), [TEXT])
         if spec.static is not None:
-            self._weights = tf.Variable(spec.static.weights, trainable=False, name="static")
+            if spec.splade is not None:  # else the encoder has them
+                self._weights = tf.Variable(spec.static.weights, trainable=False, name="static")
             self._counted = Part(self.on_host(functools.partial(self._count_text, spec.static)), [TEXT])
         self._staged = Part(self.on_host(self._stages), [tf.TensorSpec([None], tf.string, "text")])
 
@@ -48,11 +52,11 @@ class SparseModel(TextModel):
     def tried_answers(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
         return self._pooling()
 
-    def _pooling(self) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
-        spec, params = self._spec, self._head.named(self._head.read())
+    def _pooling_of(self, way: Splade) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
+        params = self._head.named(self._head.read())
         words = params["words"] if "words" in params else self.encoder_parameters()["embeddings/word"]
         return lambda hidden, chunk: splade(
-            spec.pooling, spec.masked_lm.transform(params, hidden), words, params["words_bias"], chunk
+            way.pooling, way.masked_lm.transform(params, hidden), words, params["words_bias"], chunk
         )
 
     def _compact_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
@@ -72,7 +76,8 @@ class SparseModel(TextModel):
         place = tf.stack([row_of_token(packed.row_splits), ids], 1)
         shape = tf.stack([tf.size(packed.num_tokens), self._spec.dim])
         occurs = tf.scatter_nd(place, tf.ones_like(ids), shape) > 0
-        return self._compacted(tf.ensure_shape(tf.where(occurs, self._weights, 0.0), [None, self._spec.dim]))
+        weights = self._weights if self._spec.splade else self.encoder_parameters()["embeddings/word"][:, 0]
+        return self._compacted(tf.ensure_shape(tf.where(occurs, weights, 0.0), [None, self._spec.dim]))
 
     # signatures
 

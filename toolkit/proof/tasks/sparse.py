@@ -183,7 +183,10 @@ def _tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[tuple[in
         features = module.preprocess(batch, prompt=checkpoint.prompt or None)
         inputs = {name: value for name, value in features.items() if isinstance(value, torch.Tensor)}
         with torch.no_grad():
-            states = module.auto_model.base_model(**inputs).last_hidden_state.numpy()
+            if hasattr(module, "auto_model"):
+                states = module.auto_model.base_model(**inputs).last_hidden_state.numpy()
+            else:  # a weight for each token, and no encoder
+                states = module.weight[features["input_ids"]][:, :, None].numpy()
         mask = features["attention_mask"].bool().numpy()
         for row, on in enumerate(mask):
             ids.append(tuple(int(token) for token in features["input_ids"][row].numpy()[on]))
