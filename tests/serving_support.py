@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,17 @@ def served(version: Path, folder: Path, *, batching: bool, warmed: bool = False)
 def address(server: Server, scheme: str) -> str:
     """Where a server of this process is asked over ``grpc`` or ``http``."""
     return f"{scheme}://127.0.0.1:{server.grpc_port if scheme == 'grpc' else server.rest_port}"
+
+
+def counted(server: Server, model: str, signature: str) -> tuple[float, float]:
+    """How many requests its metrics count of a signature, and how many rows of these."""
+    url = f"{address(server, 'http')}/monitoring/prometheus/metrics"
+    with urllib.request.urlopen(url, timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    name, labels = "sentence_serving_request_rows", f'{{model="{model}",signature="{signature}"}}'
+    requests, rows = (float(values.get(f"{name}_{part}{labels}", 0)) for part in ("count", "sum"))
+    return requests, rows
 
 
 def ended(process: subprocess.Popen[str]) -> int:

@@ -18,7 +18,7 @@ from marks import long
 from multi_vector_support import DIM, multi_vector_encoder
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
-from serving_support import address, served
+from serving_support import address, counted, served
 from support import TEXTS, largest_difference
 
 from toolkit.artifact.session import Artifact
@@ -106,6 +106,13 @@ def test_the_async_client_and_the_command_get_the_same(url: str, server: Any, or
     assert result.exit_code == 0, result.output
     rows = [np.array(json.loads(line)["values"]) for line in result.stdout.splitlines()]
     assert_equal(rows, exact[:2])
+
+
+def test_texts_are_counted_by_signature(client: Client, server: Any) -> None:
+    name = "multi_vector_query_padded"
+    before = counted(server, "m", name)
+    client.predict({"text": ROWS[:3]}, signature=name)
+    assert tuple(np.subtract(counted(server, "m", name), before)) == (1, 3)
 
 
 def test_a_prompt_that_is_none_is_named(client: Client) -> None:

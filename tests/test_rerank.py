@@ -17,7 +17,7 @@ from marks import long
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
-from serving_support import served
+from serving_support import address, counted, served
 from support import largest_difference
 from tensorflow_serving.apis import prediction_log_pb2
 from transformers import AutoModelForCausalLM
@@ -111,6 +111,13 @@ def test_columns_of_different_length_are_refused_and_the_server_lives(client: Cl
         with pytest.raises(ClientError, match=r"as many rows|same|0th|size|shape"):
             client.predict({"query": queries, "document": documents}, signature="rerank")
     assert len(client.rerank(QUERY, DOCUMENTS)) == len(DOCUMENTS)
+
+
+def test_pairs_are_counted_by_signature(server: Any) -> None:
+    before = counted(server, "m", "rerank_web")
+    with Client(address(server, "grpc"), "m") as made:
+        made.predict({"query": ["a", "b"], "document": ["c", "d"]}, signature="rerank_web")
+    assert tuple(np.subtract(counted(server, "m", "rerank_web"), before)) == (1, 2)
 
 
 def test_each_signature_has_warm_up_requests_of_pairs(exported: Export) -> None:

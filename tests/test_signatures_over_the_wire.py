@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import quantize_embeddings
+from serving_support import counted
 from support import TEXTS, largest_difference, sentence_transformer
 
 from toolkit.artifact.savedmodel import write_model
@@ -57,12 +58,6 @@ def server(
         write_model(EmbedModel(spec, Layout(batching=batching), ranges=ranges), models / name / "1")
     with Server(ServerOptions(models_dir=models, port=0, rest_api_port=0)) as running:
         yield running
-
-
-def page(server: Server) -> str:
-    address = f"http://127.0.0.1:{server.rest_port}/monitoring/prometheus/metrics"
-    with urllib.request.urlopen(address, timeout=30) as response:
-        return str(response.read().decode())
 
 
 @pytest.mark.parametrize("model", ["together", "alone"])
@@ -108,17 +103,11 @@ def test_plain_http_gets_whole_numbers(server: Server) -> None:
 
 
 def test_requests_and_rows_are_counted_by_signature(server: Server) -> None:
-    def counted(signature: str) -> tuple[float, float]:
-        labels = f'{{model="alone",signature="{signature}"}}'
-        lines = dict(line.rsplit(" ", 1) for line in page(server).splitlines() if not line.startswith("#"))
-        name = "sentence_serving_request_rows"
-        return tuple(float(lines.get(f"{name}_{part}{labels}", 0)) for part in ("count", "sum"))  # type: ignore[return-value]
-
     names = ("embed_document", "embedding_ubinary", "serving_default")
-    before = {name: counted(name) for name in names}
+    before = {name: counted(server, "alone", name) for name in names}
     with Client(f"grpc://127.0.0.1:{server.grpc_port}", "alone") as client:
         client.embed(TEXTS[:3], signature="embed_document")
         client.embed(TEXTS[:2], signature="embed_document")
         client.embed(TEXTS[:1], signature="embedding_ubinary")
-    moved = {name: tuple(np.subtract(counted(name), before[name])) for name in names}
+    moved = {name: tuple(np.subtract(counted(server, "alone", name), before[name])) for name in names}
     assert moved == {"embed_document": (2, 5), "embedding_ubinary": (1, 1), "serving_default": (0, 0)}

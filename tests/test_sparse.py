@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from marks import long
 from sentence_transformers import SparseEncoder
-from serving_support import address, served
+from serving_support import address, counted, served
 from sparse_support import inference_free, save_masked_bert
 from support import TEXTS, largest_difference
 
@@ -132,6 +132,12 @@ def test_a_dense_vector_is_an_embedding_to_the_client(client: Client, model: Spa
         client.sparse(TEXTS, signature="sparse_dense")
     with pytest.raises(SignatureError, match=r"no signature 'sparse_none'; it has: serving_default, sparse,"):
         client.sparse(TEXTS, signature="sparse_none")
+
+
+def test_texts_are_counted_by_signature(server: Any, client: Client) -> None:
+    before = counted(server, "m", "sparse_query_padded")
+    client.sparse(TEXTS[:3], signature="sparse_query_padded")
+    assert tuple(np.subtract(counted(server, "m", "sparse_query_padded"), before)) == (1, 3)
 
 
 def test_the_async_client_gives_the_same(server: Any, client: Client) -> None:

@@ -8,11 +8,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from multi_vector_support import multi_vector_encoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
+from sparse_support import save_masked_bert, splade_model
 from support import TEXTS, largest_difference, sentence_transformer, static_embedding
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, UnsupportedError
 from toolkit.graph.keras_back import from_keras
 from toolkit.graph.keras_door import to_keras
 
@@ -128,6 +130,16 @@ def test_it_composes_with_other_layers(tiny_source: Path) -> None:
     base = to_keras(tiny_source)
     classifier = keras.Model(base.input, keras.layers.Dense(3, activation="softmax")(base.output))
     assert classifier(tf.constant(TEXTS)).shape == (len(TEXTS), 3)
+
+
+def test_models_of_other_tasks_are_refused_by_name(tiny_bert: Path, tmp_path: Path) -> None:
+    sparse, many = splade_model(save_masked_bert(tmp_path / "sparse")), multi_vector_encoder(tiny_bert)
+    for model, task in ((sparse, "sparse"), (many, "multi_vector")):
+        with pytest.raises(InputError, match=rf"task 'embed': the source is a .*Encoder, whose task is '{task}'"):
+            to_keras(model)
+    many.save(str(tmp_path / "many"))
+    with pytest.raises(UnsupportedError, match=r"model_type is 'MultiVectorEncoder'.*supported: SentenceTransformer"):
+        to_keras(tmp_path / "many")
 
 
 def test_an_unknown_kind_of_input_is_refused(tiny_source: Path) -> None:

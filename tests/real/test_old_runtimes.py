@@ -15,6 +15,7 @@ from family_models import save_family
 from multi_vector_support import multi_vector_encoder
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Router
+from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from sparse_support import inference_free, save_masked_bert
 from support import HIDDEN, MAX_LENGTH, save_bert, static_embedding
@@ -78,6 +79,10 @@ def multi_vector(folder: Path) -> Any:
     return multi_vector_encoder(save_bert(folder), **options)
 
 
+def pooled(folder: Path) -> Any:
+    return multi_vector_encoder(save_bert(folder), HierarchicalTokenPooling(2.0))
+
+
 TASKS: Mapping[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "static": (static, ("serving_default/embedding", "embed_query/embedding")),
     "router": (router, ("serving_default/embedding", "embed_query/embedding", "embed_document/embedding")),
@@ -90,6 +95,7 @@ TASKS: Mapping[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         multi_vector,
         ("serving_default/values", "multi_vector_query/values", "multi_vector_document/values"),
     ),
+    "pooled": (pooled, ("serving_default/values", "multi_vector_document/values")),
 }
 """Models, and the outputs that are compared: what is active in a sparse vector is a matter of rounding."""
 
