@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 from support import TEXTS
+from tensorflow.python.saved_model import loader_impl
 from tensorflow.python.util import _pywrap_util_port
 
 LAYERS = 2
@@ -20,13 +21,17 @@ needs_onednn = pytest.mark.skipif(not _pywrap_util_port.IsMklEnabled(), reason="
 
 def optimized_ops(saved_model: Path, *, with_types: bool = False, traced: bool = False) -> collections.Counter[str]:
     """Kernels in the optimized graph of ``serving_default``, with what is fused into them; their ``T`` on request.
-    Those that keep their weights packed are marked.
+    Those that keep their weights packed are marked. Functions that are called are put into the graph, whose kernels
+    cannot be looked at otherwise.
 
-    With ``traced`` those that were run instead, in functions as well, without what is fused into them.
+    With ``traced`` those that were run instead, in functions as they are, without what is fused into them.
     """
     session = tf.compat.v1.Session(graph=tf.Graph())
+    loader = loader_impl.SavedModelLoader(str(saved_model))
+    for function in [] if traced else loader.get_meta_graph_def_from_tags(["serve"]).graph_def.library.function:
+        function.attr.pop("_noinline", None)
     with session.graph.as_default():
-        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(saved_model))
+        meta = loader.load(session, ["serve"])
     signature = meta.signature_def["serving_default"]
     run = tf.compat.v1.RunMetadata()
     session.run(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -120,11 +121,16 @@ class Attention:
 
         if self.longest is not None and self.longest <= WHOLE:
             return whole()
-        length = tf.shape(query)[2]
-        return tf.cond(length <= WHOLE, whole, lambda: self._by_blocks(query, key, value, length))
+        return tf.cond(tf.shape(query)[2] <= WHOLE, whole, lambda: self._long(query, key, value))
 
-    def _by_blocks(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    @cached_property
+    def _long(self) -> Any:
+        """``_by_blocks`` as one function for all layers, which a graph, and what a server makes of it, holds once."""
+        return tf.function(self._by_blocks, autograph=False, experimental_attributes={"_noinline": True})
+
+    def _by_blocks(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
         _, heads, _, size = query.shape
+        length = tf.shape(query)[2]
         before, behind = self.reach
         block = BLOCK if before is None or behind is None else WINDOW_BLOCK
         # not a tf.TensorArray, see toolkit.encoder.packing

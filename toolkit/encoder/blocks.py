@@ -25,6 +25,7 @@ class Blocks:
         single = chunk.mask.shape[0] == 1
         self._norm = fused_layer_norm if fused_norm and not single else layer_norm
         self._masks = Masks(chunk.mask)
+        self._attentions: dict[tuple[Reach, float | None, Bias | None], Attention] = {}
         self._heads = chunk.heads(spec.num_heads, parts=3, shared=spec.num_key_heads)
 
     def norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
@@ -90,16 +91,17 @@ class Blocks:
         return self._heads.join(self._attend(bias=bias)(query, key, value), like=like)
 
     def _attend(self, reach: Reach = EVERYWHERE, cap: float | None = None, bias: Bias | None = None) -> Attention:
-        spec = self._spec
-        return Attention(
-            self._masks,
-            spec.attention_scale,
-            lambda weights: self._products.dropout(weights, spec.attention_dropout),
-            spec.max_length,
-            reach,
-            cap,
-            bias,
-        )
+        """One for all layers of a kind."""
+        kind, spec = (reach, cap, bias), self._spec
+        if kind not in self._attentions:
+            self._attentions[kind] = Attention(
+                self._masks,
+                spec.attention_scale,
+                lambda weights: self._products.dropout(weights, spec.attention_dropout),
+                spec.max_length,
+                *kind,
+            )
+        return self._attentions[kind]
 
     def rotation(self, rotary: Rotary) -> Rotation:
         """That of each place of the chunk's padded view, by the position of the token that stands there."""

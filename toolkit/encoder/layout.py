@@ -32,7 +32,8 @@ _INT8_KERNEL = "_QuantizedMatMul"
 """That of int8 products, of the same builds."""
 
 LARGEST_PACKED = 500_000_000
-"""Bytes of an encoder's matrices, without its table of words, up to which they are packed unless asked otherwise."""
+"""Bytes of an encoder's parameters, its table of words among them, up to which its matrices are packed unless asked
+otherwise."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ class LayoutOptions:
     def _packed(self, encoder: EncoderSpec) -> bool:
         if self.optimize is not None:
             return self.optimize == LATENCY
-        matrices = (t for t in encoder.tensors.values() if t.ndim == 2 and t.shape[0] != encoder.vocab_size)
-        return 4 * sum(matrix.size for matrix in matrices) <= LARGEST_PACKED and self._unpackable() is None
+        size = 4 * sum(tensor.size for tensor in encoder.tensors.values())
+        return size <= LARGEST_PACKED and self._unpackable() is None
 
 
 def _absent(op: str) -> str:

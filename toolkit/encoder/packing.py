@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from toolkit.encoder.heads import Heads, TransposedHeads
 from toolkit.encoder.target import CPU, Target
 
 __all__ = [
     "TOKEN_BUDGET",
     "Chunk",
-    "Heads",
     "Tokens",
     "eager_chunks",
     "in_chunks",
@@ -76,57 +76,6 @@ class Tokens(NamedTuple):
         return Tokens(ids, type_ids, positions, splits, *counts)
 
 
-class Heads(NamedTuple):
-    """The way from packed tokens to attention's heads and back: rows of one head's size are gathered straight from
-    where one view has them to where the other wants them, and nothing is transposed.
-
-    ``into`` int32 ``[parts, rows, heads, length]``, one for parts of as many heads, ``back`` int32
-    ``[padded_total, heads]``.
-    """
-
-    into: tuple[tf.Tensor, ...]
-    back: tf.Tensor
-
-    def split(self, values: tf.Tensor) -> list[tf.Tensor]:
-        """Packed ``[padded_total, heads of all parts * size]`` to padded ``[rows, heads, length, size]`` of each."""
-        size = values.shape[1] // sum(index.shape[0] * index.shape[2] for index in self.into)
-        by_head = tf.reshape(values, [-1, size])
-        return [part for index in self.into for part in tf.unstack(tf.gather(by_head, index), num=index.shape[0])]
-
-    def join(self, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-        """Padded ``[rows, heads, length, size]`` to packed ``[padded_total, heads * size]``, of as many rows as
-        ``like``."""
-        joined = tf.gather(tf.reshape(values, [-1, values.shape[3]]), self.back)
-        width = self.back.shape[1] * values.shape[3]
-        # The optimizer must know that the two have one shape, if they have, to add them inside a product.
-        return tf.reshape(joined, tf.shape(like) if like.shape[1] == width else tf.stack([tf.shape(like)[0], width]))
-
-
-class TransposedHeads(NamedTuple):
-    """The same by moving whole tokens and turning the view: no index is larger than the view is."""
-
-    token: tf.Tensor
-    slot: tf.Tensor
-    counts: tuple[int, ...]
-
-    def split(self, values: tf.Tensor) -> list[tf.Tensor]:
-        """As that of ``Heads``."""
-        size, start, found = values.shape[1] // sum(self.counts), 0, []
-        padded = tf.gather(values, self.token)
-        for count in self.counts:
-            part = padded[:, :, start : start + count * size]
-            shape = tf.concat([tf.shape(self.token), [count, size]], 0)
-            by_head = tf.transpose(tf.reshape(part, shape), [0, 2, 1, 3])
-            found.append(tf.ensure_shape(by_head, [None, count, None, size]))
-            start += count * size
-        return found
-
-    def join(self, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-        """As that of ``Heads``."""
-        width = values.shape[1] * values.shape[3]
-        return tf.gather(tf.reshape(tf.transpose(values, [0, 2, 1, 3]), [-1, width]), self.slot)
-
-
 class Chunk(NamedTuple):
     """Some rows, ready for the encoder, plus what leads from the packed to the padded view and back.
 
@@ -152,6 +101,24 @@ class Chunk(NamedTuple):
         """int32 ``[total]``: the row that each of its tokens belongs to."""
         with on_host(self.target):
             return row_of_token(self.tokens.row_splits)
+
+    def handed(self) -> tuple[tf.Tensor, ...]:
+        """Itself as the arguments of a function, in which `taken` makes a chunk of them: the columns of its tokens as
+        one tensor, so that the optimizer can tell there, too, that they are of one length."""
+        columns = tf.stack([*self.tokens[:3], self.slot])
+        return columns, self.tokens.row_splits, self.total, self.rows, self.length, self.mask, self.token
+
+    def handed_specs(self) -> list[tf.TensorSpec]:
+        """Of `handed`, for chunks of one row, if this is one, or of any number."""
+        number, padded = tf.TensorSpec([], tf.int32), [self.mask.shape[0], None]
+        columns, splits = tf.TensorSpec([4, None], tf.int32), tf.TensorSpec([None], tf.int32)
+        return [columns, splits, *[number] * 3, tf.TensorSpec(padded, tf.bool), tf.TensorSpec(padded, tf.int32)]
+
+    def taken(self, columns: tf.Tensor, splits: tf.Tensor, *others: tf.Tensor) -> Chunk:
+        """One of this one's kind, of what `handed` gave, without what only pooling looks at."""
+        ids, type_ids, positions, slot = tf.unstack(columns, num=4)
+        total, rows, length, mask, token = others
+        return Chunk(Tokens(ids, type_ids, positions, splits), total, rows, length, mask, slot, token, *self[7:])
 
     def heads(self, count: int, parts: int, shared: int | None = None) -> Heads | TransposedHeads:
         """For ``count`` heads, ``parts`` (query, key, value) of which lie side by side in each packed token.
@@ -334,7 +301,12 @@ def in_chunks(
     def several() -> tf.Tensor:
         return _loop(tokens, encode, width, per_token, coarse, target)
 
-    result = several() if target.buckets else tf.cond(tf.equal(tf.size(tokens.row_splits), 2), single, several)
+    if target.buckets:
+        result = several()
+    else:
+        # A function of its own: TensorFlow cannot take a branch apart in which a loop calls one that is not inlined.
+        called = tf.function(several, autograph=False, experimental_attributes={"_noinline": True})
+        result = tf.cond(tf.equal(tf.size(tokens.row_splits), 2), single, called)
     return tf.ensure_shape(result, [None, width])
 
 

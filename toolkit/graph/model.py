@@ -73,6 +73,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         kin = [model._encoder for model in beside if model._task.encoder.tensors is spec.encoder.tensors]
         self._encoder: Parameters = kin[0] if kin else self._parameters()
         self._adapter = Parameters(added_parameters(spec.encoder)) if spec.encoder.adapter else None
+        self._encoders: dict[str, Part] = {}
 
     def _parameters(self) -> Parameters:
         # by no name of their own, which would keep them alive beside the variables
@@ -105,23 +106,31 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     # parts of the graph
 
     def encoding(self) -> Callable[[Chunk], tf.Tensor]:
-        """The encoder as a function of chunks. Parameters are read here, once, and not for each chunk."""
-        spec, plan, values = self._task.encoder, self._layout.plan, self._encoder.read()
-        adapter = self._adapter
-        added = adapter.read() if adapter else {}
+        """The encoder as a function of chunks. It is in the graph once for each kind of them, whatever is made of its
+        results: of one row, of a short one, and of any number."""
 
         def encode(chunk: Chunk) -> tf.Tensor:
-            params = self._encoder.named(values)
-            products: Any
-            if plan:
-                products = MixedProducts(params, spec, plan)
-            else:
-                products = (PackedProducts if chunk.few else Float32Products)(params, spec)
-            if adapter:
-                products = AdaptedProducts(products, spec, adapter.named(added))
-            return spec.hidden_states(products, chunk, fused_norm=self._layout.fused_norm)
+            kind = f"{chunk.mask.shape[0]} {chunk.few}"
+            if kind not in self._encoders:
+                self._encoders[kind] = Part(
+                    lambda *handed: self._hidden_states(chunk.taken(*handed)), chunk.handed_specs(), _noinline=True
+                )
+            return self._encoders[kind](*chunk.handed())
 
         return encode
+
+    def _hidden_states(self, chunk: Chunk) -> tf.Tensor:
+        """Of a chunk, float32 ``[padded_total, hidden]``."""
+        spec, plan, adapter = self._task.encoder, self._layout.plan, self._adapter
+        params = self.encoder_parameters()
+        products: Any
+        if plan:
+            products = MixedProducts(params, spec, plan)
+        else:
+            products = (PackedProducts if chunk.few else Float32Products)(params, spec)
+        if adapter:
+            products = AdaptedProducts(products, spec, adapter.named(adapter.read()))
+        return spec.hidden_states(products, chunk, fused_norm=self._layout.fused_norm)
 
     def by_row(
         self, row_answers: Callable[[], Callable[[tf.Tensor, Chunk], tf.Tensor]], width: int, *, skipping: bool = False

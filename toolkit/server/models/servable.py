@@ -78,7 +78,7 @@ class Servable:
         self.version = version
         self.path = path
         self._options = options
-        self._callables: dict[tuple[str, tuple[str, ...]], Callable[..., list[Array]]] = {}
+        self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Callable[..., list[Array]]] = {}
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._leases = 0
@@ -102,7 +102,7 @@ class Servable:
         for name, twin in self._batched.items():
             types = self.signatures[name].dtypes.values()
             rows = [np.zeros((0, *inner), dtype) for inner, dtype in zip(twin.inner, types, strict=True)]
-            self._callable(name, (), twin.feeds, twin.fetches)(*rows)
+            self._callable(name, twin.feeds, twin.fetches)(*rows)
 
     def _counting(self) -> Signature | None:
         """The signature of an exported model that gives the default one's outputs and the token counts too.
@@ -209,7 +209,7 @@ class Servable:
         started = time.time()
         try:
             if batched is not None and batched.accepts(feeds):
-                results = self._callable(signature.name, (), batched.feeds, batched.fetches)(*feeds)
+                results = self._callable(signature.name, batched.feeds, batched.fetches)(*feeds)
                 timing = Timing(results.pop(), started, batched=True)
                 arrays = dict(zip(signature.outputs, results, strict=True))
                 return {alias: arrays[alias] for alias in outputs}, timing
@@ -217,7 +217,7 @@ class Servable:
             source, wanted = (signature, outputs) if counting is None else (counting, (*outputs, *TOKEN_COUNTS))
             fetches = [source.outputs[alias].name for alias in wanted]
             tensors = [tensor.name for tensor in source.inputs.values()]
-            results = self._callable(signature.name, outputs, tensors, fetches)(*feeds)
+            results = self._callable(signature.name, tensors, fetches)(*feeds)
         except errors.OpError as error:
             raise ServingError(Code(error.error_code), error.message) from None
         except (TypeError, ValueError) as error:
@@ -240,15 +240,15 @@ class Servable:
                 raise _type_error(signature, dict(zip(signature.inputs, feeds, strict=True)))
         return feeds
 
-    def _callable(
-        self, key: str, outputs: tuple[str, ...], feeds: list[str], fetches: list[str]
-    ) -> Callable[..., list[Array]]:
-        found = self._callables.get((key, outputs))
+    def _callable(self, signature: str, feeds: list[str], fetches: list[str]) -> Callable[..., list[Array]]:
+        # By what is fed and fetched: the default signature's requests and those of the one that counts share theirs.
+        key = tuple(feeds), tuple(fetches)
+        found = self._callables.get(key)
         if found is not None:
             return found
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
         options.run_options.timeout_in_ms = self._options.timeout_ms
-        if key in self._batched or self._options.in_callers:
+        if signature in self._batched or self._options.in_callers:
             # In the caller's thread: with batching it only hands its rows over, and a batch runs on the scheduler's
             # threads; waking a thread of the inter-op pool would cost more than the work it is given.
             options.run_options.inter_op_thread_pool = -1
@@ -256,7 +256,7 @@ class Servable:
         with self._lock:
             if len(self._callables) >= _MAX_CALLABLES:
                 self._callables.pop(next(iter(self._callables)))
-            return self._callables.setdefault((key, outputs), made)
+            return self._callables.setdefault(key, made)
 
 
 def count_rows(arrays: Iterable[Array]) -> int:
@@ -353,7 +353,12 @@ def _load(
             text = error.message if isinstance(error, errors.OpError) else str(error)
             raise ArtifactError(f"{path} cannot be loaded: {text}") from error
         raise
-    return session, dict(definition.signature_def), stages, ops
+    # copies: parts of a message keep the whole of it in memory
+    definitions = {
+        name: meta_graph_pb2.SignatureDef.FromString(part.SerializeToString())
+        for name, part in definition.signature_def.items()
+    }
+    return session, definitions, stages, ops
 
 
 def _register_ops(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
