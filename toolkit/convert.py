@@ -143,8 +143,8 @@ def export(
     with which the server keeps the encoder's weights once more in memory, in the order in which a short text alone is
     answered soonest, for each signature that such texts come to, and which needs a server built with oneDNN; or
     ``"memory"``, without. ``None`` takes the first in float32 for a CPU, if the encoder has at most 500 MB of
-    parameters, its table of words among them, and if the oldest server and the TensorFlow at hand have the kernel. ``bounds`` are what the
-    proof asks for instead of the precision's own.
+    parameters, its table of words among them, and if the oldest server and the TensorFlow at hand have the kernel.
+    ``bounds`` are what the proof asks for instead of the precision's own.
 
     ``truncate_dim``, ``max_seq_length`` (tokens) and ``prompt_name`` do what they do on a ``SentenceTransformer`` and
     in its ``encode``; ``pooling`` is for a folder that holds an encoder alone, without ``modules.json``, for which
