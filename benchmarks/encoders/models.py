@@ -19,11 +19,13 @@ MODELS = {
     "xlm-r-base": "XLM-R-base size, random weights",
     "modernbert-base": "ModernBERT-base size, random weights",
     "qwen3-0.6b": "Qwen3-0.6B size, random weights",
+    "qwen3-part": "Qwen3-0.6B size, 4 of its 28 layers, random weights",
     "bge-m3-long": "bge-m3 size, 2 of its 24 layers, random weights",
     "modernbert-long": "ModernBERT-base size, 3 of its 22 layers (one looks everywhere, two near), random weights",
+    "qwen3-long": "Qwen3-0.6B size, 2 of its 28 layers, random weights",
 }
 MAX_LENGTH = 256
-LONG = ("bge-m3-long", "modernbert-long")
+LONG = ("bge-m3-long", "modernbert-long", "qwen3-long")
 """Those that are given the long texts, and no others: a few layers, so that all is measured in minutes."""
 LONGEST = 8192
 
@@ -93,6 +95,19 @@ def _make(model: str, target: Path) -> None:
 
     torch.manual_seed(0)
     words = 30_522  # MiniLM's vocabulary
+
+    def qwen3(layers: int) -> Qwen3Config:
+        # As many rows as the tokenizer has ids: with 151,669 the weights of all layers do not fit into one ONNX file.
+        return Qwen3Config(
+            vocab_size=words,
+            hidden_size=1024,
+            intermediate_size=3072,
+            num_hidden_layers=layers,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=128,
+        )
+
     configurations = {
         "bert-base": BertConfig(),
         "mpnet-base": MPNetConfig(max_position_embeddings=514),
@@ -100,16 +115,8 @@ def _make(model: str, target: Path) -> None:
             vocab_size=250_002, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
         ),
         "modernbert-base": ModernBertConfig(),
-        "qwen3-0.6b": Qwen3Config(
-            # As many rows as the tokenizer has ids: with 151,669 the weights do not fit into one ONNX file.
-            vocab_size=30_522,
-            hidden_size=1024,
-            intermediate_size=3072,
-            num_hidden_layers=28,
-            num_attention_heads=16,
-            num_key_value_heads=8,
-            head_dim=128,
-        ),
+        "qwen3-0.6b": qwen3(28),
+        "qwen3-part": qwen3(4),
         "bge-m3-long": XLMRobertaConfig(
             vocab_size=words,
             max_position_embeddings=LONGEST + 2,
@@ -121,6 +128,7 @@ def _make(model: str, target: Path) -> None:
             num_hidden_layers=2,
         ),
         "modernbert-long": ModernBertConfig(num_hidden_layers=3),
+        "qwen3-long": qwen3(2),
     }
     encoder = target.with_name("encoder")
     shutil.copytree(minilm(), encoder, ignore=shutil.ignore_patterns("*.safetensors", "1_Pooling", "modules.json"))
