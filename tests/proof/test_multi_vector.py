@@ -132,3 +132,15 @@ def test_other_clusters_pass_at_near_ties_alone_and_are_counted(pooled: Made, mo
     report = _with_other_clusters(pooled, labels)
     assert report.divergence is None
     assert next(item for item in report.pooled if item.signature == DOCUMENT).off == 1
+
+
+@pytest.mark.long
+def test_tokens_that_are_alike_but_for_rounding_are_near_ties(tiny_bert: Path) -> None:
+    model = multi_vector_encoder(tiny_bert, HierarchicalTokenPooling(1.5))
+    embeddings: Any = model[0].auto_model.embeddings
+    embeddings.position_embeddings.weight.data.zero_()  # each "word" has the same vector now
+    texts = ["word " * 25, "some word " * 12, "a word, some word and a last word", *POOLED]
+    proof, references, arrays = proved(model, "document", texts)
+    report = proof.compare(references, arrays, Bounds())
+    assert report.passed
+    assert {figure.texts for figure in report.pooled} == {sum(map(len, proof.batches))}
