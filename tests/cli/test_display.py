@@ -7,8 +7,11 @@ import warnings
 
 import pytest
 
-from toolkit.cli.display import notices_shown, stage_progress
+from toolkit.cli.display import check_table, notices_shown, stage_progress
 from toolkit.errors import SourceNotice
+from toolkit.proof.clusters import PooledFigure
+from toolkit.proof.comparison import Bounds, Comparison, SparseFigure
+from toolkit.proof.quantized import QuantizedFigure
 
 
 def test_where_no_bar_is_seen_the_time_left_of_a_long_stage_is_printed_once(
@@ -36,3 +39,18 @@ def test_a_notice_is_printed_as_a_note_and_other_warnings_as_ever(capsys: pytest
             warnings.warn("another", UserWarning, stacklevel=1)
     assert [str(item.message) for item in others] == ["another"]
     assert capsys.readouterr().err == "note: no modules.json\n"
+
+
+def test_a_checks_table_counts_what_rounding_may_decide_either_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    figures = {
+        "quantized": (QuantizedFigure("embedding_int8", 640, 3),),
+        "sparse": (SparseFigure("sparse", 900, 1),),
+        "pooled": (PooledFigure("multi_vector_document", 12, 2),),
+    }
+    check_table(Comparison(["a text"], Bounds()).report(**figures))
+    shown = capsys.readouterr().out
+    for words in ("3 of 640 a step off", "1 of 900 active on one side", "2 of 12 pooled otherwise, at near ties"):
+        assert words in shown
