@@ -141,10 +141,10 @@ def export(
     (:mod:`toolkit.encoder.target`); either runs on a CPU, where it is proved. ``oldest_server`` is the oldest release
     of TF Serving that the artifact is for; for one before 2.17 LayerNorm is not fused. ``optimize`` is ``"latency"``,
     with which the server keeps the encoder's weights once more in memory, in the order in which a short text alone is
-    answered soonest, for each signature that such texts come to, and which needs a server built with oneDNN; or
-    ``"memory"``, without. ``None`` takes the first in float32 for a CPU, if the encoder has at most 500 MB of
-    parameters, its table of words among them, and if the oldest server and the TensorFlow at hand have the kernel.
-    ``bounds`` are what the proof asks for instead of the precision's own.
+    answered soonest (in bfloat16 all texts, on processors with AVX512 alone), for each signature that such texts come
+    to, and which needs a server built with oneDNN; or ``"memory"``, without. ``None`` takes the first in float32 for a
+    CPU, if the encoder has at most 500 MB of parameters, its table of words among them, and if the oldest server and
+    the TensorFlow at hand have the kernel. ``bounds`` are what the proof asks for instead of the precision's own.
 
     ``truncate_dim``, ``max_seq_length`` (tokens) and ``prompt_name`` do what they do on a ``SentenceTransformer`` and
     in its ``encode``; ``pooling`` is for a folder that holds an encoder alone, without ``modules.json``, for which

@@ -16,6 +16,8 @@ def main() -> None:
 
     source, models_dir, name, precision = sys.argv[1:5]
     options: dict[str, Any] = {} if precision == "float32" else {"precision": precision}
+    if precision == "bfloat16":
+        options["optimize"] = "latency"  # which is not the default: the peers take such kernels by themselves
     print(toolkit.export(source, models_dir, name, version=1, verify=False, **options).path)
 
 

@@ -11,8 +11,9 @@ import pytest
 import toolkit.encoder.layout
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.families.bert import BertSpec
-from toolkit.encoder.layout import LARGEST_PACKED, PACKED_KERNEL, LayoutOptions
-from toolkit.encoder.target import GPU
+from toolkit.encoder.layout import LARGEST_PACKED, LayoutOptions
+from toolkit.encoder.precision.mixed import Plan
+from toolkit.encoder.target import GPU, PACKED_KERNEL
 from toolkit.errors import InputError
 
 WIDTH = 8
@@ -48,6 +49,29 @@ def test_by_default_weights_are_packed_where_the_exporting_tensorflow_has_the_ke
     assert not LayoutOptions(everything, optimize="memory").layout(SPEC).packed
     for lower in ("bfloat16", *(["int8"] if onednn else [])):
         assert not LayoutOptions(everything, precision=lower).layout(SPEC).packed
+
+
+@pytest.mark.parametrize(("flags", "capable"), [("sse avx2", False), ("avx2 avx512f", True), ("avx_ne_convert", True)])
+def test_weights_in_bfloat16_are_packed_where_asked_for_and_where_the_processor_proves_it(
+    monkeypatch: pytest.MonkeyPatch, flags: str, capable: bool
+) -> None:
+    monkeypatch.setattr(toolkit.encoder.layout.Path, "is_file", lambda _: True)
+    monkeypatch.setattr(toolkit.encoder.layout.Path, "read_text", lambda _: f"flags : {flags}")
+    monkeypatch.setattr(toolkit.encoder.layout, "registered", lambda op: True)
+    if not capable:
+        with pytest.raises(InputError, match="optimize 'latency': in bfloat16 its kernel needs AVX512"):
+            LayoutOptions(everything, precision="bfloat16", optimize="latency")
+        return
+    made = LayoutOptions(everything, precision="bfloat16", optimize="latency").layout(SPEC)
+    assert made.packed
+    assert made.few
+    assert not replace(made, plan=Plan(bfloat16=frozenset({"any"}))).few
+
+
+def test_weights_in_int8_are_packed_always_and_not_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolkit.encoder.layout, "registered", lambda op: True)
+    with pytest.raises(InputError, match="optimize 'latency': not for precision 'int8', whose weights are packed"):
+        LayoutOptions(everything, precision="int8", optimize="latency")
 
 
 def test_what_needs_a_kernel_of_onednn_is_refused_without_it(onednn: bool) -> None:
@@ -92,7 +116,6 @@ def test_for_a_gpu_there_are_no_kernels_of_onednn() -> None:
             "precision 'int8': not for target 'gpu'; supported there: float32, bfloat16",
         ),
         ({"target": "gpu", "optimize": "latency"}, "optimize 'latency': not for target 'gpu'"),
-        ({"precision": "bfloat16", "optimize": "latency"}, "optimize 'latency': only for precision 'float32', not 'bf"),
         ({"optimize": "size"}, "optimize 'size': expected one of latency, memory"),
     ],
 )

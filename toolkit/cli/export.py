@@ -127,8 +127,9 @@ __all__ = ["command"]
     "--optimize",
     type=click.Choice(AIMS),
     help="latency: keep the weights once more in the server's memory, in the order that answers one short text "
-    "soonest, which needs a server built with oneDNN; memory: do not.  [default: latency, in float32 for a CPU, for "
-    "encoders of at most 500 MB, where the TensorFlow at hand has oneDNN]",
+    "soonest (in bfloat16 all texts, on processors with AVX512 alone), which needs a server built with oneDNN; memory: "
+    "do not.  [default: latency, in float32 for a CPU, for encoders of at most 500 MB, where the TensorFlow at hand "
+    "has oneDNN]",
 )
 @click.option("--no-batching", is_flag=True, help="Do not batch requests inside the graph.")
 @batching_options

@@ -125,9 +125,11 @@ def _provenance_rows(provenance: dict[str, Any] | None) -> list[tuple[str, str]]
     rows += [(item.name, str(item)) for item in stamped_pair_signatures(provenance)]
     rows += [(item.name, str(item)) for item in stamped_vectors_signatures(provenance)]
     rows += [(item.name, str(item)) for item in stamped_sparse_signatures(provenance)]
-    if layout := provenance.get("layout"):
-        rows += [("target", target_words(layout["target"])), ("optimized", f"for {layout['optimize']}")]
     stamp = provenance.get("precision")
+    if layout := provenance.get("layout"):
+        lower = isinstance(stamp, dict) and stamp.get("name") == "bfloat16"
+        needs = "; needs AVX512" if lower and layout["optimize"] == "latency" else ""
+        rows += [("target", target_words(layout["target"])), ("optimized", f"for {layout['optimize']}{needs}")]
     if isinstance(stamp, dict) and stamp.get("products"):
         rows.append(("precision", precision_words(stamp)))
     if not check:

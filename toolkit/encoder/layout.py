@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.encoder.batching_options import Batching
-from toolkit.encoder.target import CPU, TARGETS, Target
+from toolkit.encoder.target import CPU, PACKED_KERNEL, TARGETS, Target
 from toolkit.errors import InputError, MissingExtraError
 from toolkit.tokenizer.engines import COMPILED, Engine
 
@@ -19,14 +20,10 @@ if TYPE_CHECKING:
     from toolkit.encoder.family import EncoderSpec
     from toolkit.encoder.precision.mixed import Plan
 
-__all__ = ["AIMS", "PACKED_KERNEL", "Layout", "LayoutOptions", "registered"]
+__all__ = ["AIMS", "Layout", "LayoutOptions", "registered", "runs_packed_bfloat16"]
 
 LATENCY, MEMORY = AIMS = ("latency", "memory")
 """What an export may be optimized for."""
-
-PACKED_KERNEL = "_MklNativeFusedMatMul"
-"""The kernel that keeps weights packed: an internal op of TensorFlow builds with oneDNN, which are the official ones
-for Linux. It is there with oneDNN switched off too."""
 
 _INT8_KERNEL = "_QuantizedMatMul"
 """That of int8 products, of the same builds."""
@@ -43,8 +40,8 @@ class Layout:
     ``target``: what it is for. ``batching``: requests that arrive together are computed together as it says (``None``:
     each by itself). ``tokenizer_engine``: what finds the tokens. ``plan``: the precision of the encoder's products
     (``None``: float32 for all). ``fused_norm``: LayerNorm is written for one kernel, which servers of 2.17 and later
-    have. ``packed``: one short text is computed with weights that oneDNN keeps in its own order, see
-    :mod:`toolkit.encoder.precision.packed`.
+    have. ``packed``: one short text, in bfloat16 any texts, is computed with weights that oneDNN keeps in its
+    own order, see :mod:`toolkit.encoder.precision.packed`.
     """
 
     target: Target = CPU
@@ -59,6 +56,12 @@ class Layout:
         """Whether counts of tokens are filled up to few sizes: products of lower precision keep a compiled kernel for
         each."""
         return self.plan is not None
+
+    @property
+    def few(self) -> bool:
+        """Whether one short text has a path of its own, for the order that packed weights have at few rows in float32:
+        in bfloat16 it is one for all."""
+        return self.packed and self.plan is None
 
     def to_json(self) -> dict[str, Any]:
         """What the provenance says of it."""
@@ -76,6 +79,13 @@ def registered(op: str) -> bool:
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
     return op_def_registry.get(op) is not None
+
+
+def runs_packed_bfloat16() -> bool:
+    """Whether this processor can run the kernel of packed weights in bfloat16, as oneDNN has it."""
+    file = Path("/proc/cpuinfo")
+    flags = set(file.read_text().split()) if file.is_file() else set()
+    return not flags.isdisjoint(("avx512f", "avx_ne_convert"))
 
 
 @dataclass(frozen=True)
@@ -112,12 +122,14 @@ class LayoutOptions:
 
     def _unpackable(self) -> str | None:
         """Why weights cannot be kept packed; ``None`` where they can."""
-        if self.precision != "float32":
-            return f"only for precision 'float32', not {self.precision!r}"
+        if self.precision == "int8":
+            return "not for precision 'int8', whose weights are packed always; for 'float32' and 'bfloat16'"
         if not TARGETS[self.target].packed_kernel:
             return f"not for target {self.target!r}: its kernel is for CPUs alone"
         if not self.runs(PACKED_KERNEL):
             return "needs TF Serving 2.12 and later"
+        if self.precision == "bfloat16" and not runs_packed_bfloat16():
+            return "in bfloat16 its kernel needs AVX512, which this processor has not: nothing could be proved here"
         return None if registered(PACKED_KERNEL) else _absent(PACKED_KERNEL)
 
     def layout(self, encoder: EncoderSpec) -> Layout:
@@ -134,6 +146,8 @@ class LayoutOptions:
     def _packed(self, encoder: EncoderSpec) -> bool:
         if self.optimize is not None:
             return self.optimize == LATENCY
+        if self.precision != "float32":  # in bfloat16 it would end a server's process on processors without AVX512
+            return False
         size = 4 * sum(tensor.size for tensor in encoder.tensors.values())
         return size <= LARGEST_PACKED and self._unpackable() is None
 

@@ -10,7 +10,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["CPU", "GPU", "TARGETS", "Target"]
+__all__ = ["CPU", "GPU", "PACKED_KERNEL", "TARGETS", "Target"]
+
+PACKED_KERNEL = "_MklNativeFusedMatMul"
+"""The kernel that keeps weights packed: an internal op of TensorFlow builds with oneDNN, which are the official ones
+for Linux. It is there with oneDNN switched off too."""
 
 
 @dataclass(frozen=True)

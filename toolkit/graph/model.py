@@ -125,7 +125,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         params = self.encoder_parameters()
         products: Any
         if plan:
-            products = MixedProducts(params, spec, plan)
+            products = MixedProducts(params, spec, plan, packed=self._layout.packed)
         else:
             products = (PackedProducts if chunk.few else Float32Products)(params, spec)
         if adapter:
@@ -162,7 +162,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
                 width,
                 per_token=per_token,
                 coarse=layout.coarse,
-                few=layout.packed,
+                few=layout.few,
                 target=layout.target,
             )
 

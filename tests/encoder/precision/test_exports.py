@@ -20,7 +20,7 @@ from toolkit.artifact.savedmodel import read_provenance, write_model
 from toolkit.convert import export
 from toolkit.corpus.calibration import built_in_texts
 from toolkit.corpus.check import check_texts
-from toolkit.encoder.layout import Layout
+from toolkit.encoder.layout import Layout, runs_packed_bfloat16
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.errors import CheckError, InputError
 from toolkit.graph.precision_choice import _Laboratory, choose_int8
@@ -91,6 +91,16 @@ def test_bfloat16_runs_fused_bfloat16_kernels(tiny_source: Path, tmp_path: Path)
     assert ops["_MklFusedBatchMatMulV2[Mul,Add]:bfloat16"] == LAYERS * PATHS
     assert ops["_MklSoftmax:bfloat16"] == LAYERS * PATHS
     assert ops["_MklBatchMatMulV2:bfloat16"] == LAYERS * PATHS
+    assert not {name for name in ops if name.startswith(("MatMul", "BatchMatMul", "Erf"))}
+
+
+@pytest.mark.skipif(not runs_packed_bfloat16(), reason="this processor has no AVX512")
+def test_bfloat16_for_latency_runs_as_many_kernels_that_keep_their_weights(tiny_source: Path, tmp_path: Path) -> None:
+    plan = Plan(bfloat16=frozenset(spec_of(tiny_source).encoder.product_names()))
+    write_model(EmbedModel(spec_of(tiny_source), Layout(plan=plan, packed=True)), tmp_path / "1")
+    ops = optimized_ops(tmp_path / "1", with_types=True)
+    assert ops["_MklNativeFusedMatMul[BiasAdd]:packed:bfloat16"] == 3 * LAYERS * PATHS
+    assert ops["_MklNativeFusedMatMul[BiasAdd,GeluExact]:packed:bfloat16"] == LAYERS * PATHS
     assert not {name for name in ops if name.startswith(("MatMul", "BatchMatMul", "Erf"))}
 
 

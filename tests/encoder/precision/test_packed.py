@@ -1,10 +1,11 @@
-"""Products with packed weights: those of one short text, equal to all others to float rounding."""
+"""Products with packed weights, equal to all others to their type's rounding."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from fusion_support import needs_onednn
 from support import TEXTS
 
 from toolkit.encoder.families.bert import BertSpec
+from toolkit.encoder.layout import runs_packed_bfloat16
 from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.encoder.precision.packed import PackedProducts
 
 SIZE = 24
@@ -37,9 +40,7 @@ def spec(activation: str) -> BertSpec:
     )
 
 
-@needs_onednn
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize(
+KINDS = pytest.mark.parametrize(
     ("activation", "activated", "added"),
     [
         ("gelu", False, False),
@@ -52,6 +53,11 @@ def spec(activation: str) -> BertSpec:
         ("gelu", True, True),
     ],
 )
+
+
+@needs_onednn
+@pytest.mark.parametrize("with_bias", [True, False])
+@KINDS
 def test_a_packed_product_equals_a_product_at_every_number_of_rows(
     activation: str, activated: bool, added: bool, with_bias: bool
 ) -> None:
@@ -96,3 +102,32 @@ def test_a_server_with_onednn_switched_off_answers_an_artifact_with_packed_weigh
     off, on = answers
     assert np.abs(off[: len(TEXTS)] - off[len(TEXTS) :]).max() < 1e-6
     assert np.abs(off - on).max() < 1e-6
+
+
+@needs_onednn
+@pytest.mark.skipif(not runs_packed_bfloat16(), reason="this processor has no AVX512")
+@pytest.mark.parametrize("with_bias", [True, False])
+@KINDS
+def test_a_packed_product_in_bfloat16_equals_one_to_its_rounding(
+    activation: str, activated: bool, added: bool, with_bias: bool
+) -> None:
+    random, plan = np.random.default_rng(0), Plan(bfloat16=frozenset({"p"}))
+    values = {"p/kernel": random.standard_normal((SIZE, SIZE)), "embeddings/word": np.zeros((1, SIZE))}
+    if with_bias:
+        values["p/bias"] = random.standard_normal(SIZE)
+    stored = plan.stored({name: value.astype(np.float32) for name, value in values.items()})
+    variables = {name: tf.Variable(value) for name, value in stored.items()}
+
+    def computed(params: Mapping[str, tf.Tensor], x: tf.Tensor, packed: bool) -> tf.Tensor:
+        products = MixedProducts(params, spec(activation), plan, packed=packed)
+        return tf.cast(products.linear(x, "p", activation=activated, residual=2 * x if added else None), tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, SIZE], tf.float32)], autograph=False)
+    def both(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        params = {name: value.read_value() for name, value in variables.items()}
+        return computed(params, x, True), computed(params, x, False)
+
+    for rows in (8, 64, 3, 200):
+        packed, plain = both(random.standard_normal((rows, SIZE)).astype(np.float32))
+        assert packed.dtype == tf.float32
+        np.testing.assert_allclose(packed, plain, rtol=2**-6, atol=0.1)

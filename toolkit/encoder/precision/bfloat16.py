@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, dense
+from toolkit.encoder.precision.packed import packed_product
 
 __all__ = ["Bfloat16Product"]
 
@@ -12,16 +13,20 @@ __all__ = ["Bfloat16Product"]
 class Bfloat16Product:
     """``[n, in]`` of any float type to bfloat16 ``[n, out]``, or to float32 where a residual is added.
 
-    ``kernel`` ``[in, out]`` and ``bias`` ``[out]``, if there is one, are bfloat16.
+    ``kernel`` ``[in, out]`` and ``bias`` ``[out]``, if there is one, are bfloat16. With ``packed`` graphs keep the
+    kernel in oneDNN's order.
     """
 
-    def __init__(self, kernel: tf.Tensor, bias: tf.Tensor | None, activation: str) -> None:
+    def __init__(self, kernel: tf.Tensor, bias: tf.Tensor | None, activation: str, *, packed: bool = False) -> None:
         self._kernel = kernel
         self._bias = bias
         self._activation = activation
+        self._packed = packed
 
     def __call__(self, x: tf.Tensor, *, activation: bool, residual: tf.Tensor | None) -> tf.Tensor:
-        y = dense(tf.cast(x, tf.bfloat16), self._kernel, self._bias)
-        if activation:
-            y = ACTIVATION_FUNCTIONS[self._activation](y)
+        x, function = tf.cast(x, tf.bfloat16), self._activation if activation else "linear"
+        if self._packed and not tf.executing_eagerly():
+            y = packed_product(x, self._kernel, self._bias, function)
+        else:
+            y = ACTIVATION_FUNCTIONS[function](dense(x, self._kernel, self._bias))
         return y if residual is None else tf.cast(y, tf.float32) + residual

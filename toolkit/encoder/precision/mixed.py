@@ -61,14 +61,15 @@ class _Product(Protocol):
 
 
 class MixedProducts(Float32Products):
-    """Products of ``params``, in the types of ``plan.stored``, as ``plan`` says."""
+    """Products of ``params``, in the types of ``plan.stored``, as ``plan`` says; with ``packed`` those in bfloat16 are
+    of weights in oneDNN's order, as those in int8 always are."""
 
-    def __init__(self, params: Mapping[str, tf.Tensor], spec: EncoderSpec, plan: Plan) -> None:
+    def __init__(self, params: Mapping[str, tf.Tensor], spec: EncoderSpec, plan: Plan, *, packed: bool = False) -> None:
         super().__init__(params, spec)
         self._products: dict[str, _Product] = {}
         for name in plan.bfloat16:
             self._products[name] = Bfloat16Product(
-                params[f"{name}/kernel"], params.get(f"{name}/bias"), spec.activation
+                params[f"{name}/kernel"], params.get(f"{name}/bias"), spec.activation, packed=packed
             )
         following = {numbers.handover.source: numbers for numbers in plan.int8.values() if numbers.handover is not None}
         for name, numbers in plan.int8.items():
