@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from fusion_support import LAYERS, PATHS, needs_onednn, optimized_ops
 
+from toolkit.artifact.compatibility import read_saved_model, saved_model_nodes
 from toolkit.convert import export
 
 
@@ -50,6 +52,14 @@ def test_batches_in_the_graph_are_as_many_fused_kernels(tiny_source: Path, tmp_p
     assert ops["_MklLayerNorm"] > 0
     assert ops["_MklLayerNorm"] // (2 * layers + 1) == ops["_MklSoftmax"] // layers
     assert not {"FusedBatchNormV3", "_MklNativeFusedBatchNormV3", "Rsqrt", "_MklTranspose"} & set(ops)
+    model = read_saved_model(path)
+    functions = model.meta_graphs[0].graph_def.library.function
+    called = {item.signature.name for item in functions if item.attr["_noinline"].b}
+    calls = [node for node in saved_model_nodes(model) if node.attr["f"].func.name in called]
+    assert calls
+    for node in calls:  # optimized once, when first called
+        options = tf.compat.v1.ConfigProto.FromString(node.attr["config_proto"].s).graph_options.rewrite_options
+        assert (options.meta_optimizer_iterations, options.disable_tfg_optimizer) == (1, True)
 
 
 @needs_onednn

@@ -18,7 +18,6 @@ __all__ = [
     "DEFAULT_OLDEST",
     "RELEASES",
     "ServingReleases",
-    "drop_new_attributes",
     "graph_ops",
     "model_ops",
     "read_saved_model",
@@ -26,6 +25,7 @@ __all__ = [
     "runs_on",
     "saved_model_nodes",
     "serving_releases",
+    "suit_servers",
 ]
 
 RELEASES: tuple[str, ...] = (*(f"2.{minor}" for minor in range(6, 21)),)
@@ -141,14 +141,27 @@ def read_saved_model(version_folder: Path) -> Any:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error
 
 
-def drop_new_attributes(version_folder: Path) -> None:
-    """Rewrite ``saved_model.pb`` without attributes that only describe and that older releases complain of."""
+def suit_servers(version_folder: Path) -> None:
+    """Rewrite ``saved_model.pb`` as servers take it best.
+
+    Attributes that only describe and that older releases complain of are left out. A function that is not inlined is
+    optimized when it is called first: once is enough, where two rounds are usual.
+    """
+    from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
     from tensorflow.python.saved_model import fingerprinting_utils
 
     model = read_saved_model(version_folder)
+    functions = [item for meta_graph in model.meta_graphs for item in meta_graph.graph_def.library.function]
+    called = {item.signature.name for item in functions if "_noinline" in item.attr}
     for node in saved_model_nodes(model):
         for name in _DESCRIPTIVE.get(node.op, ()):
             node.attr.pop(name, None)
+        if "config_proto" in node.attr and node.attr["f"].func.name in called:
+            config = config_pb2.ConfigProto.FromString(node.attr["config_proto"].s)
+            options = config.graph_options.rewrite_options
+            options.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
+            options.disable_tfg_optimizer = True  # it fuses nothing, and takes as long as all that does
+            node.attr["config_proto"].s = config.SerializeToString(deterministic=True)
     (version_folder / "saved_model.pb").write_bytes(model.SerializeToString(deterministic=True))
     fingerprinting_utils.write_fingerprint(str(version_folder))
 

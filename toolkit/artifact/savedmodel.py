@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.artifact.compatibility import drop_new_attributes
+from toolkit.artifact.compatibility import suit_servers
 from toolkit.errors import ArtifactError, InputError, MissingExtraError, VersionExistsError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def write_model(model: ServingModel, folder: Path) -> None:
     try:
         with _file_errors(folder.parent):
             tf.saved_model.save(model, str(folder), signatures=model.signature_functions())
-            drop_new_attributes(folder)
+            suit_servers(folder)
     finally:
         absl_logging.set_verbosity(verbosity)
 
