@@ -7,12 +7,13 @@ rate is that of its operations a second, for texts of average length.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.encoders.models import MODELS
+from benchmarks.encoders.texts import LONG_SETS
 
 __all__ = ["TARGETS", "best", "plot", "rate", "ratio", "replace_section", "section", "share_of_peak"]
 
@@ -75,10 +76,13 @@ class Target:
     other: Callable[[Results, int], str | None]
     aim: Mapping[int, float]
     """From this batch size on, at least this ratio."""
+    long: Mapping[int, float] = field(default_factory=dict)
+    """The same for texts that are all equally long, of which no order saves padding."""
 
-    def at(self, batch: int) -> float | None:
-        """The aim for a batch size."""
-        found = [value for least, value in sorted(self.aim.items()) if batch >= least]
+    def at(self, texts: str, batch: int) -> float | None:
+        """The aim for a set of texts and a batch size."""
+        aim = self.long if texts in LONG_SETS else self.aim
+        found = [value for least, value in sorted(aim.items()) if batch >= least]
         return found[-1] if found else None
 
 
@@ -91,7 +95,7 @@ def _best(precision: str) -> Callable[[Results, int], str | None]:
 
 
 TARGETS: Sequence[Target] = (
-    Target("ours-fp32 / best sorted fp32 peer", "ours-fp32", _best("fp32"), {1: 1.0, 8: 1.4}),
+    Target("ours-fp32 / best sorted fp32 peer", "ours-fp32", _best("fp32"), {1: 1.0, 8: 1.4}, {1: 1.0, 8: 1.1}),
     Target("ours-fp32 / sentence-transformers as shipped", "ours-fp32", _is("sentence-transformers"), {32: 4.0}),
     Target("ours-fp32 / the Keras recipe", "ours-fp32", _is("keras-recipe"), {32: 5.0}),
     Target("ours-bf16 / openvino-bf16", "ours-bf16", _is("openvino-bf16"), {8: 1.5}),
@@ -113,7 +117,7 @@ def rates_table(results: Results) -> Iterator[str]:
             continue
         share = share_of_peak(results, name, sizes[-1])
         rates = [rate(results, name, size) for size in sizes]
-        cells = [f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in rates]
+        cells = [f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}" for value in rates]
         cells.append("" if share is None else f"{share:.0%}")
         error = variant["error"]
         cells += [f"{error['max_abs']:.1e}", f"{error['cosine_mean']:.6f} {error['cosine_min']:.6f}"]
@@ -133,7 +137,7 @@ def ratios_table(results: Results) -> Iterator[str]:
         cells = []
         for size, other in others.items():
             assert other is not None
-            aim = target.at(size)
+            aim = target.at(results["plan"]["texts"], size)
             cells.append(f"{ratio(results, target.name, other, size):.2f}" + (f" ({aim:g})" if aim else ""))
         rows.append(f"| {target.title} | {' | '.join(cells)} |")
     if rows:

@@ -63,12 +63,14 @@ def test_the_share_of_the_peak_counts_operations(results: Any) -> None:
 
 def test_the_section_shows_rates_ratios_with_aims_and_how_peers_sorted(results: Any, tmp_path: Path) -> None:
     lines = list(section(results))
-    assert "| ours-fp32 | 5.0 | 80% | 2.0e-07 | 1.000000 0.999999 |" in lines
+    assert "| ours-fp32 | 5.00 | 80% | 2.0e-07 | 1.000000 0.999999 |" in lines
     assert "| ours-fp32 / best sorted fp32 peer | 2.00 (1.4) |" in lines
     assert not any("bf16 /" in line for line in lines)  # nothing of the kind was measured
     assert "- fast: batch 8: groups of 4 rows" in lines
     plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    results["plan"]["texts"] = "512-token"
+    assert "| ours-fp32 / best sorted fp32 peer | 2.00 (1.1) |" in list(section(results))
 
 
 def test_a_section_of_a_document_is_replaced_and_nothing_else() -> None:
