@@ -30,9 +30,9 @@ from toolkit.source.settings import SourceSettings
 
 
 def trained(model: keras.Model) -> keras.Model:
-    """``model`` after a step in which every weight that counts moves."""
+    """``model`` after a step that is long enough for every weight that counts to move."""
     texts = tf.constant(TEXTS)
-    model.compile(keras.optimizers.SGD(0.05), "mse")
+    model.compile(keras.optimizers.SGD(5.0), "mse")
     model.fit(texts, np.roll(np.asarray(model(texts)), 1, 0), batch_size=len(TEXTS), verbose=0)
     return model
 

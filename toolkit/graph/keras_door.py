@@ -129,7 +129,11 @@ class Encoder(_Parameters):
         super().__init__(
             {name: tuple(shape) for name, shape in shapes.items()}, fixed=(*family.fixed, UNUSED), **kwargs
         )
-        self.spec: EncoderSpec = family(**spec)
+        # JSON has no tuples
+        numbers: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()
+        }
+        self.spec: EncoderSpec = family(**numbers)
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
         self.stored_shapes = None if tensors is None else {name: tuple(shape) for name, shape in tensors.items()}
         self.skeleton = skeleton
@@ -209,7 +213,7 @@ class Head(_Parameters):
             "residual_weight": empty if "residual" in self.shapes else None,
         }
         known = {field.name for field in fields(_HEADS[kind])}
-        self.spec = _HEADS[kind](**self.numbers, **{name: value for name, value in arrays.items() if name in known})
+        self.spec = _HEADS[kind](**{**self.numbers, **{key: value for key, value in arrays.items() if key in known}})
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return self.spec.apply(self.tensors(), x)
@@ -242,7 +246,7 @@ def _numbers(spec: Any) -> dict[str, Any]:
     return {
         field.name: list(value) if isinstance(value, tuple | list) else value
         for field in fields(spec)
-        if isinstance(value := getattr(spec, field.name), bool | int | float | str | tuple | list)
+        if isinstance(value := getattr(spec, field.name), bool | int | float | str | tuple | list | None)
     }
 
 
