@@ -305,6 +305,7 @@ def in_chunks(
         result = several()
     else:
         # A function of its own: TensorFlow cannot take a branch apart in which a loop calls one that is not inlined.
+        several.__name__ += "_by_token" if per_token else "_by_row"  # which the artifact's functions are told apart by
         called = tf.function(several, autograph=False, experimental_attributes={"_noinline": True})
         result = tf.cond(tf.equal(tf.size(tokens.row_splits), 2), single, called)
     return tf.ensure_shape(result, [None, width])

@@ -110,11 +110,14 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         results: of one row, of a short one, and of any number."""
 
         def encode(chunk: Chunk) -> tf.Tensor:
-            kind = f"{chunk.mask.shape[0]} {chunk.few}"
+            kind = "few" if chunk.few else "single" if chunk.mask.shape[0] == 1 else "several"
             if kind not in self._encoders:
-                self._encoders[kind] = Part(
-                    lambda *handed: self._hidden_states(chunk.taken(*handed)), chunk.handed_specs(), _noinline=True
-                )
+
+                def hidden_states(*handed: tf.Tensor) -> tf.Tensor:
+                    return self._hidden_states(chunk.taken(*handed))
+
+                hidden_states.__name__ += f"_of_{kind}"  # which the artifact's functions are told apart by
+                self._encoders[kind] = Part(hidden_states, chunk.handed_specs(), _noinline=True)
             return self._encoders[kind](*chunk.handed())
 
         return encode
