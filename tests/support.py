@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedMod
 
 from toolkit.convert import Export, export
 from toolkit.corpus.check import check_texts
+from toolkit.encoder.families.bert import BertSpec
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 HIDDEN = 32
@@ -154,6 +155,26 @@ def export_with_tokenizer(tokenizer: Tokenizer, folder: Path) -> Export:
     source = folder / "source"
     sentence_transformer(save_bert(folder / "bert", tokenizer=tokenizer)).save(str(source))
     return export(source, folder / "models", "model", tokenizer_sample=0.01)
+
+
+def bert_without_weights(size: int, activation: str = "gelu", tensors: Mapping[str, Any] | None = None) -> BertSpec:
+    """A BERT of one layer whose hidden and intermediate size is ``size``, to be looked at or given products one by
+    one."""
+    return BertSpec(
+        family="bert",
+        vocab_size=9,
+        hidden_size=size,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=size,
+        max_positions=9,
+        type_vocab_size=1,
+        activation=activation,
+        layer_norm_eps=1e-12,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        tensors=tensors or {},
+    )
 
 
 def largest_difference(a: Any, b: Any) -> float:

@@ -7,31 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import bert_without_weights
 
 import toolkit.encoder.layout
 from toolkit.encoder.batching_options import Batching
-from toolkit.encoder.families.bert import BertSpec
 from toolkit.encoder.layout import LARGEST_PACKED, LayoutOptions
 from toolkit.encoder.precision.mixed import Plan
 from toolkit.encoder.target import GPU, PACKED_KERNEL
 from toolkit.errors import InputError
 
 WIDTH = 8
-SPEC = BertSpec(
-    family="bert",
-    vocab_size=9,
-    hidden_size=WIDTH,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=WIDTH,
-    max_positions=9,
-    type_vocab_size=1,
-    activation="gelu",
-    layer_norm_eps=1e-12,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-    tensors={"kernel": np.zeros([WIDTH, WIDTH], np.float32)},
-)
+SPEC = bert_without_weights(WIDTH, tensors={"kernel": np.zeros([WIDTH, WIDTH], np.float32)})
 
 
 def everything(op: str) -> bool:

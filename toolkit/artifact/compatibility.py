@@ -147,8 +147,10 @@ def suit_servers(version_folder: Path) -> None:
     Attributes that only describe and that older releases complain of are left out. A function that is not inlined is
     optimized when it is called first: once is enough, where two rounds are usual.
     """
-    from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+    from tensorflow.core.protobuf import config_pb2
     from tensorflow.python.saved_model import fingerprinting_utils
+
+    from toolkit.server.runtime import optimize_once
 
     model = read_saved_model(version_folder)
     functions = [item for meta_graph in model.meta_graphs for item in meta_graph.graph_def.library.function]
@@ -158,9 +160,7 @@ def suit_servers(version_folder: Path) -> None:
             node.attr.pop(name, None)
         if "config_proto" in node.attr and node.attr["f"].func.name in called:
             config = config_pb2.ConfigProto.FromString(node.attr["config_proto"].s)
-            options = config.graph_options.rewrite_options
-            options.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
-            options.disable_tfg_optimizer = True  # it fuses nothing, and takes as long as all that does
+            optimize_once(config)
             node.attr["config_proto"].s = config.SerializeToString(deterministic=True)
     (version_folder / "saved_model.pb").write_bytes(model.SerializeToString(deterministic=True))
     fingerprinting_utils.write_fingerprint(str(version_folder))

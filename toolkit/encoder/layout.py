@@ -26,7 +26,7 @@ LATENCY, MEMORY = AIMS = ("latency", "memory")
 """What an export may be optimized for."""
 
 _INT8_KERNEL = "_QuantizedMatMul"
-"""That of int8 products, of the same builds."""
+"""The kernel of int8 products, of the same builds as that of packed weights."""
 
 LARGEST_PACKED = 500_000_000
 """Bytes of an encoder's parameters, its table of words among them, up to which its matrices are packed unless asked

@@ -157,6 +157,11 @@ def _bucket(x: tf.Tensor) -> tf.Tensor:
     return tf.where(x <= 512, power, _round_up(x, 512))
 
 
+def _length_filling(target: Target) -> Callable[[tf.Tensor], tf.Tensor]:
+    """How the length of a padded view is filled up."""
+    return _bucket if target.buckets else _round_up_coarsely
+
+
 def _round_up_rows(x: tf.Tensor) -> tf.Tensor:
     """The rows of a padded view, for the same reason."""
     return _round_up(x, tf.where(x <= 2, 1, tf.where(x <= 4, 2, tf.where(x <= 8, 4, 8))))
@@ -209,10 +214,9 @@ def _filled(size: tf.Tensor, *columns: tf.Tensor) -> list[tf.Tensor]:
 
 def make_chunk(tokens: Tokens, *, coarse: bool = False, target: Target = CPU) -> Chunk:
     """Prepare all rows of ``tokens`` as one chunk; ``coarse`` fills it up to one of fewer sizes."""
-    fill = _bucket if target.buckets else _round_up_coarsely
     lengths = tokens.row_splits[1:] - tokens.row_splits[:-1]
     rows, total = tf.size(lengths), tf.size(tokens.ids)
-    length = tf.maximum(fill(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
+    length = tf.maximum(_length_filling(target)(tf.reduce_max(tf.concat([lengths, [0]], 0))), ROUND_TO)
     # rows without tokens fill the view up
     filled_splits = tf.pad(tokens.row_splits, [[0, _round_up_rows(rows) - rows]], constant_values=total)
     token, mask = padded_index(filled_splits, length)
@@ -319,7 +323,7 @@ def _loop(
     coarse: bool,
     target: Target,
 ) -> tf.Tensor:
-    budget, fill = target.chunk_tokens, _bucket if target.buckets else _round_up_coarsely
+    budget, fill = target.chunk_tokens, _length_filling(target)
     with on_host(target):
         starts = tokens.row_splits[:-1]
         lengths = tokens.row_splits[1:] - starts

@@ -97,16 +97,10 @@ def catalogue() -> Catalogue:
             ("head that classifies, of a CrossEncoder", f"as transformers has it for {', '.join(CLASSIFIERS)}"),
             ("LogitScore, of a CrossEncoder", f"with or without a chat template, for {', '.join(LOGIT_SCORE_TYPES)}"),
             ("MultiVectorMask", "of a MultiVectorEncoder: skip lists, lists of tokens to keep, query expansion"),
-            (
-                "HierarchicalTokenPooling",
-                "of a MultiVectorEncoder: clusters of vectors to their means, in float32",
-            ),
+            ("HierarchicalTokenPooling", "of a MultiVectorEncoder: clusters of vectors to their means, in float32"),
             ("head that fills masks, of a SparseEncoder", f"as transformers has it for {', '.join(MASKED_LM_TYPES)}"),
             ("SpladePooling", f"{' or '.join(SPLADE_STRATEGIES)} over tokens, {' or '.join(SPLADE_ACTIVATIONS)}"),
-            (
-                "SparseStaticEmbedding",
-                "a weight for each token: the whole model, or a Router's route",
-            ),
+            ("SparseStaticEmbedding", "a weight for each token: the whole model, or a Router's route"),
         ),
         tokenizers=tuple(TOKENIZER_KINDS.items()),
         signatures=(

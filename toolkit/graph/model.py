@@ -105,25 +105,21 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
     # parts of the graph
 
-    def encoding(self) -> Callable[[Chunk], tf.Tensor]:
-        """The encoder as a function of chunks. It is in the graph once for each kind of them, whatever is made of its
-        results: of one row, of a short one, and of any number."""
+    def encoded(self, chunk: Chunk) -> tf.Tensor:
+        """The hidden states of a chunk, float32 ``[padded_total, hidden]``. The encoder is in the graph once for each
+        kind of chunk, whatever is made of its results: of one row, of a short one, and of any number."""
+        kind = "few" if chunk.few else "single" if chunk.mask.shape[0] == 1 else "several"
+        if kind not in self._encoders:
 
-        def encode(chunk: Chunk) -> tf.Tensor:
-            kind = "few" if chunk.few else "single" if chunk.mask.shape[0] == 1 else "several"
-            if kind not in self._encoders:
+            def hidden_states(*handed: tf.Tensor) -> tf.Tensor:
+                return self._hidden_states(chunk.taken(*handed))
 
-                def hidden_states(*handed: tf.Tensor) -> tf.Tensor:
-                    return self._hidden_states(chunk.taken(*handed))
-
-                hidden_states.__name__ += f"_of_{kind}"  # which the artifact's functions are told apart by
-                self._encoders[kind] = Part(hidden_states, chunk.handed_specs(), _noinline=True)
-            return self._encoders[kind](*chunk.handed())
-
-        return encode
+            hidden_states.__name__ += f"_of_{kind}"  # which the artifact's functions are told apart by
+            self._encoders[kind] = Part(hidden_states, chunk.handed_specs(), _noinline=True)
+        return self._encoders[kind](*chunk.handed())
 
     def _hidden_states(self, chunk: Chunk) -> tf.Tensor:
-        """Of a chunk, float32 ``[padded_total, hidden]``."""
+        """What ``encoded`` gives, computed in the graph that is being made."""
         spec, plan, adapter = self._task.encoder, self._layout.plan, self._adapter
         params = self.encoder_parameters()
         products: Any
@@ -151,8 +147,8 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         self, tokens: Tokens, row_answers: Callable[[], Callable[[tf.Tensor, Chunk], tf.Tensor]], width: int
     ) -> tf.Tensor:
         """Packed tokens to float32 ``[batch, width]``, as ``by_row`` says."""
-        encode, answers = self.encoding(), row_answers()
-        return self._in_chunks(tokens, lambda chunk: answers(encode(chunk), chunk), width, per_token=False)
+        answers = row_answers()
+        return self._in_chunks(tokens, lambda chunk: answers(self.encoded(chunk), chunk), width, per_token=False)
 
     def _in_chunks(
         self, tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool
@@ -185,9 +181,8 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         ``token_answers`` makes, a function of hidden states ``[padded_total, hidden]`` to ``[padded_total, width]``."""
 
         def each(*packed: tf.Tensor) -> tf.Tensor:
-            encode, answers = self.encoding(), token_answers()
-            tokens = self.packed_tokens(packed)
-            return self._in_chunks(tokens, lambda chunk: answers(encode(chunk)), width, per_token=True)
+            answers, tokens = token_answers(), self.packed_tokens(packed)
+            return self._in_chunks(tokens, lambda chunk: answers(self.encoded(chunk)), width, per_token=True)
 
         return self._together(each, width, counted=self._task.unattended, per_token=True)
 
@@ -263,7 +258,7 @@ class TextModel(ServingModel):
 
     def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
         width = self._task.encoder.hidden_size
-        return self._in_chunks(self.packed_tokens(packed), self.encoding(), width, per_token=True)
+        return self._in_chunks(self.packed_tokens(packed), self.encoded, width, per_token=True)
 
     def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """Strings, prompts before them, to packed tokens, and the int32 number of each text's tokens before

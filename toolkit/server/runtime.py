@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from toolkit.errors import ArtifactError, MissingExtraError
 
-__all__ = ["import_runtime", "import_tensorflow", "text_libraries"]
+__all__ = ["import_runtime", "import_tensorflow", "optimize_once", "text_libraries"]
 
 
 def import_runtime() -> None:
@@ -30,6 +31,16 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _without_keras():
         import_module("tensorflow")
+
+
+def optimize_once(config: Any) -> None:
+    """Let the graph optimizer of a ``ConfigProto`` go over a graph once, where two rounds are usual, the second of
+    which changes next to nothing; and without the step that fuses nothing and takes as long as all that does."""
+    from tensorflow.core.protobuf import rewriter_config_pb2
+
+    options = config.graph_options.rewrite_options
+    options.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
+    options.disable_tfg_optimizer = True
 
 
 def text_libraries() -> list[Path]:

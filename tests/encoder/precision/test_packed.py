@@ -12,32 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from fusion_support import needs_onednn
-from support import TEXTS
+from support import TEXTS, bert_without_weights
 
-from toolkit.encoder.families.bert import BertSpec
 from toolkit.encoder.layout import runs_packed_bfloat16
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.encoder.precision.packed import PackedProducts
 
 SIZE = 24
-
-
-def spec(activation: str) -> BertSpec:
-    return BertSpec(
-        family="bert",
-        vocab_size=9,
-        hidden_size=SIZE,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=SIZE,
-        max_positions=9,
-        type_vocab_size=1,
-        activation=activation,
-        layer_norm_eps=1e-12,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-    )
 
 
 KINDS = pytest.mark.parametrize(
@@ -73,7 +55,7 @@ def test_a_packed_product_equals_a_product_at_every_number_of_rows(
     def both(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # what is read of variables, as models give it
         read = {name: value.read_value() for name, value in params.items()}
-        kind = spec(activation)
+        kind = bert_without_weights(SIZE, activation)
         return computed(PackedProducts(read, kind), x), computed(Float32Products(read, kind), x)
 
     # beyond the class of rows that the first call packs for the weights are put in order anew: slower, not different
@@ -119,7 +101,7 @@ def test_a_packed_product_in_bfloat16_equals_one_to_its_rounding(
     variables = {name: tf.Variable(value) for name, value in stored.items()}
 
     def computed(params: Mapping[str, tf.Tensor], x: tf.Tensor, packed: bool) -> tf.Tensor:
-        products = MixedProducts(params, spec(activation), plan, packed=packed)
+        products = MixedProducts(params, bert_without_weights(SIZE, activation), plan, packed=packed)
         return tf.cast(products.linear(x, "p", activation=activated, residual=2 * x if added else None), tf.float32)
 
     @tf.function(input_signature=[tf.TensorSpec([None, SIZE], tf.float32)], autograph=False)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.framework import errors, op_def_registry
 from tensorflow.python.saved_model import loader_impl
 
@@ -27,7 +27,7 @@ from toolkit.server.models.configfiles import Batching
 from toolkit.server.models.signature import Signature, Tensor
 from toolkit.server.requests import wire
 from toolkit.server.requests.status import Code, ServingError, invalid
-from toolkit.server.runtime import text_libraries
+from toolkit.server.runtime import optimize_once, text_libraries
 from toolkit.server.watching.process import settle
 from toolkit.signatures import SIGNATURES
 
@@ -326,10 +326,7 @@ def _load(
         inter_op_parallelism_threads=options.inter_op_threads,
         use_per_session_threads=bool(options.inter_op_threads),
     )
-    # The optimizer's second round changes next to nothing, and this part of it fuses nothing: a model is ready sooner.
-    rewriting = config.graph_options.rewrite_options
-    rewriting.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
-    rewriting.disable_tfg_optimizer = True
+    optimize_once(config)  # a model is ready sooner
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     stages: dict[str, float] = {}
 
