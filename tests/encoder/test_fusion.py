@@ -60,6 +60,7 @@ def test_batches_in_the_graph_are_as_many_fused_kernels(tiny_source: Path, tmp_p
     for node in calls:  # optimized once, when first called
         options = tf.compat.v1.ConfigProto.FromString(node.attr["config_proto"].s).graph_options.rewrite_options
         assert (options.meta_optimizer_iterations, options.disable_tfg_optimizer) == (1, True)
+        assert (options.memory_optimization, options.layout_optimizer) == (1, 2)  # NO_MEM_OPT, OFF
 
 
 @needs_onednn

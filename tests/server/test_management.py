@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_g
 
 from toolkit.errors import ServerError
 from toolkit.server import Server
+from toolkit.server.requests import wire
 
 StartServer = Any
 
@@ -137,6 +140,38 @@ def test_warmup_that_fails_fails_the_load(start_server: StartServer, tmp_path: P
     (version / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"no records")
     with pytest.raises(ServerError, match="cannot be read"):
         start_server(models_dir=tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_warmup_names_the_record_that_fails_whichever_runs_beside_the_others(
+    start_server: StartServer, tmp_path: Path, wrong: int
+) -> None:
+    requests = [text_request(b"a"), text_request(b"the largest", b"of all"), text_request(b"b")]
+    requests[wrong].model_spec.signature_name = "nope"
+    write_warmup(copy_version(tmp_path / "echo", 1), *requests)
+    with pytest.raises(ServerError, match=rf"record {wrong + 1} fails: "):
+        start_server(models_dir=tmp_path)
+
+
+def test_first_requests_at_a_time_prepare_the_graph_once(tmp_path: Path) -> None:
+    from toolkit.server.models.servable import RunOptions, Servable
+
+    servable = Servable("echo", 1, copy_version(tmp_path / "echo", 1), RunOptions())
+    prepare, made = servable._session._make_callable_from_options, []
+
+    def slowly(options: Any) -> Any:
+        time.sleep(0.05)
+        made.append(options)
+        return prepare(options)
+
+    servable._session._make_callable_from_options = slowly  # type: ignore[method-assign]
+    signature = servable.signatures["serving_default"]
+    arrays = {alias: wire.decode(alias, proto) for alias, proto in text_request(b"a").inputs.items()}
+    with ThreadPoolExecutor(4) as pool:
+        for run in [pool.submit(servable.run, signature, arrays, tuple(sorted(signature.outputs))) for _ in range(4)]:
+            run.result()
+    servable.close()
+    assert len(made) == 1
 
 
 def test_start_is_refused_with_the_reason(start_server: StartServer, tmp_path: Path) -> None:

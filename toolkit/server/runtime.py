@@ -35,11 +35,14 @@ def import_tensorflow() -> None:
 
 def optimize_once(config: Any) -> None:
     """Let the graph optimizer of a ``ConfigProto`` go over a graph once, where two rounds are usual, the second of
-    which changes next to nothing; and without the step that fuses nothing and takes as long as all that does."""
+    which changes next to nothing; and without the steps that change nothing in a graph without gradients and
+    convolutions, and take as long as all that do: those for memory and for layouts, and MLIR's."""
     from tensorflow.core.protobuf import rewriter_config_pb2
 
     options = config.graph_options.rewrite_options
     options.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
+    options.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
+    options.layout_optimizer = rewriter_config_pb2.RewriterConfig.OFF
     options.disable_tfg_optimizer = True
 
 

@@ -80,6 +80,7 @@ class Servable:
         self._options = options
         self._callables: dict[tuple[tuple[str, ...], tuple[str, ...]], Callable[..., list[Array]]] = {}
         self._lock = threading.Lock()
+        self._making = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._leases = 0
         self._closing = False
@@ -123,6 +124,11 @@ class Servable:
     def load_seconds(self) -> float:
         """How long loading took; ``stages`` has its parts."""
         return sum(self.stages.values())
+
+    @property
+    def batches(self) -> bool:
+        """Whether requests of several callers are joined."""
+        return bool(self._batched)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -252,11 +258,14 @@ class Servable:
             # In the caller's thread: with batching it only hands its rows over, and a batch runs on the scheduler's
             # threads; waking a thread of the inter-op pool would cost more than the work it is given.
             options.run_options.inter_op_thread_pool = -1
-        made: Callable[..., list[Array]] = self._session._make_callable_from_options(options)
-        with self._lock:
-            if len(self._callables) >= _MAX_CALLABLES:
-                self._callables.pop(next(iter(self._callables)))
-            return self._callables.setdefault(key, made)
+        with self._making:  # it takes seconds for a large graph: what others are making is waited for
+            found = self._callables.get(key)
+            if found is None:
+                found = self._session._make_callable_from_options(options)
+                if len(self._callables) >= _MAX_CALLABLES:
+                    self._callables.pop(next(iter(self._callables)))
+                self._callables[key] = found
+        return found
 
 
 def count_rows(arrays: Iterable[Array]) -> int:

@@ -7,6 +7,8 @@ Source of the rules: TF Serving's ``saved_model_warmup_util.cc``: a TFRecord fil
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tensorflow.python.lib.io import tf_record
@@ -27,14 +29,45 @@ _FRAME = 16  # bytes of a TFRecord besides its content: length, and checksums of
 
 
 def replay(core: Core, servable: Servable, iterations: int) -> list[float]:
-    """Runs a servable's warm-up requests, if it has any, ``iterations`` times each; returns the seconds of each.
+    """Runs a servable's warm-up requests, if it has any, ``iterations`` times each; returns the seconds of each run.
 
-    Raises `ArtifactError` for a file that cannot be read or a request that fails.
+    They run in order, but for the largest, which runs beside the others: what a version does the first time, such as
+    optimizing the graph's functions, keeps one CPU busy however many there are. Where requests are batched by the
+    server all run in order, so that none is joined with another.
+
+    Raises `ArtifactError` for a file that cannot be read, before any request is run, or for a request that fails.
     """
     file = servable.path / WARMUP_FILE
     if not file.exists():
         return []
-    count, read, times = 0, 0, []
+    requests = list(_requests(file))
+
+    def run(place: int) -> list[float]:
+        times = []
+        for _ in range(iterations):
+            started = time.perf_counter()
+            try:
+                _run(core, servable, requests[place])
+            except ServingError as error:
+                raise ArtifactError(f"{file}: record {place + 1} fails: {error}") from None
+            times.append(time.perf_counter() - started)
+        return times
+
+    places = range(len(requests))
+    times = {place: run(place) for place in (places if servable.batches else places[:1])}
+    left = [place for place in places if place not in times]
+    if not left:
+        return [seconds for place in places for seconds in times[place]]
+    largest = max(left, key=lambda place: requests[place].ByteSize())
+    with ThreadPoolExecutor(1, thread_name_prefix="warm-up") as beside:
+        aside = beside.submit(run, largest)
+        times |= {place: run(place) for place in left if place != largest}
+        times[largest] = aside.result()
+    return [seconds for place in places for seconds in times[place]]
+
+
+def _requests(file: Path) -> Iterator[predict_pb2.PredictRequest]:
+    count, read = 0, 0
     try:
         with deprecation.silence():  # the only reader that checks checksums and starts no second runtime
             records = tf_record.tf_record_iterator(str(file))
@@ -47,19 +80,13 @@ def replay(core: Core, servable: Servable, iterations: int) -> list[float]:
             if log.WhichOneof("log_type") != "predict_log":
                 kind = log.WhichOneof("log_type") or "nothing"
                 raise ArtifactError(f"{file}: record {count} is {kind}, which is not supported; supported: predict_log")
-            for _ in range(iterations):
-                started = time.perf_counter()
-                _run(core, servable, log.predict_log.request)
-                times.append(time.perf_counter() - started)
+            yield log.predict_log.request
         if read != file.stat().st_size:
             raise ArtifactError(f"{file}: record {count + 1} cannot be read: the file ends within it")
-    except ServingError as error:
-        raise ArtifactError(f"{file}: record {count} fails: {error}") from None
     except ArtifactError:
         raise
     except Exception as error:  # TensorFlow's DataLossError, protobuf's DecodeError
         raise ArtifactError(f"{file}: record {count + 1} cannot be read: {error}") from None
-    return times
 
 
 def _run(core: Core, servable: Servable, request: predict_pb2.PredictRequest) -> None:
