@@ -81,11 +81,15 @@ class SourceError(ToolkitError):
 
 
 class UnsupportedError(SourceError):
-    """The checkpoint asks for something that is not supported; names where, what and the alternatives."""
+    """The checkpoint asks for something that is not supported; names where, what, the alternatives and, where it is
+    known, the reason."""
 
-    def __init__(self, file: str, field: str, value: object, supported: Iterable[object] | str) -> None:
+    def __init__(
+        self, file: str, field: str, value: object, supported: Iterable[object] | str, *, because: str | None = None
+    ) -> None:
         options = supported if isinstance(supported, str) else ", ".join(str(item) for item in supported)
-        super().__init__(f"{file}: {field} is {value!r}, which is not supported; supported: {options}")
+        reason = f" ({because})" if because else ""
+        super().__init__(f"{file}: {field} is {value!r}, which is not supported{reason}; supported: {options}")
         self.file = file
         self.field = field
         self.value = value

@@ -273,6 +273,15 @@ def test_an_export_refuses_another_architecture_whose_weights_are_whole(source: 
     assert "h.0.attn.c_attn.weight" in open_checkpoint(source).modules[0].tensors
 
 
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [("convbert", "convolve"), ("luke", "entities"), ("embedding_gemma2", "images"), ("qwen3_moe", "experts")],
+)
+def test_the_reason_is_said_where_it_is_known(model_type: str, reason: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"model_type is '{model_type}'.*{reason}.*; supported: bert"):
+        require_model_type({"model_type": model_type}, Path("config.json"), ("bert",))
+
+
 def test_a_model_type_that_is_taken_passes() -> None:
     require_model_type({"model_type": "bert"}, Path("config.json"), ("mpnet", "bert"))
 

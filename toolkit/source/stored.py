@@ -30,6 +30,18 @@ _ENCODER_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_EXPERTS = "a mixture of experts: each token goes through layers of its own choice"
+_REFUSED: Mapping[str, str] = {
+    "convbert": "its layers convolve over neighbouring tokens, by kernels made of the text",
+    "embedding_gemma2": "images and sound go through it too, and its text layers are those of embedding_gemma2_text",
+    "embedding_gemma2_text": "unlike Gemma 3: heads of two sizes, normalized values, an input of its own to each layer",
+    "luke": "attention between words and entities, which are marked beside the text",
+    "mluke": "attention between words and entities, which are marked beside the text",
+    "mixtral": _EXPERTS,
+    "qwen2_moe": _EXPERTS,
+    "qwen3_moe": _EXPERTS,
+}
+"""Why encoders that are asked for are no family's."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -54,7 +66,9 @@ class StoredModule:
 def require_model_type(config: Mapping[str, Any], file: Path, supported: Collection[str]) -> None:
     """Refuse by name, before weights are looked at, what no family takes. ``config`` is ``file``'s content."""
     if config.get("model_type") not in supported:
-        raise UnsupportedError(str(file), "model_type", config.get("model_type"), supported)
+        wanted = config.get("model_type")
+        because = _REFUSED.get(wanted) if isinstance(wanted, str) else None
+        raise UnsupportedError(str(file), "model_type", wanted, supported, because=because)
 
 
 def find_stored(
