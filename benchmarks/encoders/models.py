@@ -6,11 +6,12 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LONG", "MODELS", "Dimensions", "dimensions", "flops", "minilm", "source"]
+__all__ = ["LONG", "MODELS", "Dimensions", "dimensions", "flops", "minilm", "save", "source"]
 
 MODELS = {
     "minilm": "all-MiniLM-L6-v2",
@@ -89,9 +90,7 @@ def _make(model: str, target: Path) -> None:
     """transformers' default configurations, which are those of base size, and Qwen3-0.6B's; tokenizer and pooling are
     MiniLM's."""
     import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import AutoModel, BertConfig, ModernBertConfig, MPNetConfig, Qwen3Config, XLMRobertaConfig
+    from transformers import BertConfig, ModernBertConfig, MPNetConfig, Qwen3Config, XLMRobertaConfig
 
     torch.manual_seed(0)
     words = 30_522  # MiniLM's vocabulary
@@ -130,10 +129,23 @@ def _make(model: str, target: Path) -> None:
         "modernbert-long": ModernBertConfig(num_hidden_layers=3),
         "qwen3-long": qwen3(2),
     }
+    save(configurations[model], target, LONGEST if model in LONG else MAX_LENGTH)
+
+
+def save(configuration: Any, target: Path, max_length: int, tokenizer: Any = None) -> None:
+    """A SentenceTransformer of random weights in ``target``, with mean pooling and, if no other is given, MiniLM's
+    tokenizer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import AutoModel
+
     encoder = target.with_name("encoder")
-    shutil.copytree(minilm(), encoder, ignore=shutil.ignore_patterns("*.safetensors", "1_Pooling", "modules.json"))
-    AutoModel.from_config(configurations[model]).save_pretrained(encoder)
-    transformer = Transformer(str(encoder), max_seq_length=LONGEST if model in LONG else MAX_LENGTH)
+    if tokenizer is None:
+        shutil.copytree(minilm(), encoder, ignore=shutil.ignore_patterns("*.safetensors", "1_Pooling", "modules.json"))
+    else:
+        tokenizer.save_pretrained(encoder)
+    AutoModel.from_config(configuration).save_pretrained(encoder)
+    transformer = Transformer(str(encoder), max_seq_length=max_length)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(str(target))
     shutil.rmtree(encoder)
