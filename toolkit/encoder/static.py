@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.fields import Fields
-from toolkit.encoder.weights import Weights
 from toolkit.errors import SourceError
 
 if TYPE_CHECKING:
@@ -52,18 +51,19 @@ class StaticSpec(EncoderSpec):
         for name in ("max_norm", "padding_idx"):  # of a live model's EmbeddingBag
             fields.only(name, (None,))
         table = module.tensors.get(_TENSOR)
-        if table is None or table.ndim != 2 or 0 in table.shape:
-            raise SourceError(f"{module.file}: expected a tensor {_TENSOR!r} of [tokens, numbers]")
+        if table is None or len(module.tensors) > 1 or table.ndim != 2 or 0 in table.shape:
+            raise SourceError(f"{module.file}: expected a tensor {_TENSOR!r} of [tokens, numbers] alone")
         return cls.of(module.tensors)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Array]) -> Self:
-        """The spec of a table ``[tokens, numbers]``, whose name is ``embedding.weight``."""
-        rows, size = tensors[_TENSOR].shape
+        """The spec of a table ``[tokens, numbers]`` or ``[tokens]``, whatever its name is."""
+        (table,) = tensors.values()
+        rows, *sizes = table.shape
         return cls(
             family=STATIC,
             vocab_size=rows,
-            hidden_size=size,
+            hidden_size=sizes[0] if sizes else 1,
             num_layers=0,
             num_heads=0,
             intermediate_size=0,
@@ -80,10 +80,8 @@ class StaticSpec(EncoderSpec):
         return f"static, {self.vocab_size} tokens of {self.hidden_size} numbers"
 
     def stored(self) -> dict[str, Array]:
-        weights = Weights(self.tensors)
-        table = weights.take(_TENSOR, (self.vocab_size, self.hidden_size))
-        weights.finish()
-        return {_TABLE: table}
+        (table,) = self.tensors.values()
+        return {_TABLE: table.reshape(self.vocab_size, self.hidden_size)}
 
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
         return products.embedding(_TABLE, chunk.tokens.ids)

@@ -1,9 +1,9 @@
-"""The way back: a Keras model of ``to_keras``, however it was trained since, as the SentenceTransformer that it is."""
+"""The way back: a Keras model of ``to_keras``, however it was trained since, as the model that it was made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +13,31 @@ import numpy.typing as npt
 import tensorflow as tf
 import torch
 
-from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.places import Places
 from toolkit.errors import CheckError, InputError, SourceError, UnsupportedError
-from toolkit.graph.keras_door import UNUSED, Encoder, Head, Pooling, Tokenize, Truncate
-from toolkit.graph.spec import max_length
+from toolkit.graph.keras_door import tokenizing
+from toolkit.graph.keras_layers import (
+    UNUSED,
+    WORDS,
+    Activation,
+    Answer,
+    Encoder,
+    Head,
+    Occurrence,
+    Pooling,
+    Tokenize,
+    TokenizePairs,
+    Truncate,
+)
+from toolkit.graph.tasks import read_spec
+from toolkit.signatures import Views
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
 from toolkit.source.settings import SourceSettings
 from toolkit.source.skeleton import filled
 from toolkit.source.traced import require_finite
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.model import BaseModel
 
 __all__ = ["from_keras", "keras_checkpoint"]
 
@@ -32,26 +45,31 @@ Array = npt.NDArray[np.float32]
 
 BOUND = 1e-5
 BATCH = 16
-OURS = (Tokenize, Encoder, Pooling, Head, Truncate)
+ANSWERING = (Pooling, Answer, Occurrence)
+"""Of which each model has one, behind its encoder."""
+OURS = (*ANSWERING, Tokenize, TokenizePairs, Encoder, Head, Truncate, Activation)
 TRIED = ("hello world", "", "a much longer sentence about embedding models in production, with commas", "東京 🚀")
-"""Texts for which a model that came back must give the same vectors."""
+"""Texts for which a model that came back must give the same answers."""
 
 
-def from_keras(model: keras.Model | str | Path) -> SentenceTransformer:
-    """The SentenceTransformer that a model of ``to_keras`` is, with the weights that it has now: ``.save(folder)``
-    writes the folder.
+def from_keras(model: keras.Model | str | Path) -> BaseModel:
+    """The model of sentence-transformers that a model of ``to_keras`` is, with the weights that it has now:
+    ``.save(folder)`` writes the folder.
 
-    ``model`` is the live model or the ``.keras`` file that its ``save`` wrote. Vectors are equal within 1e-5. The
+    ``model`` is the live model or the ``.keras`` file that its ``save`` wrote. Answers are equal within 1e-5. The
     prompt and the cut that ``to_keras`` was asked for are the default ones.
 
-    Raises ``UnsupportedError`` naming the layer that a SentenceTransformer has no place for, ``SourceError`` for
+    Raises ``UnsupportedError`` naming the layer that sentence-transformers has no place for, ``SourceError`` for
     weights that are not finite and a file that is none, ``CheckError`` if the two differ.
     """
     return keras_checkpoint(model).reference
 
 
-def keras_checkpoint(model: keras.Model | str | Path, settings: SourceSettings = SourceSettings()) -> Checkpoint:
-    """The checkpoint that a model of ``to_keras`` stands for; its embeddings by default are the Keras model's own.
+def keras_checkpoint(
+    model: keras.Model | str | Path, settings: SourceSettings = SourceSettings(), task: str | None = None
+) -> Checkpoint:
+    """The checkpoint that a model of ``to_keras`` stands for, which may be asked to be one of a ``task``; its answers
+    by default are the Keras model's own.
 
     Raises as ``from_keras``, and ``InputError`` for settings that belong to the Keras model.
     """
@@ -59,16 +77,46 @@ def keras_checkpoint(model: keras.Model | str | Path, settings: SourceSettings =
         if (value := getattr(settings, name)) is not None:
             raise InputError(f"{name} {value!r}: the Keras model has its own; set it where to_keras makes the model")
     live, source = (_loaded(Path(model)), str(model)) if isinstance(model, str | Path) else (model, _shown(model))
-    encoder, heads = _parts(live, source)
-    weights = {0: _encoder_tensors(encoder, source), **{head.place: _head_tensors(head, source) for head in heads}}
+    encoder, *heads = _parts(live, source)
+    assert isinstance(encoder, Encoder)
+    weights = {0: _encoder_tensors(encoder, source)}
+    for layer in heads:
+        if isinstance(layer, Head):
+            weights[layer.place] = _head_tensors(layer, source)
+        elif isinstance(layer, Answer):
+            weights[0] |= _answer_tensors(layer, encoder, source)
     for tensors in weights.values():
         require_finite({name: torch.from_numpy(value) for name, value in tensors.items()}, source)
     assert encoder.skeleton is not None
     original = filled(encoder.skeleton, weights).reference
-    checkpoint = open_checkpoint(original, settings=settings)
-    embed = _embedding(live, encoder.spec, checkpoint, source)
-    _require_equal(embed(TRIED), np.asarray(original.encode(list(TRIED), show_progress_bar=False)), source)
-    return replace(checkpoint, source=source, embed=lambda texts: embed(texts)[:, : checkpoint.truncate_dim])
+    checkpoint = open_checkpoint(original, task=task, settings=settings)
+    answers = _answers(live, checkpoint, source)
+    tried: Sequence[Any] = TRIED
+    if checkpoint.task == "rerank":
+        tried = list(zip(TRIED, TRIED[::-1], strict=True))
+    _require_equal(answers(tried), _ORIGINALS[checkpoint.task](original, tried), source)
+    return replace(checkpoint, source=source, answers=lambda rows: answers(rows)[..., : checkpoint.truncate_dim])
+
+
+def _vectors(model: Any, rows: Sequence[Any]) -> Array:
+    return np.asarray(model.encode(list(rows), show_progress_bar=False))
+
+
+def _scores(model: Any, rows: Sequence[Any]) -> Array:
+    return np.asarray(model.predict(list(rows), show_progress_bar=False))
+
+
+def _activations(model: Any, rows: Sequence[Any]) -> Array:
+    options = {"convert_to_sparse_tensor": False, "show_progress_bar": False}
+    return np.asarray(model.encode(list(rows), max_active_dims=model.get_embedding_dimension(), **options))
+
+
+_ORIGINALS: Mapping[str, Callable[[Any, Sequence[Any]], Array]] = {
+    "embed": _vectors,
+    "rerank": _scores,
+    "sparse": _activations,
+}
+"""What the models of a task answer by default, as their Keras models do."""
 
 
 def _shown(model: Any) -> str:
@@ -83,25 +131,25 @@ def _loaded(file: Path) -> keras.Model:
         raise SourceError(f"{file}: Keras cannot load it: {reason}") from error
 
 
-def _parts(model: keras.Model, source: str) -> tuple[Encoder, list[Head]]:
-    """The layers that may have weights, once all are known to be of those that ``to_keras`` makes."""
+def _parts(model: keras.Model, source: str) -> list[Any]:
+    """The layers that may have weights, the encoder first, once all are known to be those of ``to_keras``."""
     layers = [layer for layer in getattr(model, "layers", ()) if not isinstance(layer, keras.layers.InputLayer)]
     supported = "the layers of to_keras alone; give the model that it made, which others may be built on"
     for layer in layers:
         if not isinstance(layer, OURS):
             raise UnsupportedError(source, f"layer {layer.name!r}", type(layer).__name__, supported)
-    kinds = [type(layer) for layer in layers]
-    if any(kinds.count(kind) != 1 for kind in (Encoder, Pooling)):
+    encoders = [layer for layer in layers if isinstance(layer, Encoder)]
+    if len(encoders) != 1 or sum(isinstance(layer, ANSWERING) for layer in layers) != 1:
         raise UnsupportedError(source, "layers", [layer.name for layer in layers], supported)
-    encoder = next(layer for layer in layers if isinstance(layer, Encoder))
+    (encoder,) = encoders
     if encoder.skeleton is None:
         raise UnsupportedError(
             source, f"layer {encoder.name!r}", "saved by an earlier release", "models of this release's to_keras"
         )
-    return encoder, [layer for layer in layers if isinstance(layer, Head)]
+    return [encoder, *(layer for layer in layers if isinstance(layer, Head | Answer))]
 
 
-def _values(layer: Encoder | Head, source: str) -> dict[str, Array]:
+def _values(layer: Encoder | Head | Answer, source: str) -> dict[str, Array]:
     for variable in layer.params.values():
         if variable.dtype != "float32":
             raise UnsupportedError(source, f"dtype of layer {layer.name!r}", variable.dtype, "float32")
@@ -112,7 +160,8 @@ def _encoder_tensors(encoder: Encoder, source: str) -> dict[str, Array]:
     assert encoder.stored_shapes is not None
     values = _values(encoder, source)
     unused = {name.removeprefix(UNUSED): values.pop(name) for name in list(values) if name.startswith(UNUSED)}
-    return {**Places(encoder.spec, encoder.stored_shapes).put_back(values), **unused}
+    own = Places(encoder.spec, encoder.stored_shapes).put_back(values)
+    return {**{f"{encoder.prefix}{name}": value for name, value in own.items()}, **unused}
 
 
 def _head_tensors(head: Head, source: str) -> dict[str, Array]:
@@ -120,29 +169,38 @@ def _head_tensors(head: Head, source: str) -> dict[str, Array]:
     return {head.spec.stored[name]: value.T for name, value in _values(head, source).items()}
 
 
-def _embedding(
-    model: keras.Model, encoder: EncoderSpec, checkpoint: Checkpoint, source: str
-) -> Callable[[Sequence[str]], Array]:
-    """The Keras model as a function of texts, its default prompt before them, to float32 ``[texts, dim]``."""
-    if isinstance(model.input, Mapping):  # of tokens
-        if checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in checkpoint.reference):
-            raise UnsupportedError(source, "inputs", "tokens", "text, where pooling leaves a prompt out")
-        raw = replace(checkpoint.tokenizer, max_length=max_length(checkpoint, encoder))
-        tokenize = Tokenize(asdict(raw), checkpoint.prompt, encoder.vocab_size)
-    else:
-        tokenize = tf.identity
+def _answer_tensors(answer: Answer, encoder: Encoder, source: str) -> dict[str, Array]:
+    values = _values(answer, source)
+    if encoder.hands_on:
+        values["words"] = np.asarray(encoder.params[WORDS].numpy())
+    return {name: values[own] if own == "words" else values[own].T for own, name in answer.stored.items()}
 
-    def embed(texts: Sequence[str]) -> Array:
-        batches = [list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
-        answers = [model(tokenize(tf.constant([text.encode() for text in batch]))).numpy() for batch in batches]
-        return np.concatenate(answers)
 
-    return embed
+def _answers(model: keras.Model, checkpoint: Checkpoint, source: str) -> Callable[[Sequence[Any]], Array]:
+    """The Keras model as a function of texts, or of pairs of them, its default prompt before them."""
+    tokens = isinstance(model.input, Mapping) and "input_ids" in model.input
+    if tokens and checkpoint.prompt and not all(getattr(item, "include_prompt", True) for item in checkpoint.reference):
+        raise UnsupportedError(source, "inputs", "tokens", "text, where pooling leaves a prompt out")
+    tokenize = tokenizing(read_spec(checkpoint, Views(prompts=())), checkpoint) if tokens else None
+
+    def given(rows: Sequence[Any]) -> Any:
+        columns = [rows] if checkpoint.task != "rerank" else list(zip(*rows, strict=True))
+        texts = [tf.constant([text.encode() for text in column]) for column in columns]
+        if tokenize is not None:
+            return tokenize(*texts)
+        return texts[0] if checkpoint.task != "rerank" else dict(zip(("query", "document"), texts, strict=True))
+
+    def answers(rows: Sequence[Any]) -> Array:
+        batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        return np.concatenate([model(given(batch)).numpy() for batch in batches])
+
+    return answers
 
 
 def _require_equal(ours: Array, theirs: Array, source: str) -> None:
-    difference = float(np.max(np.abs(ours - theirs)))
+    if ours.shape != theirs.shape:
+        raise CheckError(f"{source}: it answers {ours.shape[1:]} numbers, and with its weights {theirs.shape[1:]}")
+    # sums over tokens, and scores without an activation, may be large
+    difference = float(np.max(np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs))))
     if not difference <= BOUND:
-        raise CheckError(
-            f"{source}: the SentenceTransformer with its weights differs by {difference:.2g} (bound {BOUND:g})"
-        )
+        raise CheckError(f"{source}: the model that its weights make differs by {difference:.2g} (bound {BOUND:g})")

@@ -31,15 +31,13 @@ def open_source(
     """
     if not _is_keras(source):
         return open_checkpoint(source, task=task, settings=settings, revision=revision, **options)
-    if task not in (None, "embed"):
-        raise InputError(f"task {task!r}: Keras models are for embed")
     if revision is not None:
         raise InputError(f"revision {revision!r}: goes with models of the hub, not with a Keras model")
     try:
         from toolkit.graph.keras_back import keras_checkpoint
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "tensorflow", "convert") from error
-    return keras_checkpoint(source, settings)
+    return keras_checkpoint(source, settings, task)
 
 
 def _is_keras(source: Any) -> TypeGuard[str | Path | keras.Model]:

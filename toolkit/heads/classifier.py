@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from toolkit.encoder.fields import Fields
 from toolkit.errors import SourceError, UnsupportedError
+from toolkit.heads.head import RowHead, with_norm_bias
 from toolkit.heads.pooling import PoolingSpec, pool
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ _POOLINGS = {"cls": "cls", "bos": "cls", "mean": "mean", "late": "late"}
 
 
 @dataclass(frozen=True)
-class ClassifierSpec:
+class ClassifierSpec(RowHead):
     """Hidden states to ``labels`` numbers: pooled, then a layer with an activation (and LayerNorm), then a linear one.
 
     ``pooling`` is ``cls``, ``mean``, ``late`` (the mean of all tokens' numbers) or ``last``, the last token whose id is
@@ -81,13 +82,20 @@ class ClassifierSpec:
     epsilon: float
     pad_id: int
     tensors: Mapping[str, Array] = field(repr=False)
+    stored: Mapping[str, str] = field(repr=False)
 
     def __str__(self) -> str:
         layer = f"{self.activation}, " if "dense" in self.tensors else ""
         return f"classifier  {self.pooling}, {layer}{self.labels} label{'s' * (self.labels > 1)}"
 
+    @property
+    def weights(self) -> Mapping[str, Array]:
+        return {name: self.tensors[name] for name in self.stored}
+
+    def derived(self, weights: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return with_norm_bias(weights)
+
     def apply(self, params: Mapping[str, tf.Tensor], hidden: tf.Tensor, chunk: Chunk) -> tf.Tensor:
-        """Hidden states ``[padded_total, hidden]`` of a chunk to float32 ``[rows, labels]``."""
         from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, dense, layer_norm
 
         x = hidden if self.pooling == "late" else self._pooled(hidden, chunk)
@@ -126,11 +134,12 @@ def read_classifier(module: RawModule) -> tuple[RawModule, ClassifierSpec]:
     if kind in ("deberta", "deberta-v2"):
         fields.only("pooler_hidden_size", (hidden,))
     tensors: dict[str, Array] = {}
+    stored: dict[str, str] = {}
 
     def take(out: str, name: str, *, optional: bool = False) -> None:
         found = left.pop(name, None)
         if found is not None:
-            tensors[out] = np.ascontiguousarray(found.T, np.float32)
+            tensors[out], stored[out] = np.ascontiguousarray(found.T, np.float32), name
         elif not optional:
             raise SourceError(f"{module.file}: the weights lack {name!r}")
 
@@ -165,6 +174,7 @@ def read_classifier(module: RawModule) -> tuple[RawModule, ClassifierSpec]:
         epsilon=fields.epsilon("norm_eps") if form.norm is not None else 0.0,
         pad_id=-1 if pad_id is None else int(pad_id),
         tensors=tensors,
+        stored=stored,
     )
     encoder = {name.removeprefix(prefix): value for name, value in left.items()}
     return replace(module, tensors=encoder), spec

@@ -16,19 +16,23 @@ from toolkit.errors import SourceError
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from toolkit.encoder.packing import Chunk
     from toolkit.source.checkpoint import RawModule
 
 __all__ = [
     "SENTENCE",
     "TOKENS",
     "HeadSpec",
+    "RowHead",
     "features",
     "head_parameters",
     "no_leftovers",
     "own_parameters",
     "require_feature",
+    "same_table",
     "stage_names",
     "tensor",
+    "with_norm_bias",
 ]
 
 Array = npt.NDArray[np.float32]
@@ -73,6 +77,44 @@ class HeadSpec(ABC):
     @abstractmethod
     def apply(self, params: Mapping[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         """Embeddings float32 ``[..., in]`` to ``[..., out]``; ``params`` as ``parameters`` names them."""
+
+
+class RowHead(ABC):
+    """What makes an answer of the hidden states of a row's tokens, by weights of the encoder's own module.
+
+    ``stored`` names its weights, those that training changes, and says which they are in the module, where matrices lie
+    the other way round, but for the table of ``words``, which may be the encoder's own.
+    """
+
+    stored: Mapping[str, str]
+
+    @property
+    @abstractmethod
+    def weights(self) -> Mapping[str, Array]:
+        """Those that ``stored`` names, but for ``words`` that are the encoder's own."""
+
+    @abstractmethod
+    def derived(self, weights: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What ``apply`` takes, of all that ``stored`` names, where they are trained further."""
+
+    @abstractmethod
+    def apply(self, params: Mapping[str, tf.Tensor], hidden: tf.Tensor, chunk: Chunk) -> tf.Tensor:
+        """Hidden states ``[padded_total, hidden]`` of a chunk to float32 ``[rows, answers]``."""
+
+
+def with_norm_bias(weights: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """``weights``, and for a LayerNorm by ``gamma`` that has none the ``beta`` of zeros."""
+    import tensorflow as tf
+
+    found = dict(weights)
+    if "gamma" in found:
+        found.setdefault("beta", tf.zeros_like(found["gamma"]))
+    return found
+
+
+def same_table(a: Array | None, b: Array) -> bool:
+    """Whether two tables of words are one."""
+    return a is not None and (np.shares_memory(a, b) or np.array_equal(a, b))
 
 
 def stage_names(heads: Sequence[Any]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from toolkit.encoder.fields import Fields
 from toolkit.encoder.weights import Weights
 from toolkit.errors import UnsupportedError
+from toolkit.heads.head import RowHead, same_table
 from toolkit.heads.pooling import PoolingSpec, pool
 
 if TYPE_CHECKING:
@@ -35,16 +36,17 @@ _CAPPED = ("gemma2", "gemma3_text")
 LOGIT_SCORE_TYPES = ("llama", "mistral", "qwen2", "qwen3", *_CAPPED, "granite")
 """Each ``model_type`` whose logits are computed here."""
 
-_TABLE = "lm_head.weight"
+_TABLE, _EMBEDDINGS = "lm_head.weight", "embed_tokens.weight"
 
 
 @dataclass(frozen=True)
-class LogitScoreSpec:
+class LogitScoreSpec(RowHead):
     """The last token's hidden state to one number: the logit of the word ``true_id``, less that of ``false_id`` where
     there is one.
 
     Logits are divided by ``divisor``, then kept between ``-cap`` and ``cap`` by a hyperbolic tangent (``None``: not).
-    ``tensors`` are the rows of these words in the table of words, ``output`` ``[hidden, 1 or 2]``.
+    ``tensors`` are the rows of these words in the table of words, ``output`` ``[hidden, 1 or 2]``; ``words`` is that
+    table, ``None`` where it is the encoder's.
     """
 
     labels: ClassVar[int] = 1
@@ -56,13 +58,30 @@ class LogitScoreSpec:
     divisor: float
     cap: float | None
     tensors: Mapping[str, Array] = field(repr=False)
+    words: Array | None = field(repr=False)
+
+    @property
+    def stored(self) -> Mapping[str, str]:  # type: ignore[override]  # the same of all
+        return {"words": _TABLE}
 
     def __str__(self) -> str:
         less = "" if self.false_id is None else f" less that of {self.false_id}"
         return f"logit score last token, logit of word {self.true_id}{less}"
 
+    @property
+    def weights(self) -> Mapping[str, Array]:
+        return {} if self.words is None else {"words": self.words}
+
+    def derived(self, weights: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        import tensorflow as tf
+
+        return {"output": tf.transpose(tf.gather(weights["words"], self._asked))}
+
+    @property
+    def _asked(self) -> list[int]:
+        return [self.true_id, *([] if self.false_id is None else [self.false_id])]
+
     def apply(self, params: Mapping[str, tf.Tensor], hidden: tf.Tensor, chunk: Chunk) -> tf.Tensor:
-        """Hidden states ``[padded_total, hidden]`` of a chunk to float32 ``[rows, 1]``."""
         import tensorflow as tf
 
         from toolkit.encoder.layers import dense
@@ -95,6 +114,7 @@ def read_logit_score(module: RawModule, score: RawModule) -> tuple[RawModule, Lo
     words = [Fields(score).index(name, vocab) for name in dict.fromkeys(("true_token_id", *given))]
     cap = "final_logit_softcapping"
     capped = kind in _CAPPED and module.config.get(cap) is not None
+    own = {name.removeprefix(prefix): value for name, value in module.tensors.items() if name.startswith(prefix)}
     spec = LogitScoreSpec(
         hidden_size=hidden,
         true_id=words[0],
@@ -102,6 +122,6 @@ def read_logit_score(module: RawModule, score: RawModule) -> tuple[RawModule, Lo
         divisor=fields.positive_number("logits_scaling") if kind == "granite" else 1.0,
         cap=fields.positive_number(cap) if capped else None,
         tensors={"output": np.ascontiguousarray(table[words].T, np.float32)},
+        words=None if same_table(own.get(_EMBEDDINGS), table) else table,
     )
-    own = {name.removeprefix(prefix): value for name, value in module.tensors.items() if name.startswith(prefix)}
     return replace(module, tensors=own), spec

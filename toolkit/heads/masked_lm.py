@@ -17,6 +17,7 @@ import numpy.typing as npt
 from toolkit.encoder.fields import Fields
 from toolkit.encoder.weights import Weights
 from toolkit.errors import UnsupportedError
+from toolkit.heads.head import same_table
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -88,13 +89,15 @@ MASKED_LM_TYPES = tuple(_FORMS)
 @dataclass(frozen=True)
 class MaskedLMSpec:
     """``kernel`` ``[hidden, size]`` and ``bias``, the activation, LayerNorm by ``gamma`` and ``beta``, then the product
-    with ``words`` ``[vocab, size]`` (``None``: the encoder's own table) and ``words_bias`` ``[vocab]``."""
+    with ``words`` ``[vocab, size]`` (``None``: the encoder's own table) and ``words_bias`` ``[vocab]``. ``stored`` are
+    those that the checkpoint has, by its own names."""
 
     vocab_size: int
     size: int
     activation: str
     layer_norm_eps: float
     tensors: Mapping[str, Array] = field(repr=False)
+    stored: Mapping[str, str] = field(repr=False)
 
     @property
     def tied(self) -> bool:
@@ -144,8 +147,12 @@ def read_masked_lm(module: RawModule) -> MaskedLMSpec:
     )
     weights.finish()
     table = module.tensors.get(f"{form.encoder}.{form.words}")
-    if table is None or not (np.shares_memory(table, words) or np.array_equal(table, words)):
+    if not same_table(table, words):
         tensors["words"] = words
+    names = {"kernel": f"{form.dense}.weight", "gamma": f"{form.norm}.weight", "words": f"{form.decoder}.weight"}
+    names |= {"bias": f"{form.dense}.bias"} if bias else {}
+    names |= {"beta": f"{form.norm}.bias"} if norm_bias else {}
+    names |= {"words_bias": f"{form.decoder}.bias"} if words_bias else {}
     epsilon = fields.epsilon("norm_eps") if form.optional else fields.epsilon()
     return MaskedLMSpec(
         vocab_size=vocab,
@@ -153,6 +160,7 @@ def read_masked_lm(module: RawModule) -> MaskedLMSpec:
         activation=form.activation or fields.activation(_ACTIVATION_FIELD.get(kind, "hidden_act")),
         layer_norm_eps=1e-12 if kind == "distilbert" else epsilon,  # a literal of its class
         tensors=tensors,
+        stored=names,
     )
 
 

@@ -6,10 +6,16 @@ arXiv:2109.10086 for ``max``; ``log1p_relu`` is arXiv:2504.14839).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
 
 from toolkit.errors import UnsupportedError
+from toolkit.heads.head import RowHead, with_norm_bias
+from toolkit.heads.masked_lm import MaskedLMSpec
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -17,7 +23,9 @@ if TYPE_CHECKING:
     from toolkit.encoder.packing import Chunk
     from toolkit.source.checkpoint import RawModule
 
-__all__ = ["SPLADE_ACTIVATIONS", "SPLADE_STRATEGIES", "SpladePoolingSpec", "read_splade", "splade"]
+__all__ = ["SPLADE_ACTIVATIONS", "SPLADE_STRATEGIES", "Splade", "SpladePoolingSpec", "read_splade"]
+
+Array = npt.NDArray[np.float32]
 
 SPLADE_STRATEGIES = ("max", "sum")
 SPLADE_ACTIVATIONS = ("relu", "log1p_relu")
@@ -37,6 +45,44 @@ class SpladePoolingSpec:
         return f"splade      {self.strategy} over tokens of log1p of {self.activation}"
 
 
+@dataclass(frozen=True)
+class Splade(RowHead):
+    """A head that says of each token what its words are, and how that becomes one vector."""
+
+    name: ClassVar[str] = "splade"
+
+    masked_lm: MaskedLMSpec
+    pooling: SpladePoolingSpec
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the two, in order."""
+        return ("1_masked_lm", "2_spladepooling")
+
+    def __str__(self) -> str:
+        return f"{self.masked_lm}\n{self.pooling}"
+
+    @property
+    def stored(self) -> Mapping[str, str]:  # type: ignore[override]  # of the head's spec
+        return self.masked_lm.stored
+
+    @property
+    def weights(self) -> Mapping[str, Array]:
+        found = self.masked_lm.tensors
+        return {name: found[name] for name in self.stored if name in found}
+
+    def derived(self, weights: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        found = with_norm_bias(weights)
+        found.setdefault("words_bias", np.zeros(self.masked_lm.vocab_size, np.float32))
+        return found
+
+    def apply(self, params: Mapping[str, tf.Tensor], hidden: tf.Tensor, chunk: Chunk) -> tf.Tensor:
+        """Hidden states ``[padded_total, hidden]`` of a chunk to float32 ``[rows, vocab]``; ``words`` are among
+        ``params``, also if they are the encoder's."""
+        x = self.masked_lm.transform(params, hidden)
+        return _splade(self.pooling, x, params["words"], params["words_bias"], chunk)
+
+
 def read_splade(module: RawModule) -> SpladePoolingSpec:
     """The spec of a SpladePooling module. Raises ``UnsupportedError``."""
     strategy, activation = (
@@ -52,7 +98,7 @@ def read_splade(module: RawModule) -> SpladePoolingSpec:
     return SpladePoolingSpec(strategy, activation)
 
 
-def splade(spec: SpladePoolingSpec, x: tf.Tensor, words: tf.Tensor, words_bias: tf.Tensor, chunk: Chunk) -> tf.Tensor:
+def _splade(spec: SpladePoolingSpec, x: tf.Tensor, words: tf.Tensor, words_bias: tf.Tensor, chunk: Chunk) -> tf.Tensor:
     """What the head's transform gave, ``[padded_total, size]``, and its table of words ``[vocab, size]`` and their
     biases to float32 ``[rows, vocab]``; a row without tokens yields zeros.
 

@@ -25,15 +25,15 @@ from toolkit.graph.spec import (
     require_room,
     warmup_batches,
 )
-from toolkit.heads.masked_lm import MaskedLMSpec, read_masked_lm, without_head
-from toolkit.heads.splade import SpladePoolingSpec, read_splade
+from toolkit.heads.masked_lm import read_masked_lm, without_head
+from toolkit.heads.splade import Splade, read_splade
 from toolkit.signatures import DEFAULT_SIGNATURE, Prompt, Signature, Views, prompt_texts
 from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.loaded import require_independent_rows
 from toolkit.sparse_signatures import TOKENIZE, SparseSignature, sparse_signatures
 from toolkit.tokenizer import TokenizerSource, read_tokenizer, reference_tokenizer
 
-__all__ = ["SparseSpec", "Splade", "StaticWeights"]
+__all__ = ["SparseSpec", "StaticWeights"]
 
 Array = npt.NDArray[np.float32]
 
@@ -55,22 +55,6 @@ class StaticWeights:
     def __str__(self) -> str:
         limit = "" if self.max_length is None else f", of at most {self.max_length}"
         return f"static      a weight for each token that occurs{limit}"
-
-
-@dataclass(frozen=True)
-class Splade:
-    """A way with an encoder: its head, and how what that says of each token becomes one vector."""
-
-    masked_lm: MaskedLMSpec
-    pooling: SpladePoolingSpec
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the two, in order."""
-        return ("1_masked_lm", "2_spladepooling")
-
-    def __str__(self) -> str:
-        return f"{self.masked_lm}\n{self.pooling}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +161,7 @@ def _encoded(way: Checkpoint) -> _Read:
 
 def _alone(way: Checkpoint) -> _Read:
     weights = way.modules[0].tensors["weight"]
-    encoder = StaticSpec.of({"embedding.weight": np.ascontiguousarray(weights, np.float32)[:, None]})
+    encoder = StaticSpec.of({"weight": np.ascontiguousarray(weights, np.float32)})
     return len(weights), encoder, None, way.tokenizer, way.tokenizer.max_length
 
 

@@ -13,9 +13,9 @@ from toolkit.encoder.packing import Chunk, Tokens, row_of_token
 from toolkit.encoder.parameters import Parameters
 from toolkit.graph.guard import with_embeddings
 from toolkit.graph.model import TEXT, Outputs, Part, TextModel, joined
-from toolkit.graph.tasks.sparse import SparseSpec, Splade, StaticWeights
+from toolkit.graph.tasks.sparse import SparseSpec, StaticWeights
 from toolkit.heads.sparse import compacted, expanded, flat, largest, padded
-from toolkit.heads.splade import splade
+from toolkit.heads.splade import Splade
 from toolkit.sparse_signatures import DENSE, FLAT, SparseSignature
 from toolkit.tokenizer.steps import AddSpecialTokens
 
@@ -54,10 +54,9 @@ class SparseModel(TextModel):
 
     def _pooling_of(self, way: Splade) -> Callable[[tf.Tensor, Chunk], tf.Tensor]:
         params = self._head.named(self._head.read())
-        words = params["words"] if "words" in params else self.encoder_parameters()["embeddings/word"]
-        return lambda hidden, chunk: splade(
-            way.pooling, way.masked_lm.transform(params, hidden), words, params["words_bias"], chunk
-        )
+        if "words" not in params:
+            params["words"] = self.encoder_parameters()["embeddings/word"]
+        return lambda hidden, chunk: way.apply(params, hidden, chunk)
 
     def _compact_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
         return self._compacted(self.rows(Tokens(*packed), self._pooling, self._spec.dim))

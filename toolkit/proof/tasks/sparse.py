@@ -60,7 +60,10 @@ class SparseProof(TextProof):
     def references(self) -> SparseAnswers:
         checkpoint, model = self._checkpoint, self._checkpoint.reference
         with told_of(checkpoint):
-            return SparseAnswers(*_tokens(checkpoint, self._texts), _vectors(model, self._signatures, self._texts))
+            vectors = _vectors(model, self._signatures, self._texts)
+            if checkpoint.answers is not None:
+                vectors[None] = checkpoint.answers(self._texts)
+            return SparseAnswers(*_tokens(checkpoint, self._texts), vectors)
 
     def compare(self, references: SparseAnswers, arrays: Arrays, bounds: Bounds) -> CheckReport:
         comparison = _Comparison(self._texts, bounds)

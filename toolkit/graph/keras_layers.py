@@ -1,0 +1,408 @@
+"""The layers of a Keras model of ``to_keras``.
+
+They are registered with Keras under ``sentence_serving``, and run the same graph code as the SavedModel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from toolkit.encoder.families import ENCODERS
+from toolkit.encoder.family import EncoderSpec, padded_positions
+from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
+from toolkit.encoder.packing import Chunk, make_chunk, pack, padded_index
+from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.graph.guard import with_embeddings
+from toolkit.heads import HEADS
+from toolkit.heads.classifier import ClassifierSpec
+from toolkit.heads.head import HeadSpec, RowHead
+from toolkit.heads.logit_score import LogitScoreSpec
+from toolkit.heads.masked_lm import MaskedLMSpec
+from toolkit.heads.pooling import PoolingSpec, pool
+from toolkit.heads.splade import Splade, SpladePoolingSpec
+from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
+from toolkit.tokenizer.chat import ChatPairs, Frame
+from toolkit.tokenizer.pairs import Pairs, Part
+
+__all__ = [
+    "TOKENS",
+    "UNUSED",
+    "WORDS",
+    "Activation",
+    "Answer",
+    "Encoder",
+    "Head",
+    "Occurrence",
+    "Pooling",
+    "Tokenize",
+    "TokenizePairs",
+    "Truncate",
+    "numbers_of",
+    "pairs_config",
+]
+
+PACKAGE = "sentence_serving"
+TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+UNUSED = "unused/"
+WORDS = "embeddings/word"
+"""The encoder's table of words."""
+
+
+class _Tokens(keras.layers.Layer):  # type: ignore[misc]
+    """What gives a dict of int32 ``[batch, length]``: input_ids, attention_mask, token_type_ids.
+
+    The tokenizer travels inside the layer's configuration, so a saved model needs no other file.
+    """
+
+    def __init__(
+        self, source: Mapping[str, Any], prompt: str = "", vocab_size: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**{"trainable": False, **kwargs})
+        self.source = dict(source)
+        self.prompt = prompt
+        self.vocab_size = vocab_size
+        self._spec = read_tokenizer(TokenizerSource(**source))
+        self._graph = build_tokenizer(self._spec)
+
+    def padded(self, ids: tf.Tensor, types: tf.Tensor, row_splits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Packed ids, once each is known to have an embedding, and types as rows of one length."""
+        if self.vocab_size is not None:
+            ids = with_embeddings(ids, self._spec, self.vocab_size)
+        splits = tf.cast(row_splits, tf.int32)
+        length = tf.reduce_max(tf.concat([splits[1:] - splits[:-1], [0]], 0))
+        index, mask = padded_index(splits, length)
+        # one more, so that index 0 exists when there are no tokens at all
+        ids, types = (tf.gather(tf.pad(values, [[0, 1]]), index) for values in (ids, types))
+        ids, types = tf.where(mask, ids, self._graph.pad_id), tf.where(mask, types, 0)
+        return dict(zip(TOKENS, (ids, tf.cast(mask, tf.int32), types), strict=True))
+
+    def compute_output_spec(self, text: Any, *args: Any) -> dict[str, keras.KerasTensor]:
+        return {name: keras.KerasTensor((text.shape[0], None), "int32", name=name) for name in TOKENS}
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "source": self.source, "prompt": self.prompt, "vocab_size": self.vocab_size}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Tokenize(_Tokens):
+    """Strings ``[batch]``, the prompt put before each of them, to tokens."""
+
+    def call(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        packed = self._graph(tf.strings.join([self.prompt, text]) if self.prompt else text)
+        return self.padded(packed.ids, tf.zeros_like(packed.ids), packed.row_splits)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class TokenizePairs(_Tokens):
+    """Queries and documents, strings ``[batch]``, to tokens; ``pairs`` says how two are one row, as ``pairs_config``
+    has it."""
+
+    def __init__(self, source: Mapping[str, Any], pairs: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(source, **kwargs)
+        self.pairs = dict(pairs)
+        self._pairs = _pairs_of(pairs)
+
+    def call(self, query: tf.Tensor, document: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self.padded(*self._pairs.rows(self._graph, *self._pairs.prompted(self.prompt, query, document)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "pairs": self.pairs}
+
+
+def pairs_config(pairs: Pairs | ChatPairs) -> dict[str, Any]:
+    """How pairs become rows, as JSON has it."""
+    return {"kind": type(pairs).__name__, **asdict(pairs)}
+
+
+def _pairs_of(config: Mapping[str, Any]) -> Pairs | ChatPairs:
+    numbers = {name: value for name, value in config.items() if name != "kind"}
+    if config["kind"] == Pairs.__name__:
+        return Pairs(**{**numbers, "parts": tuple(Part(*part) for part in numbers["parts"])})
+    frames = {prompt: Frame(**frame) for prompt, frame in numbers["frames"].items()}
+    endings = {prompt: tuple(ending) for prompt, ending in numbers["endings"].items()}
+    return ChatPairs(**{**numbers, "frames": frames, "endings": endings})
+
+
+class _Parameters(keras.layers.Layer):  # type: ignore[misc]
+    """A layer whose weights have names (``layer_0/qkv/kernel``); those that begin with one of ``fixed`` stay."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], fixed: tuple[str, ...] = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Keras does not take slashes in a variable's name.
+        self.params = {
+            name: self.add_weight(
+                name=name.replace("/", "."), shape=shape, initializer="zeros", trainable=not name.startswith(fixed)
+            )
+            for name, shape in shapes.items()
+        }
+        self.built = True
+
+    def load(self, values: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Assign a value to each weight."""
+        for name, variable in self.params.items():
+            variable.assign(values[name])
+
+    def tensors(self) -> dict[str, tf.Tensor]:
+        """Them all, as they are now."""
+        return {name: tf.convert_to_tensor(variable) for name, variable in self.params.items()}
+
+
+# under the name that it had when BERT was the only family: what was saved then is still read
+@keras.saving.register_keras_serializable(PACKAGE, name="BertEncoder")
+class Encoder(_Parameters):
+    """The three token tensors to token embeddings, float32 ``[batch, length, hidden]``; zeros at padding.
+
+    In training, dropout acts at the rates of the checkpoint's configuration. Weights are what the checkpoint stores,
+    those of its tensors that no hidden state depends on (``unused/...``) among them, which stay as they are.
+    ``skeleton`` is the checkpoint without its weights, and ``tensors`` are the names and shapes of its encoder's: what
+    a trained model goes back to. A model that was saved without them is read, and does not go back. ``prefix`` is what
+    these names begin with in a module in which the encoder has a head around it. Where that has the encoder's own table
+    of words, the layer ``hands_on`` the table beside the token embeddings.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        shapes: Mapping[str, Any],
+        tensors: Mapping[str, Any] | None = None,
+        skeleton: str | None = None,
+        prefix: str = "",
+        hands_on: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        family = ENCODERS[spec["family"]]
+        super().__init__(
+            {name: tuple(shape) for name, shape in shapes.items()}, fixed=(*family.fixed, UNUSED), **kwargs
+        )
+        # JSON has no tuples
+        numbers: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()
+        }
+        self.spec: EncoderSpec = family(**numbers)
+        self.shapes = {name: list(shape) for name, shape in shapes.items()}
+        self.stored_shapes = None if tensors is None else {name: tuple(shape) for name, shape in tensors.items()}
+        self.skeleton = skeleton
+        self.prefix = prefix
+        self.hands_on = hands_on
+        self.seed = keras.random.SeedGenerator()
+
+    def call(
+        self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor, training: bool = False
+    ) -> Any:
+        def dropout(x: tf.Tensor, rate: float) -> tf.Tensor:
+            return keras.random.dropout(x, rate, seed=self.seed) if training and rate else x
+
+        positions = padded_positions(self.spec, input_ids)
+        chunk = make_chunk(pack(input_ids, attention_mask, token_type_ids, positions))
+        params = {name: tensor for name, tensor in self.tensors().items() if not name.startswith(UNUSED)}
+        # a model that was saved without a skeleton has the graph's parameters as its weights
+        params = params if self.skeleton is None else self.spec.derived(params)
+        hidden = self.spec.hidden_states(Float32Products(params, self.spec, dropout), chunk)
+        place = tf.where(tf.not_equal(attention_mask, 0))
+        shape = tf.concat([tf.shape(input_ids, tf.int64), [self.spec.hidden_size]], 0)
+        found = tf.scatter_nd(place, hidden[: chunk.total], shape)
+        return (found, tf.convert_to_tensor(self.params[WORDS])) if self.hands_on else found
+
+    def compute_output_spec(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        found = keras.KerasTensor((*input_ids.shape, self.spec.hidden_size), "float32")
+        return (found, keras.KerasTensor(self.shapes[WORDS], "float32")) if self.hands_on else found
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"spec": numbers_of(self.spec), "shapes": self.shapes, "tensors": self.stored_shapes}
+        further = {"skeleton": self.skeleton, "prefix": self.prefix, "hands_on": self.hands_on}
+        return {**super().get_config(), **own, **further}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Pooling(keras.layers.Layer):  # type: ignore[misc]
+    """Token embeddings ``[batch, length, hidden]`` and attention_mask to ``[batch, dim]``; only tokens count, and not
+    the first ``skipped`` of a row, which are its prompt's."""
+
+    def __init__(self, modes: list[str], dim: int, skipped: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = PoolingSpec(tuple(modes), dim, include_prompt=not skipped)
+        self.skipped = skipped
+
+    def call(self, token_embeddings: tf.Tensor, attention_mask: tf.Tensor) -> tf.Tensor:
+        hidden, chunk = _packed(token_embeddings, attention_mask, attention_mask, self.skipped)
+        return tf.ensure_shape(pool(self.spec, hidden, chunk), [None, self.spec.dim])
+
+    def compute_output_spec(self, token_embeddings: Any, attention_mask: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((token_embeddings.shape[0], self.spec.dim), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "modes": list(self.spec.modes), "dim": self.spec.dim, "skipped": self.skipped}
+
+
+def _packed(
+    token_embeddings: tf.Tensor, input_ids: tf.Tensor, attention_mask: tf.Tensor, skipped: int = 0
+) -> tuple[tf.Tensor, Chunk]:
+    """Token embeddings ``[batch, length, hidden]`` as those of one chunk, ``[padded_total, hidden]``."""
+    tokens = pack(input_ids, attention_mask, attention_mask)
+    chunk = make_chunk(tokens.with_skipped(skipped) if skipped else tokens)
+    hidden = tf.boolean_mask(token_embeddings, tf.not_equal(attention_mask, 0))
+    return tf.pad(hidden, [[0, tf.size(chunk.slot) - chunk.total], [0, 0]]), chunk
+
+
+_HEADS: dict[str, type[HeadSpec]] = {head.__name__: head for head in HEADS.values()}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Head(_Parameters):
+    """A module behind the encoder (Dense, LayerNorm, Normalize): float32 ``[..., in]`` to ``[..., out]``.
+
+    ``place`` is the module's number, the encoder's being 0.
+    """
+
+    def __init__(
+        self, kind: str, spec: Mapping[str, Any], shapes: Mapping[str, Any], place: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__({name: tuple(shape) for name, shape in shapes.items()}, **kwargs)
+        self.kind = kind
+        self.place = place
+        self.numbers = dict(spec)
+        self.shapes = {name: list(shape) for name, shape in shapes.items()}
+        empty = np.zeros([0], np.float32)
+        # The weights live in this layer; of the spec's own, only whether they exist is looked at.
+        arrays: dict[str, Any] = {
+            "weight": empty,
+            "bias": empty,
+            "residual_weight": empty if "residual" in self.shapes else None,
+        }
+        known = {field.name for field in fields(_HEADS[kind])}
+        self.spec = _HEADS[kind](**{**self.numbers, **{key: value for key, value in arrays.items() if key in known}})
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.spec.apply(self.tensors(), x)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((*x.shape[:-1], self.numbers.get("out_features", x.shape[-1])), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"kind": self.kind, "spec": self.numbers, "shapes": self.shapes, "place": self.place}
+        return {**super().get_config(), **own}
+
+
+def _row_head(kind: str, numbers: Mapping[str, Any], stored: Mapping[str, str]) -> RowHead:
+    """A spec without its weights, which live in the layer."""
+    none: dict[str, Any] = {"tensors": {}}
+    if kind == ClassifierSpec.__name__:
+        return ClassifierSpec(**{**numbers, **none, "stored": stored})
+    if kind == LogitScoreSpec.__name__:
+        return LogitScoreSpec(**{**numbers, **none, "words": None})
+    head = MaskedLMSpec(**{**numbers["masked_lm"], **none, "stored": stored})
+    return Splade(head, SpladePoolingSpec(**numbers["pooling"]))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Answer(_Parameters):
+    """The head around an encoder, with what pools behind it: token embeddings ``[batch, length, hidden]``, input_ids
+    and attention_mask to float32 ``[batch, answers]``: a CrossEncoder's scores before their activation, or a number for
+    each word of a SparseEncoder's vocabulary.
+
+    ``stored`` are the names of its weights to those in the checkpoint. The encoder hands its table of ``words`` on
+    where the head has the same.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        shapes: Mapping[str, Any],
+        stored: Mapping[str, str],
+        answers: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__({name: tuple(shape) for name, shape in shapes.items()}, **kwargs)
+        self.kind = kind
+        self.numbers = dict(spec)
+        self.shapes = {name: list(shape) for name, shape in shapes.items()}
+        self.stored = dict(stored)
+        self.answers = answers
+        self.spec = _row_head(kind, spec, self.stored)
+
+    def call(
+        self,
+        token_embeddings: tf.Tensor,
+        input_ids: tf.Tensor,
+        attention_mask: tf.Tensor,
+        words: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        hidden, chunk = _packed(token_embeddings, input_ids, attention_mask)
+        weights = self.tensors() if words is None else {**self.tensors(), "words": words}
+        return tf.ensure_shape(self.spec.apply(self.spec.derived(weights), hidden, chunk), [None, self.answers])
+
+    def compute_output_spec(self, token_embeddings: Any, *args: Any, **kwargs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((token_embeddings.shape[0], self.answers), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"kind": self.kind, "spec": self.numbers, "shapes": self.shapes, "stored": self.stored}
+        return {**super().get_config(), **own, "answers": self.answers}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Occurrence(keras.layers.Layer):  # type: ignore[misc]
+    """A weight for each word, ``[vocab, 1]``, input_ids and attention_mask to float32 ``[batch, vocab]``: the weights
+    of the words that occur."""
+
+    def call(self, words: tf.Tensor, input_ids: tf.Tensor, attention_mask: tf.Tensor) -> tf.Tensor:
+        there = tf.where(tf.not_equal(attention_mask, 0))
+        place = tf.stack([tf.cast(there[:, 0], tf.int32), tf.gather_nd(input_ids, there)], 1)
+        shape = tf.stack([tf.shape(input_ids)[0], words.shape[0]])
+        occurs = tf.scatter_nd(place, tf.ones_like(place[:, 0]), shape) > 0
+        return tf.where(occurs, words[:, 0], 0.0)
+
+    def compute_output_spec(self, words: Any, input_ids: Any, attention_mask: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((input_ids.shape[0], words.shape[0]), "float32")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Activation(keras.layers.Layer):  # type: ignore[misc]
+    """Numbers ``[batch, labels]`` to scores by a CrossEncoder's activation; of one label ``[batch]``."""
+
+    def __init__(self, activation: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.activation = activation
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        scores = ACTIVATION_FUNCTIONS[self.activation](x)
+        return scores[:, 0] if x.shape[1] == 1 else scores
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(x.shape[:1] if x.shape[1] == 1 else x.shape, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "activation": self.activation}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Truncate(keras.layers.Layer):  # type: ignore[misc]
+    """The first ``dim`` components of an embedding (Matryoshka models)."""
+
+    def __init__(self, dim: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dim = dim
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x[:, : self.dim]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dim": self.dim}
+
+
+def numbers_of(spec: Any) -> dict[str, Any]:
+    """A spec's fields without its arrays, those of specs in it too: what a Keras configuration can hold."""
+    found: dict[str, Any] = {}
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if is_dataclass(value):
+            found[field.name] = numbers_of(value)
+        elif isinstance(value, bool | int | float | str | tuple | list | None):
+            found[field.name] = list(value) if isinstance(value, tuple | list) else value
+    return found
