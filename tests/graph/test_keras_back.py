@@ -96,8 +96,7 @@ def test_a_model_of_tokens_goes_back_and_is_compared_from_texts(tiny_source: Pat
     original = SentenceTransformer(str(tiny_source), device="cpu", prompts={"q": "query: "}, default_prompt_name="q")
     model = to_keras(original, inputs="tokens")
     checkpoint = keras_checkpoint(model)
-    assert checkpoint.answers is not None
-    assert largest_difference(checkpoint.answers(TEXTS), encoded(original)) < 1e-5
+    assert largest_difference(checkpoint.answers[None](TEXTS), encoded(original)) < 1e-5
     original[1].include_prompt = False
     with pytest.raises(UnsupportedError, match=r"inputs is 'tokens'.*text, where pooling leaves a prompt out"):
         keras_checkpoint(to_keras(original, inputs="tokens"))
@@ -119,7 +118,7 @@ def test_every_signature_of_a_trained_model_equals_what_it_became(tiny_source: P
 def test_the_proof_compares_with_the_keras_model_itself(tiny_source: Path) -> None:
     checkpoint = keras_checkpoint(to_keras(tiny_source))
     own = np.arange(24, dtype=np.float32)
-    (answer,) = reference_answers(replace(checkpoint, answers=lambda texts: own[None]), ["hello"])
+    (answer,) = reference_answers(replace(checkpoint, answers={None: lambda texts: own[None]}), ["hello"])
     assert np.array_equal(answer.embedding, own)
 
 

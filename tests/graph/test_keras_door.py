@@ -8,12 +8,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from multi_vector_support import multi_vector_encoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from support import TEXTS, largest_difference, sentence_transformer, static_embedding
 
-from toolkit.errors import InputError, UnsupportedError
+from toolkit.errors import InputError
 from toolkit.graph.keras_back import from_keras
 from toolkit.graph.keras_door import to_keras
 
@@ -129,11 +128,6 @@ def test_it_composes_with_other_layers(tiny_source: Path) -> None:
     base = to_keras(tiny_source)
     classifier = keras.Model(base.input, keras.layers.Dense(3, activation="softmax")(base.output))
     assert classifier(tf.constant(TEXTS)).shape == (len(TEXTS), 3)
-
-
-def test_a_model_of_many_vectors_is_refused_by_name(tiny_bert: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"task is 'multi_vector'.*supported: embed, rerank, sparse"):
-        to_keras(multi_vector_encoder(tiny_bert))
 
 
 def test_an_unknown_kind_of_input_is_refused(tiny_source: Path) -> None:

@@ -14,16 +14,18 @@ import torch
 from classifier_models import PAIRS, save_classifier
 from family_models import save_transformer
 from marks import long
-from sentence_transformers import CrossEncoder, SparseEncoder
+from multi_vector_support import multi_vector_encoder
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
+from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from sparse_support import save_masked_bert, splade_model
 from support import TEXTS, largest_difference, save_bert, wordpiece_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertTokenizerFast
 
 from toolkit.convert import export
-from toolkit.errors import CheckError, InputError
+from toolkit.errors import CheckError, InputError, UnsupportedError
 from toolkit.graph.keras_back import from_keras, keras_checkpoint
 from toolkit.graph.keras_door import to_keras
 from toolkit.proof.check import check
@@ -82,6 +84,17 @@ def original(model: Any) -> Any:
     return model.encode(list(TEXTS), convert_to_sparse_tensor=False, max_active_dims=dim).numpy()
 
 
+def counted_vectors(made: keras.Model, texts: Any) -> dict[str, list[np.ndarray]]:
+    """Those of a Keras model of many vectors."""
+    found = {
+        name: np.asarray(value) for name, value in made.predict({"query": texts, "document": texts}, verbose=0).items()
+    }
+    return {
+        name: [row[mask.astype(bool)] for row, mask in zip(found[name], found[f"{name}_mask"], strict=True)]
+        for name in ("query", "document")
+    }
+
+
 def difference(ours: Any, theirs: Any) -> float:
     scale = np.maximum(1.0, np.abs(theirs))
     return largest_difference(np.asarray(ours) / scale, theirs / scale)
@@ -106,7 +119,8 @@ def test_it_equals_the_original_is_trained_saved_and_goes_back(tmp_path: Path, n
     assert difference(made.predict(rows, verbose=0), original(saved)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["rerank", *long("sparse, the encoder's own table", "sparse, no encoder")])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["rerank", "sparse, the encoder's own table", "sparse, no encoder"])
 def test_a_trained_model_is_exported_and_proved_equal_to_the_keras_model(tmp_path: Path, name: str) -> None:
     model = MODELS[name](tmp_path / "made")
     made = to_keras(model)
@@ -120,8 +134,7 @@ def test_a_trained_model_is_exported_and_proved_equal_to_the_keras_model(tmp_pat
 
 def test_the_proof_of_pairs_compares_with_the_keras_model_itself(tmp_path: Path) -> None:
     checkpoint = keras_checkpoint(to_keras(classifier(tmp_path)))
-    assert checkpoint.answers is not None
-    assert difference(checkpoint.answers(PAIRS), original(checkpoint.reference)) < 1e-5
+    assert difference(checkpoint.answers[None](PAIRS), original(checkpoint.reference)) < 1e-5
 
 
 def test_tokens_go_in_and_a_prompt_comes_before_queries(tmp_path: Path) -> None:
@@ -143,9 +156,63 @@ def test_tokens_go_in_and_a_prompt_comes_before_queries(tmp_path: Path) -> None:
 
 def test_another_answer_than_the_originals_and_another_task_are_refused_by_name(tmp_path: Path) -> None:
     made = to_keras(classifier(tmp_path))
-    with pytest.raises(CheckError, match="1"):
+    with pytest.raises(CheckError, match=r"it answers \[1\] numbers, and what its weights make \[\]"):
         from_keras(keras.Model(made.input, made.get_layer("classifier").output))
     with pytest.raises(InputError, match=r"task 'sparse': the source is a CrossEncoder, whose task is 'rerank'"):
         keras_checkpoint(made, task="sparse")
-    with pytest.raises(InputError, match="task 'rerank'"):
+    with pytest.raises(UnsupportedError, match=r"architectures is 'BertModel'.*with a head that classifies texts"):
         to_keras(save_bert(tmp_path / "plain"), task="rerank")
+
+
+EXPANSIONS: dict[str, Any] = {
+    "none": None,
+    "unattended": {"strategy": "fixed", "length": 12, "attend": False},
+    "attended": {"strategy": "min", "length": 12, "attend": True},
+}
+
+
+@pytest.mark.parametrize("expansion", ["unattended", *long("none", "attended")])
+def test_a_model_of_many_vectors_is_trained_by_pairs_and_goes_back(
+    tiny_bert: Path, tmp_path: Path, expansion: str
+) -> None:
+    model, texts = multi_vector_encoder(tiny_bert, query_expansion=EXPANSIONS[expansion]), list(TEXTS)
+    made = to_keras(model)
+
+    def require_equal(theirs: Any) -> None:
+        ours = counted_vectors(made, tf.constant(texts))
+        for name, ask in (("query", theirs.encode_query), ("document", theirs.encode_document)):
+            for ours_of, theirs_of in zip(ours[name], ask(texts, convert_to_numpy=True), strict=True):
+                assert difference(ours_of, theirs_of) < 1e-5
+
+    require_equal(model)
+    before = {weight.path: weight.numpy() for weight in made.trainable_weights}
+    rows = {name: tf.constant(texts) for name in ("query", "document")}
+    with tf.GradientTape() as tape:
+        found = made(rows)
+        similar = tf.einsum("aqd,btd->abqt", found["query"], found["document"])
+        scores = tf.reduce_sum(tf.reduce_max(similar, 3), 2)
+        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(tf.range(len(texts)), scores, True))
+    keras.optimizers.SGD(0.5).apply(tape.gradient(loss, made.trainable_weights), made.trainable_weights)
+    unmoved = [weight.path for weight in made.trainable_weights if np.array_equal(before[weight.path], weight.numpy())]
+    assert unmoved == []
+    made.save(tmp_path / "trained.keras")
+    from_keras(tmp_path / "trained.keras").save(str(tmp_path / "saved"))
+    require_equal(MultiVectorEncoder(str(tmp_path / "saved"), device="cpu"))
+
+
+@pytest.mark.long
+def test_a_model_of_many_vectors_is_exported_and_proved_equal_to_the_keras_model(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    made = to_keras(multi_vector_encoder(tiny_bert, query_expansion=EXPANSIONS["unattended"]))
+    made.trainable_weights[0].assign(made.trainable_weights[0] * 1.5)
+    done = export(made, tmp_path / "models", "model", tokenizer_sample=0.001)
+    assert done.report is not None
+
+
+def test_what_a_model_of_many_vectors_does_not_take_is_refused_by_name(tiny_bert: Path) -> None:
+    with pytest.raises(InputError, match="inputs 'tokens': a Keras model of many vectors takes texts"):
+        to_keras(multi_vector_encoder(tiny_bert), inputs="tokens")
+    pooled = multi_vector_encoder(tiny_bert, HierarchicalTokenPooling(pool_factor=2))
+    with pytest.raises(UnsupportedError, match=r"pool_factor is 'above 1'.*supported: 1"):
+        to_keras(pooled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +26,17 @@ from toolkit.graph.keras_layers import (
     Head,
     Occurrence,
     Pooling,
-    Tokenize,
-    TokenizePairs,
     Truncate,
+    Vectors,
 )
+from toolkit.graph.keras_tokens import Tokenize, TokenizePairs
 from toolkit.graph.tasks import read_spec
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
 from toolkit.source.settings import SourceSettings
 from toolkit.source.skeleton import filled
 from toolkit.source.traced import require_finite
+from toolkit.vectors_signatures import DOCUMENT, QUERY
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
@@ -42,12 +44,13 @@ if TYPE_CHECKING:
 __all__ = ["from_keras", "keras_checkpoint"]
 
 Array = npt.NDArray[np.float32]
+Answers = Callable[[Sequence[Any]], Any]
 
 BOUND = 1e-5
 BATCH = 16
 ANSWERING = (Pooling, Answer, Occurrence)
-"""Of which each model has one, behind its encoder."""
-OURS = (*ANSWERING, Tokenize, TokenizePairs, Encoder, Head, Truncate, Activation)
+"""Of which each model has one, behind its encoder; of many vectors it has two others."""
+OURS = (*ANSWERING, Vectors, Tokenize, TokenizePairs, Encoder, Head, Truncate, Activation)
 TRIED = ("hello world", "", "a much longer sentence about embedding models in production, with commas", "東京 🚀")
 """Texts for which a model that came back must give the same answers."""
 
@@ -90,33 +93,46 @@ def keras_checkpoint(
     assert encoder.skeleton is not None
     original = filled(encoder.skeleton, weights).reference
     checkpoint = open_checkpoint(original, task=task, settings=settings)
-    answers = _answers(live, checkpoint, source)
+    found = _answers(live, checkpoint, source)
     tried: Sequence[Any] = TRIED
     if checkpoint.task == "rerank":
         tried = list(zip(TRIED, TRIED[::-1], strict=True))
-    _require_equal(answers(tried), _ORIGINALS[checkpoint.task](original, tried), source)
-    return replace(checkpoint, source=source, answers=lambda rows: answers(rows)[..., : checkpoint.truncate_dim])
+    for asked, answers in found.items():
+        _require_equal(answers(tried), _ORIGINALS[checkpoint.task](original, asked, tried), source)
+    if cut := checkpoint.truncate_dim:
+        found = {name: _cut(answers, cut) for name, answers in found.items()}
+    return replace(checkpoint, source=source, answers=found)
 
 
-def _vectors(model: Any, rows: Sequence[Any]) -> Array:
+def _cut(answers: Answers, dim: int) -> Answers:
+    return lambda rows: answers(rows)[..., :dim]
+
+
+def _embeddings(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
     return np.asarray(model.encode(list(rows), show_progress_bar=False))
 
 
-def _scores(model: Any, rows: Sequence[Any]) -> Array:
+def _scores(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
     return np.asarray(model.predict(list(rows), show_progress_bar=False))
 
 
-def _activations(model: Any, rows: Sequence[Any]) -> Array:
+def _activations(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
     options = {"convert_to_sparse_tensor": False, "show_progress_bar": False}
     return np.asarray(model.encode(list(rows), max_active_dims=model.get_embedding_dimension(), **options))
 
 
-_ORIGINALS: Mapping[str, Callable[[Any, Sequence[Any]], Array]] = {
-    "embed": _vectors,
+def _lists(model: Any, name: str | None, rows: Sequence[Any]) -> list[Array]:
+    ask = model.encode_query if name == QUERY else model.encode_document
+    return list(ask(list(rows), convert_to_numpy=True, show_progress_bar=False))
+
+
+_ORIGINALS: Mapping[str, Callable[[Any, str | None, Sequence[Any]], Any]] = {
+    "embed": _embeddings,
+    "multi_vector": _lists,
     "rerank": _scores,
     "sparse": _activations,
 }
-"""What the models of a task answer by default, as their Keras models do."""
+"""What the models of a task answer, by default or for the prompt of that name, as their Keras models do."""
 
 
 def _shown(model: Any) -> str:
@@ -139,7 +155,8 @@ def _parts(model: keras.Model, source: str) -> list[Any]:
         if not isinstance(layer, OURS):
             raise UnsupportedError(source, f"layer {layer.name!r}", type(layer).__name__, supported)
     encoders = [layer for layer in layers if isinstance(layer, Encoder)]
-    if len(encoders) != 1 or sum(isinstance(layer, ANSWERING) for layer in layers) != 1:
+    answering, vectors = (sum(isinstance(layer, kind) for layer in layers) for kind in (ANSWERING, Vectors))
+    if len(encoders) != 1 or (answering, vectors) not in ((1, 0), (0, 2)):
         raise UnsupportedError(source, "layers", [layer.name for layer in layers], supported)
     (encoder,) = encoders
     if encoder.skeleton is None:
@@ -176,8 +193,11 @@ def _answer_tensors(answer: Answer, encoder: Encoder, source: str) -> dict[str, 
     return {name: values[own] if own == "words" else values[own].T for own, name in answer.stored.items()}
 
 
-def _answers(model: keras.Model, checkpoint: Checkpoint, source: str) -> Callable[[Sequence[Any]], Array]:
-    """The Keras model as a function of texts, or of pairs of them, its default prompt before them."""
+def _answers(model: keras.Model, checkpoint: Checkpoint, source: str) -> dict[str | None, Answers]:
+    """The Keras model as a function of texts, or of pairs of them, by the name of the prompt that it puts before them
+    (``None``: the default one)."""
+    if checkpoint.task == "multi_vector":
+        return {name: partial(_many_vectors, model, name) for name in (QUERY, DOCUMENT)}
     tokens = isinstance(model.input, Mapping) and "input_ids" in model.input
     if tokens and checkpoint.prompt and not all(getattr(item, "include_prompt", True) for item in checkpoint.reference):
         raise UnsupportedError(source, "inputs", "tokens", "text, where pooling leaves a prompt out")
@@ -194,13 +214,31 @@ def _answers(model: keras.Model, checkpoint: Checkpoint, source: str) -> Callabl
         batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
         return np.concatenate([model(given(batch)).numpy() for batch in batches])
 
-    return answers
+    return {None: answers}
 
 
-def _require_equal(ours: Array, theirs: Array, source: str) -> None:
+def _many_vectors(model: keras.Model, name: str, rows: Sequence[Any]) -> list[Array]:
+    """Of each text its vectors, where it is taken for what ``name`` says."""
+    lists: list[Array] = []
+    for start in range(0, len(rows), BATCH):
+        texts = tf.constant([text.encode() for text in rows[start : start + BATCH]])
+        found = model({QUERY: texts, DOCUMENT: texts})
+        masks = found[f"{name}_mask"].numpy().astype(bool)
+        lists += [vectors[mask] for vectors, mask in zip(found[name].numpy(), masks, strict=True)]
+    return lists
+
+
+def _require_equal(answers: Any, originals: Any, source: str) -> None:
+    for ours, theirs in zip(answers, originals, strict=True):
+        _require_row_equal(ours, theirs, source)
+
+
+def _require_row_equal(ours: Array, theirs: Array, source: str) -> None:
     if ours.shape != theirs.shape:
-        raise CheckError(f"{source}: it answers {ours.shape[1:]} numbers, and with its weights {theirs.shape[1:]}")
+        raise CheckError(
+            f"{source}: it answers {list(ours.shape)} numbers, and what its weights make {list(theirs.shape)}"
+        )
     # sums over tokens, and scores without an activation, may be large
-    difference = float(np.max(np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs))))
+    difference = float(np.max(np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs)), initial=0.0))
     if not difference <= BOUND:
         raise CheckError(f"{source}: the model that its weights make differs by {difference:.2g} (bound {BOUND:g})")

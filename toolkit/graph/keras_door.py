@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,6 @@ from toolkit.encoder.places import Places
 from toolkit.encoder.static import STATIC
 from toolkit.errors import InputError, UnsupportedError
 from toolkit.graph.keras_layers import (
-    TOKENS,
     UNUSED,
     WORDS,
     Activation,
@@ -30,15 +29,15 @@ from toolkit.graph.keras_layers import (
     Head,
     Occurrence,
     Pooling,
-    Tokenize,
-    TokenizePairs,
     Truncate,
+    Vectors,
     numbers_of,
-    pairs_config,
 )
+from toolkit.graph.keras_tokens import THERE, TOKENS, Tokenize, TokenizeExpanded, TokenizePairs, pairs_config
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks import read_spec
 from toolkit.graph.tasks.embed import EmbedSpec
+from toolkit.graph.tasks.multi_vector import MultiVectorSpec
 from toolkit.graph.tasks.rerank import RerankSpec
 from toolkit.graph.tasks.sparse import SparseSpec
 from toolkit.heads.head import SENTENCE, HeadSpec, RowHead, head_parameters, own_parameters, stage_names
@@ -53,6 +52,7 @@ from toolkit.source.skeleton import skeleton
 from toolkit.source.tasks import TASKS
 from toolkit.source.traced import unused_state
 from toolkit.tokenizer.chat import ChatPairs
+from toolkit.vectors_signatures import DOCUMENT, QUERY
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
@@ -113,6 +113,38 @@ def _sparse(spec: SparseSpec, prompted: bool) -> _Behind:
         occurrence = Occurrence(name="occurrence")
         return _Behind(lambda features, tokens: occurrence(features[WORDS], *_shown(tokens)), words=True)
     return _Behind(lambda features, tokens: _answer(head, spec.dim, features, tokens), head, _lacks_words(head))
+
+
+def _many_vectors(spec: MultiVectorSpec, checkpoint: Checkpoint) -> keras.Model:
+    """Of queries and documents, which go through the same encoder and modules, but become tokens in their own ways."""
+    roles = {role.name: role for role in spec.roles}
+    prompts = {item.role: item.prompt.text for item in spec.texts}
+    places = [place for place, module in enumerate(checkpoint.modules) if module.type in ("Dense", "Normalize")]
+    params, names = head_parameters(spec.heads), stage_names(spec.heads)
+    encoder = _encoder(spec.encoder, checkpoint, _Behind(lambda features, tokens: None))
+    parts = zip(spec.heads, names, places, strict=True)
+    heads = [_head(head, name, place, params) for head, name, place in parts]
+    entry, found = {}, {}
+    for name in (QUERY, DOCUMENT):
+        role = roles[name]
+        if role.merges:
+            raise UnsupportedError(
+                checkpoint.source, "pool_factor", "above 1", "1: clusters are nothing that is trained"
+            )
+        entry[name] = keras.Input(shape=(), dtype="string", name=name)
+        raw = asdict(replace(checkpoint.tokenizer, max_length=role.max_length))
+        own: Any = {"prompt": prompts[name], "vocab_size": spec.encoder.vocab_size, "name": f"tokenize_{name}"}
+        more = role.expansion
+        tokens = (Tokenize(raw, **own) if more is None else TokenizeExpanded(raw, *astuple(more), **own))(entry[name])
+        there = tokens[THERE] if more is not None else tokens["attention_mask"]
+        seen = there if more is not None and not more.attended else None
+        x = encoder(*(tokens[item] for item in TOKENS), seen)
+        for head in heads:
+            x = head(x)
+        normalized = role.pooling is not None and role.pooling.normalized
+        last = Vectors(role.skipped, role.kept, normalized, name=f"vectors_{name}")
+        found[name], found[f"{name}_mask"] = last(x, tokens["input_ids"], there)
+    return keras.Model(entry, found, name=_snake(TASKS[spec.task].model_class))
 
 
 _BEHIND: Mapping[str, Callable[[Any, bool], _Behind]] = {"embed": _embed, "rerank": _rerank, "sparse": _sparse}
@@ -193,8 +225,10 @@ def to_keras(
     With ``inputs="text"`` it takes string ``[batch]``, a CrossEncoder's two of them, ``query`` and ``document``; with
     ``"tokens"`` a dict of int32 ``[batch, length]`` tensors input_ids, attention_mask and token_type_ids. The output is
     float32: embeddings ``[batch, dim]``; scores ``[batch]``, or ``[batch, labels]``; of a SparseEncoder all numbers of
-    its vectors, ``[batch, vocabulary]``. Layers: ``tokenize``, ``encoder``, then those of the task. Before each text
-    (or query) is the prompt of that name, else the default one.
+    its vectors, ``[batch, vocabulary]``. A MultiVectorEncoder's model takes ``query`` and ``document`` too, and
+    gives for each a vector for every token, ``[batch, length, dim]``, and where there are such, ``query_mask`` and
+    ``document_mask``. Layers: ``tokenize``, ``encoder``, then those of the task. Before each text (or query) is the
+    prompt of that name, else the default one.
 
     Raises ``SourceError``, ``UnsupportedError`` or ``InputError``.
     """
@@ -212,11 +246,15 @@ def to_keras(
         settings=SourceSettings(prompt_name=prompt_name),
         model_types=MODEL_TYPES,
     )
-    if checkpoint.task not in _BEHIND:
-        raise UnsupportedError(checkpoint.source, "task", checkpoint.task, _BEHIND)
-    spec = read_spec(checkpoint, Views(prompts=()))
+    many = checkpoint.task == MultiVectorSpec.task
+    spec = read_spec(checkpoint, Views(prompts=(QUERY, DOCUMENT) if many else ()))
     if set(checkpoint.ways) - set(checkpoint.adapters):
         raise UnsupportedError(checkpoint.source, "module 0", ROUTER, "models with one way for all texts")
+    if isinstance(spec, MultiVectorSpec):
+        if inputs == "tokens" or prompt_name is not None:
+            named = "inputs 'tokens'" if inputs == "tokens" else f"prompt_name {prompt_name!r}"
+            raise InputError(f"{named}: a Keras model of many vectors takes texts, a query's and a document's prompt")
+        return _many_vectors(spec, checkpoint)
     entry: Any
     if inputs == "tokens":
         entry = tokens = {name: keras.Input(shape=(None,), dtype="int32", name=name) for name in TOKENS}

@@ -1,12 +1,12 @@
-"""The layers of a Keras model of ``to_keras``.
+"""The layers of a Keras model of ``to_keras`` behind its tokens.
 
 They are registered with Keras under ``sentence_serving``, and run the same graph code as the SavedModel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import keras
@@ -16,22 +16,19 @@ import tensorflow as tf
 from toolkit.encoder.families import ENCODERS
 from toolkit.encoder.family import EncoderSpec, padded_positions
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
-from toolkit.encoder.packing import Chunk, make_chunk, pack, padded_index
+from toolkit.encoder.packing import Chunk, make_chunk, pack
 from toolkit.encoder.precision.float32 import Float32Products
-from toolkit.graph.guard import with_embeddings
+from toolkit.graph.keras_tokens import PACKAGE
 from toolkit.heads import HEADS
 from toolkit.heads.classifier import ClassifierSpec
 from toolkit.heads.head import HeadSpec, RowHead
 from toolkit.heads.logit_score import LogitScoreSpec
 from toolkit.heads.masked_lm import MaskedLMSpec
+from toolkit.heads.normalize import NormalizeSpec
 from toolkit.heads.pooling import PoolingSpec, pool
 from toolkit.heads.splade import Splade, SpladePoolingSpec
-from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer
-from toolkit.tokenizer.chat import ChatPairs, Frame
-from toolkit.tokenizer.pairs import Pairs, Part
 
 __all__ = [
-    "TOKENS",
     "UNUSED",
     "WORDS",
     "Activation",
@@ -40,93 +37,14 @@ __all__ = [
     "Head",
     "Occurrence",
     "Pooling",
-    "Tokenize",
-    "TokenizePairs",
     "Truncate",
+    "Vectors",
     "numbers_of",
-    "pairs_config",
 ]
 
-PACKAGE = "sentence_serving"
-TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 UNUSED = "unused/"
 WORDS = "embeddings/word"
 """The encoder's table of words."""
-
-
-class _Tokens(keras.layers.Layer):  # type: ignore[misc]
-    """What gives a dict of int32 ``[batch, length]``: input_ids, attention_mask, token_type_ids.
-
-    The tokenizer travels inside the layer's configuration, so a saved model needs no other file.
-    """
-
-    def __init__(
-        self, source: Mapping[str, Any], prompt: str = "", vocab_size: int | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(**{"trainable": False, **kwargs})
-        self.source = dict(source)
-        self.prompt = prompt
-        self.vocab_size = vocab_size
-        self._spec = read_tokenizer(TokenizerSource(**source))
-        self._graph = build_tokenizer(self._spec)
-
-    def padded(self, ids: tf.Tensor, types: tf.Tensor, row_splits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Packed ids, once each is known to have an embedding, and types as rows of one length."""
-        if self.vocab_size is not None:
-            ids = with_embeddings(ids, self._spec, self.vocab_size)
-        splits = tf.cast(row_splits, tf.int32)
-        length = tf.reduce_max(tf.concat([splits[1:] - splits[:-1], [0]], 0))
-        index, mask = padded_index(splits, length)
-        # one more, so that index 0 exists when there are no tokens at all
-        ids, types = (tf.gather(tf.pad(values, [[0, 1]]), index) for values in (ids, types))
-        ids, types = tf.where(mask, ids, self._graph.pad_id), tf.where(mask, types, 0)
-        return dict(zip(TOKENS, (ids, tf.cast(mask, tf.int32), types), strict=True))
-
-    def compute_output_spec(self, text: Any, *args: Any) -> dict[str, keras.KerasTensor]:
-        return {name: keras.KerasTensor((text.shape[0], None), "int32", name=name) for name in TOKENS}
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "source": self.source, "prompt": self.prompt, "vocab_size": self.vocab_size}
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class Tokenize(_Tokens):
-    """Strings ``[batch]``, the prompt put before each of them, to tokens."""
-
-    def call(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        packed = self._graph(tf.strings.join([self.prompt, text]) if self.prompt else text)
-        return self.padded(packed.ids, tf.zeros_like(packed.ids), packed.row_splits)
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class TokenizePairs(_Tokens):
-    """Queries and documents, strings ``[batch]``, to tokens; ``pairs`` says how two are one row, as ``pairs_config``
-    has it."""
-
-    def __init__(self, source: Mapping[str, Any], pairs: Mapping[str, Any], **kwargs: Any) -> None:
-        super().__init__(source, **kwargs)
-        self.pairs = dict(pairs)
-        self._pairs = _pairs_of(pairs)
-
-    def call(self, query: tf.Tensor, document: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.padded(*self._pairs.rows(self._graph, *self._pairs.prompted(self.prompt, query, document)))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "pairs": self.pairs}
-
-
-def pairs_config(pairs: Pairs | ChatPairs) -> dict[str, Any]:
-    """How pairs become rows, as JSON has it."""
-    return {"kind": type(pairs).__name__, **asdict(pairs)}
-
-
-def _pairs_of(config: Mapping[str, Any]) -> Pairs | ChatPairs:
-    numbers = {name: value for name, value in config.items() if name != "kind"}
-    if config["kind"] == Pairs.__name__:
-        return Pairs(**{**numbers, "parts": tuple(Part(*part) for part in numbers["parts"])})
-    frames = {prompt: Frame(**frame) for prompt, frame in numbers["frames"].items()}
-    endings = {prompt: tuple(ending) for prompt, ending in numbers["endings"].items()}
-    return ChatPairs(**{**numbers, "frames": frames, "endings": endings})
 
 
 class _Parameters(keras.layers.Layer):  # type: ignore[misc]
@@ -163,7 +81,8 @@ class Encoder(_Parameters):
     ``skeleton`` is the checkpoint without its weights, and ``tensors`` are the names and shapes of its encoder's: what
     a trained model goes back to. A model that was saved without them is read, and does not go back. ``prefix`` is what
     these names begin with in a module in which the encoder has a head around it. Where that has the encoder's own table
-    of words, the layer ``hands_on`` the table beside the token embeddings.
+    of words, the layer ``hands_on`` the table beside the token embeddings. ``token_mask`` says where tokens are, if
+    there are some that no other looks at, behind those that attention_mask says.
     """
 
     def __init__(
@@ -193,18 +112,27 @@ class Encoder(_Parameters):
         self.seed = keras.random.SeedGenerator()
 
     def call(
-        self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor, training: bool = False
+        self,
+        input_ids: tf.Tensor,
+        attention_mask: tf.Tensor,
+        token_type_ids: tf.Tensor,
+        token_mask: tf.Tensor | None = None,
+        training: bool = False,
     ) -> Any:
         def dropout(x: tf.Tensor, rate: float) -> tf.Tensor:
             return keras.random.dropout(x, rate, seed=self.seed) if training and rate else x
 
         positions = padded_positions(self.spec, input_ids)
-        chunk = make_chunk(pack(input_ids, attention_mask, token_type_ids, positions))
+        there = attention_mask if token_mask is None else token_mask
+        tokens = pack(input_ids, there, token_type_ids, positions)
+        if token_mask is not None:
+            tokens = tokens._replace(attended=tf.reduce_sum(attention_mask, 1))
+        chunk = make_chunk(tokens)
         params = {name: tensor for name, tensor in self.tensors().items() if not name.startswith(UNUSED)}
         # a model that was saved without a skeleton has the graph's parameters as its weights
         params = params if self.skeleton is None else self.spec.derived(params)
         hidden = self.spec.hidden_states(Float32Products(params, self.spec, dropout), chunk)
-        place = tf.where(tf.not_equal(attention_mask, 0))
+        place = tf.where(tf.not_equal(there, 0))
         shape = tf.concat([tf.shape(input_ids, tf.int64), [self.spec.hidden_size]], 0)
         found = tf.scatter_nd(place, hidden[: chunk.total], shape)
         return (found, tf.convert_to_tensor(self.params[WORDS])) if self.hands_on else found
@@ -360,6 +288,36 @@ class Occurrence(keras.layers.Layer):  # type: ignore[misc]
 
     def compute_output_spec(self, words: Any, input_ids: Any, attention_mask: Any) -> keras.KerasTensor:
         return keras.KerasTensor((input_ids.shape[0], words.shape[0]), "float32")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Vectors(keras.layers.Layer):  # type: ignore[misc]
+    """A vector for each token, ``[batch, length, dim]``, input_ids and where tokens are to the vectors, zeros where
+    there is none, and int32 ``[batch, length]``, 1 where there is one: not at tokens whose ids are ``skipped``, nor at
+    others than those ``kept`` (``None``: any may be)."""
+
+    def __init__(
+        self, skipped: Sequence[int], kept: Sequence[int] | None, normalized: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.skipped, self.normalized = list(skipped), normalized
+        self.kept = None if kept is None else list(kept)
+
+    def call(self, vectors: tf.Tensor, input_ids: tf.Tensor, there: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        wanted = tf.not_equal(there, 0)
+        if self.skipped:
+            wanted &= tf.reduce_all(input_ids[..., None] != tf.constant(self.skipped), -1)
+        if self.kept is not None:
+            wanted &= tf.reduce_any(input_ids[..., None] == tf.constant(self.kept), -1)
+        found = NormalizeSpec().apply({}, vectors) if self.normalized else vectors
+        return tf.where(wanted[..., None], found, 0.0), tf.cast(wanted, tf.int32)
+
+    def compute_output_spec(self, vectors: Any, input_ids: Any, there: Any) -> tuple[Any, Any]:
+        return keras.KerasTensor(vectors.shape, "float32"), keras.KerasTensor(vectors.shape[:2], "int32")
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"skipped": self.skipped, "kept": self.kept, "normalized": self.normalized}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -97,8 +97,8 @@ def _answers(
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer.json)
     tokenizer.no_truncation()
     counts = [len(item.ids) for item in tokenizer.encode_batch_fast([checkpoint.prompt + text for text in texts])]
-    if checkpoint.answers is not None:
-        embeddings = checkpoint.answers(texts)
+    if None in checkpoint.answers:
+        embeddings = checkpoint.answers[None](texts)
     else:
         embeddings = np.asarray(model.encode(list(texts), batch_size=batch_size, show_progress_bar=False))
     prompts = {item.prompt.name: item.prompt for item in further}

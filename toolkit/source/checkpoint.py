@@ -88,8 +88,8 @@ class Checkpoint:
     its user should know. ``tokenizer_file`` is the folder's ``tokenizer.json``, for those that take it as it is.
     ``token_types``: the encoder uses the tokenizer's token types. ``activation`` is what a CrossEncoder applies to its
     scores.
-    ``answers`` is there where another model than ``reference`` gives the answers to rows (texts, or pairs of them) by
-    default, float32 ``[rows, ...]``, that an export must equal: a Keras model.
+    ``answers`` are there where another model than ``reference`` gives the answers to rows (texts, or pairs) that an
+    export must equal, a Keras model: by the name of the prompt (``None``: by default), float32 of each row.
     Where a Router sends texts ways of their own, the checkpoint is that of a text that is taken for nothing, and
     ``ways`` are those of a ``query`` and of a ``document``. Those whose names are among ``adapters`` are of the encoder
     with that adapter.
@@ -109,7 +109,9 @@ class Checkpoint:
     tokenizer_file: Path | None = None
     token_types: bool = False
     activation: RawActivation | None = None
-    answers: Callable[[Sequence[Any]], npt.NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
+    answers: Mapping[str | None, Callable[[Sequence[Any]], Any]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     ways: Mapping[str, Checkpoint] = field(default_factory=dict, repr=False)
     adapters: tuple[str, ...] = ()
 

@@ -77,6 +77,8 @@ class MultiVectorProof(TextProof):
         model: Any = self._checkpoint.reference
         with told_of(self._checkpoint):
             vectors = {item.name: _vectors(model, item.prompt.name, self._texts) for item in self._signatures}
+            by_name = {name: answers(self._texts) for name, answers in self._checkpoint.answers.items()}
+            vectors |= {item.name: by_name[item.role] for item in self._signatures if item.role in by_name}
             # the signature that a role's stages are shown of is the first of it
             shown = {item.role: item for item in reversed(self._signatures)}
             stages = {role: self._stages(model, item) for role, item in shown.items()}

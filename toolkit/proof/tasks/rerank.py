@@ -70,8 +70,8 @@ class RerankProof(TaskProof):
             item.name: np.asarray(model.predict(self._pairs, prompt_name=item.prompt.name, **options))
             for item in self._signed
         }
-        if self._checkpoint.answers is not None:
-            scores[self._signed[0].name] = self._checkpoint.answers(self._pairs)
+        if None in self._checkpoint.answers:
+            scores[self._signed[0].name] = self._checkpoint.answers[None](self._pairs)
         answers: list[PairAnswer] = []
         for start in range(0, len(self._pairs), _BATCH):
             features = model.preprocess(self._pairs[start : start + _BATCH], prompt=self._checkpoint.prompt or None)

@@ -61,8 +61,8 @@ class SparseProof(TextProof):
         checkpoint, model = self._checkpoint, self._checkpoint.reference
         with told_of(checkpoint):
             vectors = _vectors(model, self._signatures, self._texts)
-            if checkpoint.answers is not None:
-                vectors[None] = checkpoint.answers(self._texts)
+            if None in checkpoint.answers:
+                vectors[None] = checkpoint.answers[None](self._texts)
             return SparseAnswers(*_tokens(checkpoint, self._texts), vectors)
 
     def compare(self, references: SparseAnswers, arrays: Arrays, bounds: Bounds) -> CheckReport:
