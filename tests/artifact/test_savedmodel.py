@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from toolkit.artifact.compatibility import read_saved_model
 from toolkit.artifact.savedmodel import PROVENANCE, WARMUP, read_provenance, require_space, stage_version
 from toolkit.convert import export
 from toolkit.encoder.batching_options import Batching
@@ -191,6 +192,21 @@ def test_warmup_covers_a_request_that_is_too_large_to_be_batched(tiny_source: Pa
     *others, large = ([min(tokens, 48) + 1 for tokens in request] for request in warmup_tokens(path))
     assert sum(large) > 200
     assert max(map(sum, others)) <= 200
+
+
+def test_no_chunk_of_a_batch_waits_for_another(tiny_export: Path) -> None:
+    """Of what TensorFlow calls stateful, such as a function that reads variables, a loop runs one after the other."""
+    functions = read_saved_model(tiny_export).meta_graphs[0].graph_def.library.function
+    bodies = [item for item in functions if "while_body" in item.signature.name]
+    encoding = [
+        (body, node) for body in bodies for node in body.node_def if "hidden_states" in node.attr["f"].func.name
+    ]
+    assert len(encoding) == 2  # of rows and of tokens
+    for body, node in encoding:
+        assert node.op == "PartitionedCall"
+        assert not body.signature.is_stateful
+        assert not body.control_ret
+        assert not any(name.startswith("^") for item in body.node_def for name in item.input)
 
 
 def test_an_artifact_holds_each_part_of_the_graph_once(tiny_export: Path) -> None:

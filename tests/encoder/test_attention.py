@@ -41,7 +41,7 @@ def computed(spec: EncoderSpec, *lengths: int) -> Iterator[dict[str, list[tuple[
         )
         result = in_chunks(
             tokens,
-            lambda chunk: spec.hidden_states(Float32Products(params, spec), chunk),
+            lambda: lambda chunk: spec.hidden_states(Float32Products(params, spec), chunk),
             spec.hidden_size,
             per_token=True,
         )
@@ -66,7 +66,7 @@ def traced(spec: EncoderSpec) -> tf.Graph:
         tokens = Tokens(*(tf.compat.v1.placeholder(tf.int32, [None]) for _ in range(4)))
         in_chunks(
             tokens,
-            lambda chunk: spec.hidden_states(Float32Products(params, spec), chunk),
+            lambda: lambda chunk: spec.hidden_states(Float32Products(params, spec), chunk),
             spec.hidden_size,
             per_token=True,
         )

@@ -53,7 +53,7 @@ def test_every_row_comes_back_in_its_place(lengths: list[int]) -> None:
             row = row_of_token(chunk.tokens.row_splits)
             return tf.math.unsorted_segment_sum(tf.stack([real, tf.ones_like(real)], 1), row, chunk.rows)
 
-        return in_chunks(packed, encode, 2, per_token=False)
+        return in_chunks(packed, lambda: encode, 2, per_token=False)
 
     rows = np.split(np.arange(1, sum(lengths) + 1), np.cumsum(lengths)[:-1]) if lengths else []
     expected = np.array([[row.sum(), len(row)] for row in rows], np.float32).reshape(-1, 2)
@@ -69,7 +69,7 @@ def test_every_token_comes_back_in_its_place(lengths: list[int]) -> None:
         def encode(chunk: Chunk) -> tf.Tensor:
             return tf.cast(tf.stack([chunk.tokens.ids, chunk.tokens.positions], 1), tf.float32)
 
-        return in_chunks(packed, encode, 2, per_token=True)
+        return in_chunks(packed, lambda: encode, 2, per_token=True)
 
     assert np.array_equal(values(), np.stack([packed.ids, packed.positions], 1).astype(np.float32))
 
@@ -88,7 +88,7 @@ def test_chunks_hold_at_most_the_budget_unless_one_row_is_longer(lengths: list[i
         def encode(chunk: Chunk) -> tf.Tensor:
             return tf.numpy_function(record, [chunk.rows, chunk.length, tf.size(chunk.tokens.ids)], tf.float32)
 
-        return in_chunks(packed, encode, 1, per_token=False)
+        return in_chunks(packed, lambda: encode, 1, per_token=False)
 
     run()
     assert sum(rows for rows, _, _ in seen) == len(lengths)
@@ -152,8 +152,8 @@ def test_chunks_computed_at_a_time_give_what_they_give_one_after_another(threads
             row = row_of_token(chunk.tokens.row_splits)
             return tf.math.unsorted_segment_sum(hidden[: chunk.total], row, chunk.rows)
 
-        result = tf.function(lambda: in_chunks(packed, encode, 64, per_token=False), autograph=False)()
-        alone = [in_chunks(tokens([length]), encode, 64, per_token=False) for length in lengths[:1]]
+        result = tf.function(lambda: in_chunks(packed, lambda: encode, 64, per_token=False), autograph=False)()
+        alone = [in_chunks(tokens([length]), lambda: encode, 64, per_token=False) for length in lengths[:1]]
     options = tf.compat.v1.ConfigProto(
         inter_op_parallelism_threads=threads, intra_op_parallelism_threads=1, use_per_session_threads=True
     )

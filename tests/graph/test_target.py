@@ -148,5 +148,5 @@ def test_a_batch_is_a_few_large_chunks() -> None:
         seen.append((int(chunk.rows), int(chunk.length)))
         return tf.zeros([chunk.rows, 1])
 
-    in_chunks(tokens([30] * 600 + [200] * 20), encode, 1, per_token=False, target=GPU)
+    in_chunks(tokens([30] * 600 + [200] * 20), lambda: encode, 1, per_token=False, target=GPU)
     assert seen == [(512, 32), (88, 32), (20, 256)]

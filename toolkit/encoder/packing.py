@@ -276,7 +276,7 @@ def on_host(target: Target) -> AbstractContextManager[Any]:
 
 def in_chunks(
     tokens: Tokens,
-    encode: Callable[[Chunk], tf.Tensor],
+    encoder: Callable[[], Callable[[Chunk], tf.Tensor]],
     width: int,
     *,
     per_token: bool,
@@ -284,17 +284,20 @@ def in_chunks(
     few: bool = False,
     target: Target = CPU,
 ) -> tf.Tensor:
-    """Run ``encode`` over chunks of rows and put its results back in the rows' order.
+    """Encode chunks of rows and put the results back in the rows' order.
 
-    ``encode`` maps a chunk to float32 ``[rows, width]``, or with ``per_token`` to ``[padded_total, width]``. The result
-    is ``[batch, width]``, or packed ``[total, width]``. An empty batch gives an empty result. A batch of one row does
-    without the loop, unless the ``target`` asks for few shapes. With ``coarse`` chunks are of fewer sizes. With ``few``
-    a row of at most ``FEW_TOKENS`` on its own has a path of its own, whose chunk says so.
+    ``encoder`` reads what it needs of variables, once for all chunks, and gives a function of a chunk to float32
+    ``[rows, width]``, or with ``per_token`` to ``[padded_total, width]``. That function must read none: TensorFlow
+    lets no chunk of the loop begin before the stateful operations of the last one have ended.
+
+    The result is ``[batch, width]``, or packed ``[total, width]``. An empty batch gives an empty result. A batch of one
+    row does without the loop, unless the ``target`` asks for few shapes. With ``coarse`` chunks are of fewer sizes.
+    With ``few`` a row of at most ``FEW_TOKENS`` on its own has a path of its own, whose chunk says so.
     """
 
     def one(short: bool) -> tf.Tensor:
         chunk = make_single_chunk(tokens, coarse=coarse, few=short)
-        result = encode(chunk)
+        result = encoder()(chunk)
         return result[: chunk.total] if per_token else result
 
     def single() -> tf.Tensor:
@@ -303,7 +306,7 @@ def in_chunks(
         return tf.cond(tf.size(tokens.ids) <= FEW_TOKENS, lambda: one(True), lambda: one(False))
 
     def several() -> tf.Tensor:
-        return _loop(tokens, encode, width, per_token, coarse, target)
+        return _loop(tokens, encoder(), width, per_token, coarse, target)
 
     if target.buckets:
         result = several()

@@ -105,30 +105,51 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
     # parts of the graph
 
-    def encoded(self, chunk: Chunk) -> tf.Tensor:
-        """The hidden states of a chunk, float32 ``[padded_total, hidden]``. The encoder is in the graph once for each
-        kind of chunk, whatever is made of its results: of one row, of a short one, and of any number."""
-        kind = "few" if chunk.few else "single" if chunk.mask.shape[0] == 1 else "several"
-        if kind not in self._encoders:
+    def encoder(self) -> Callable[[Chunk], tf.Tensor]:
+        """A function of a chunk to its hidden states, float32 ``[padded_total, hidden]``. Parameters are read here.
 
-            def hidden_states(*handed: tf.Tensor) -> tf.Tensor:
-                return self._hidden_states(chunk.taken(*handed))
+        The encoder is in the graph once for each kind of chunk, whatever is made of its results: of one row, of a short
+        one, and of any number. It is handed its parameters: a function that reads variables is stateful, and of such
+        the loop over chunks runs one after the other.
+        """
+        own, added = self._encoder.read(), self._adapter.read() if self._adapter else {}
+        values = [*own.values(), *added.values()]
 
-            hidden_states.__name__ += f"_of_{kind}"  # which the artifact's functions are told apart by
-            self._encoders[kind] = Part(hidden_states, chunk.handed_specs(), _noinline=True)
-        return self._encoders[kind](*chunk.handed())
+        def encoded(chunk: Chunk) -> tf.Tensor:
+            kind = "few" if chunk.few else "single" if chunk.mask.shape[0] == 1 else "several"
+            if kind not in self._encoders:
+                specs = [*chunk.handed_specs(), *(tf.TensorSpec(value.shape, value.dtype) for value in values)]
 
-    def _hidden_states(self, chunk: Chunk) -> tf.Tensor:
-        """What ``encoded`` gives, computed in the graph that is being made."""
+                def hidden_states(*handed: tf.Tensor) -> tf.Tensor:
+                    # the shapes of parameters again: the optimizer knows none of an argument
+                    count = len(handed) - len(values)
+                    read = [
+                        tf.ensure_shape(value, spec.shape)
+                        for value, spec in zip(handed[count:], specs[count:], strict=True)
+                    ]
+                    return self._hidden_states(
+                        chunk.taken(*handed[:count]),
+                        dict(zip(own, read[: len(own)], strict=True)),
+                        dict(zip(added, read[len(own) :], strict=True)),
+                    )
+
+                hidden_states.__name__ += f"_of_{kind}"  # which the artifact's functions are told apart by
+                self._encoders[kind] = Part(hidden_states, specs, _noinline=True)
+            return self._encoders[kind](*chunk.handed(), *values)
+
+        return encoded
+
+    def _hidden_states(self, chunk: Chunk, own: dict[str, tf.Tensor], added: dict[str, tf.Tensor]) -> tf.Tensor:
+        """What ``encoder`` gives for a chunk, with the values of its parameters and of its adapter's."""
         spec, plan, adapter = self._task.encoder, self._layout.plan, self._adapter
-        params = self.encoder_parameters()
+        params = self._encoder.named(own)
         products: Any
         if plan:
             products = MixedProducts(params, spec, plan, packed=self._layout.packed)
         else:
             products = (PackedProducts if chunk.few else Float32Products)(params, spec)
         if adapter:
-            products = AdaptedProducts(products, spec, adapter.named(adapter.read()))
+            products = AdaptedProducts(products, spec, adapter.named(added))
         return spec.hidden_states(products, chunk, fused_norm=self._layout.fused_norm)
 
     def by_row(
@@ -148,16 +169,21 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     ) -> tf.Tensor:
         """Packed tokens to float32 ``[batch, width]``, as ``by_row`` says."""
         answers = row_answers()
-        return self._in_chunks(tokens, lambda chunk: answers(self.encoded(chunk), chunk), width, per_token=False)
+
+        def encoder() -> Callable[[Chunk], tf.Tensor]:
+            encoded = self.encoder()
+            return lambda chunk: answers(encoded(chunk), chunk)
+
+        return self._in_chunks(tokens, encoder, width, per_token=False)
 
     def _in_chunks(
-        self, tokens: Tokens, encode: Callable[[Chunk], tf.Tensor], width: int, *, per_token: bool
+        self, tokens: Tokens, encoder: Callable[[], Callable[[Chunk], tf.Tensor]], width: int, *, per_token: bool
     ) -> tf.Tensor:
         layout = self._layout
         with tf.device(None):
             return in_chunks(
                 tokens,
-                encode,
+                encoder,
                 width,
                 per_token=per_token,
                 coarse=layout.coarse,
@@ -182,7 +208,12 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
 
         def each(*packed: tf.Tensor) -> tf.Tensor:
             answers, tokens = token_answers(), self.packed_tokens(packed)
-            return self._in_chunks(tokens, lambda chunk: answers(self.encoded(chunk)), width, per_token=True)
+
+            def encoder() -> Callable[[Chunk], tf.Tensor]:
+                encoded = self.encoder()
+                return lambda chunk: answers(encoded(chunk))
+
+            return self._in_chunks(tokens, encoder, width, per_token=True)
 
         return self._together(each, width, counted=self._task.unattended, per_token=True)
 
@@ -258,7 +289,7 @@ class TextModel(ServingModel):
 
     def _hidden_tokens(self, *packed: tf.Tensor) -> tf.Tensor:
         width = self._task.encoder.hidden_size
-        return self._in_chunks(self.packed_tokens(packed), self.encoded, width, per_token=True)
+        return self._in_chunks(self.packed_tokens(packed), self.encoder, width, per_token=True)
 
     def text_tokens(self, text: tf.Tensor) -> tuple[Tokens, tf.Tensor]:
         """Strings, prompts before them, to packed tokens, and the int32 number of each text's tokens before
