@@ -56,13 +56,12 @@ def replay(core: Core, servable: Servable, iterations: int) -> list[float]:
     places = range(len(requests))
     times = {place: run(place) for place in (places if servable.batches else places[:1])}
     left = [place for place in places if place not in times]
-    if not left:
-        return [seconds for place in places for seconds in times[place]]
-    largest = max(left, key=lambda place: requests[place].ByteSize())
-    with ThreadPoolExecutor(1, thread_name_prefix="warm-up") as beside:
-        aside = beside.submit(run, largest)
-        times |= {place: run(place) for place in left if place != largest}
-        times[largest] = aside.result()
+    if left:
+        largest = max(left, key=lambda place: requests[place].ByteSize())
+        with ThreadPoolExecutor(1, thread_name_prefix="warm-up") as beside:
+            aside = beside.submit(run, largest)
+            times |= {place: run(place) for place in left if place != largest}
+            times[largest] = aside.result()
     return [seconds for place in places for seconds in times[place]]
 
 
