@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def load(spec: Spec) -> Engine:
     os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the containers do
     import tensorflow as tf
 
     # As the containers run an artifact: each operation on one thread, chunks and requests beside each other.

@@ -33,6 +33,11 @@ class Variant:
     options: Mapping[str, str] = field(default_factory=dict)
     peers: bool = False
 
+    @property
+    def shares(self) -> bool:
+        """Whether it is another one's artifact with each operation on all cores: the same on one core."""
+        return self.kind == "ours" and self.options.get("threads") == "within operations"
+
 
 def _ours(short: str) -> list[Variant]:
     return of_artifact(f"ours-{short}", f"export:{PRECISIONS[short]}", short)
@@ -64,6 +69,15 @@ def _gemm(library: str, precision: str) -> Variant:
 
 VARIANTS: Sequence[Variant] = (
     *_ours("fp32"),
+    Variant(
+        "ours-fp32-shared",
+        "ours-fp32, operations shared out",
+        "ours",
+        "ours",
+        "fp32",
+        "export:float32",
+        options={"input": "ids", "threads": "within operations"},
+    ),
     *_ours("bf16"),
     *_ours("int8"),
     _shipped("sentence-transformers", "sentence-transformers as shipped, a call for each request", "requests"),

@@ -74,8 +74,8 @@ def test_every_token_comes_back_in_its_place(lengths: list[int]) -> None:
     assert np.array_equal(values(), np.stack([packed.ids, packed.positions], 1).astype(np.float32))
 
 
-@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)} rows")
-def test_chunks_hold_at_most_the_budget_unless_one_row_is_longer(lengths: list[int]) -> None:
+def chunks_of(lengths: list[int], *, coarse: bool = False) -> list[tuple[int, int, int]]:
+    """Rows, padded length and filled count of tokens of each chunk that rows of these lengths are cut into."""
     packed = tokens(lengths)
     seen: list[tuple[int, int, int]] = []
 
@@ -88,10 +88,16 @@ def test_chunks_hold_at_most_the_budget_unless_one_row_is_longer(lengths: list[i
         def encode(chunk: Chunk) -> tf.Tensor:
             return tf.numpy_function(record, [chunk.rows, chunk.length, tf.size(chunk.tokens.ids)], tf.float32)
 
-        return in_chunks(packed, lambda: encode, 1, per_token=False)
+        return in_chunks(packed, lambda: encode, 1, per_token=False, coarse=coarse)
 
     run()
     assert sum(rows for rows, _, _ in seen) == len(lengths)
+    return seen
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)} rows")
+def test_chunks_hold_at_most_the_budget_unless_one_row_is_longer(lengths: list[int]) -> None:
+    seen = chunks_of(lengths)
     for rows, length, total in seen:
         assert rows * length <= TOKEN_BUDGET or rows == 1 or length == ROUND_TO
         multiple = ROUND_TO if len(lengths) > 1 else ROUND_SINGLE_TO
@@ -99,6 +105,20 @@ def test_chunks_hold_at_most_the_budget_unless_one_row_is_longer(lengths: list[i
         assert total % multiple == 0
     # no work on padding: what is computed exceeds the tokens by the rounding of each chunk only
     assert sum(total for _, _, total in seen) <= sum(lengths) + ROUND_TO * len(seen)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "parts"),
+    [([8] * 9, 1), ([8] * 10, 2), ([8] * 32, 2), ([8] * 33, 4), ([16] * 64, 8), ([8] * 12 + [96], 2)],
+)
+def test_a_batch_in_float32_is_cut_into_an_even_number_of_equal_parts(lengths: list[int], parts: int) -> None:
+    totals = [total for _, _, total in chunks_of(lengths)]
+    assert len(totals) == parts
+    assert max(totals) - min(totals) <= max(lengths[:-1])
+
+
+def test_in_lower_precision_a_batch_is_cut_by_the_budget_alone() -> None:
+    assert [total for _, _, total in chunks_of([16] * 48, coarse=True)] == [384, 384]
 
 
 def test_the_padded_view_and_the_packed_tokens_lead_to_each_other() -> None:

@@ -318,6 +318,16 @@ def in_chunks(
     return tf.ensure_shape(result, [None, width])
 
 
+def _even_parts(lengths: tf.Tensor, target: Target) -> tf.Tensor:
+    """int32 ``[batch]``: the part of the batch that each row falls into, rows being in the order of ``lengths``."""
+    ends = tf.cumsum(lengths)
+    total = tf.reduce_sum(lengths)
+    pairs = tf.where(total < target.whole_tokens, 0, -(-total // (2 * target.part_tokens)))
+    share = tf.maximum(1, -(-total // tf.maximum(1, 2 * pairs)))
+    # by the middle of each row, so that one that reaches over the end of a part is in the part that has more of it
+    return (ends - (lengths + 1) // 2) // share
+
+
 def _loop(
     tokens: Tokens,
     encode: Callable[[Chunk], tf.Tensor],
@@ -333,6 +343,7 @@ def _loop(
         batch = tf.size(lengths)
         order = tf.argsort(lengths, stable=True)
         sorted_lengths, sorted_starts = tf.gather(lengths, order), tf.gather(starts, order)
+        parts = _even_parts(sorted_lengths, target) if target.part_tokens and not coarse else None
     # Not a tf.TensorArray: one that grows writes an attribute that servers before 2.13 do not know, and they fail.
     results = tf.raw_ops.EmptyTensorList(element_shape=[-1, width], max_num_elements=-1, element_dtype=tf.float32)
 
@@ -341,6 +352,8 @@ def _loop(
             # Rows are at least one token long (shorter ones, if any, cost nothing), so no more than the budget fit.
             window = sorted_lengths[row : row + budget]
             fits = tf.range(1, tf.size(window) + 1) * fill(window) <= budget
+            if parts is not None:
+                fits &= parts[row : row + budget] == parts[row]
             count = tf.maximum(1, tf.reduce_sum(tf.cast(fits, tf.int32)))
             length = window[:count]
             splits = tf.concat([[0], tf.cumsum(length)], 0)

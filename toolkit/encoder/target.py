@@ -22,19 +22,23 @@ class Target:
     """How a graph is laid out.
 
     ``chunk_tokens``: padded tokens, at most, in a chunk of several rows. ``chunks_at_a_time``: chunks of a batch that
-    may be computed beside each other. ``buckets``: lengths of padded rows are powers of two, counts of tokens multiples
-    of 128, and a single row has no path of its own, so that there are few shapes; else both are filled up as little as
-    the CPU's kernels ask for. ``host_indices``: tokenizing, and all that says where a token goes, is kept on the CPU:
-    TensorFlow would put single operations of it on the GPU, with copies between, or run them on the host one by one.
-    ``transposes``: heads are taken apart and put together by moving whole tokens, and not by an index of each head's
-    part of each token. ``norm_kernel``: LayerNorm may be written for oneDNN's kernel. ``packed_kernel``: one short text
-    may have products of weights that oneDNN keeps packed. ``precisions``: those of the encoder's products that there
-    are kernels for. ``environment``: variables that a server's process must have for products to be what was proved.
+    may be computed beside each other. ``part_tokens``: in float32 a batch of ``whole_tokens`` or more is cut into an
+    even number of parts of about as many at most, equal but for where rows end (``None``: only as ``chunk_tokens``
+    asks). ``buckets``: lengths of padded rows are powers of two, counts of tokens multiples of 128, and a single row
+    has no path of its own, so that there are few shapes; else both are filled up as little as the CPU's kernels ask
+    for. ``host_indices``: tokenizing, and all that says where a token goes, is kept on the CPU: TensorFlow would put
+    single operations of it on the GPU, with copies between, or run them on the host one by one. ``transposes``: heads
+    are taken apart and put together by moving whole tokens, and not by an index of each head's part of each token.
+    ``norm_kernel``: LayerNorm may be written for oneDNN's kernel. ``packed_kernel``: one short text may have products
+    of weights that oneDNN keeps packed. ``precisions``: those of the encoder's products that there are kernels for.
+    ``environment``: variables that a server's process must have for products to be what was proved.
     """
 
     name: str
     chunk_tokens: int
     chunks_at_a_time: int
+    whole_tokens: int
+    part_tokens: int | None
     buckets: bool
     host_indices: bool
     transposes: bool
@@ -55,6 +59,9 @@ CPU = Target(
     chunk_tokens=384,
     # That shares work out better than threads inside each small product do.
     chunks_at_a_time=8,
+    # So that of two threads none waits for the other. With fewer than 40 rows products would take much longer.
+    whole_tokens=80,
+    part_tokens=128,
     buckets=False,
     host_indices=False,
     transposes=False,
@@ -69,6 +76,8 @@ GPU = Target(
     # 128 texts of 128 tokens: products of some thousand rows, and the scores of one layer stay under a gigabyte
     chunk_tokens=16_384,
     chunks_at_a_time=1,
+    whole_tokens=0,
+    part_tokens=None,
     buckets=True,
     host_indices=True,
     transposes=True,

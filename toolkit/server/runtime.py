@@ -27,8 +27,13 @@ def import_runtime() -> None:
 
 
 def import_tensorflow() -> None:
-    """TensorFlow without Keras, where neither is imported yet. Raises ``ModuleNotFoundError``."""
+    """TensorFlow without Keras, where neither is imported yet, with oneDNN's kernels unless the environment says
+    otherwise: by itself it has them on processors with AVX512 alone, and they are ahead on those with AVX2 too.
+
+    Raises ``ModuleNotFoundError``.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with _without_keras():
         import_module("tensorflow")
 
