@@ -318,8 +318,11 @@ def in_chunks(
     return tf.ensure_shape(result, [None, width])
 
 
-def _even_parts(lengths: tf.Tensor, target: Target) -> tf.Tensor:
-    """int32 ``[batch]``: the part of the batch that each row falls into, rows being in the order of ``lengths``."""
+def _even_parts(lengths: tf.Tensor, target: Target) -> tf.Tensor | None:
+    """int32 ``[batch]``: the part of the batch that each row falls into, rows being in the order of ``lengths``;
+    ``None`` where the target asks for none."""
+    if target.part_tokens is None:
+        return None
     ends = tf.cumsum(lengths)
     total = tf.reduce_sum(lengths)
     pairs = tf.where(total < target.whole_tokens, 0, -(-total // (2 * target.part_tokens)))
@@ -343,7 +346,7 @@ def _loop(
         batch = tf.size(lengths)
         order = tf.argsort(lengths, stable=True)
         sorted_lengths, sorted_starts = tf.gather(lengths, order), tf.gather(starts, order)
-        parts = _even_parts(sorted_lengths, target) if target.part_tokens and not coarse else None
+        parts = None if coarse else _even_parts(sorted_lengths, target)
     # Not a tf.TensorArray: one that grows writes an attribute that servers before 2.13 do not know, and they fail.
     results = tf.raw_ops.EmptyTensorList(element_shape=[-1, width], max_num_elements=-1, element_dtype=tf.float32)
 
