@@ -13,7 +13,7 @@ import tensorflow as tf
 from family_models import save_family
 from marks import long
 
-from toolkit.encoder.attention import BLOCK, WHOLE, WINDOW_BLOCK
+from toolkit.encoder.attention import BLOCK, WHOLE, WINDOW_BLOCK, Attention, Masks
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.packing import Tokens, in_chunks
 from toolkit.encoder.precision.float32 import Float32Products
@@ -101,6 +101,26 @@ def test_scores_beyond_a_window_are_not_computed(tmp_path: Path) -> None:
     assert len(weights) >= spec.num_layers * LONG // WINDOW_BLOCK
     assert max(shape[-1] for shape in weights if len(shape) == 4) == WINDOW_BLOCK + 2 * spec.window
     assert numbers(shapes) < LONG * LONG
+
+
+@pytest.mark.parametrize("longest", [WHOLE, None])
+def test_keys_that_several_heads_share_are_not_repeated(longest: int | None) -> None:
+    rows, heads, shared, length, size = 2, 6, 2, WHOLE + 1 if longest is None else 40, 4
+    draw = np.random.default_rng(0)
+    query, key, value = (
+        tf.constant(draw.normal(size=[rows, count, length, size]), tf.float32) for count in (heads, shared, shared)
+    )
+
+    def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+        return Attention(Masks(tf.ones([rows, length], tf.bool)), size**-0.5, tf.identity, longest)(query, key, value)
+
+    function = tf.function(attend, autograph=False).get_concrete_function(query, key, value)
+    nodes = [node for one in function.graph.as_graph_def().library.function for node in one.node_def]
+    kinds = {node.op for node in [*function.graph.as_graph_def().node, *nodes]}
+    assert "BatchMatMulV2" in kinds
+    assert not kinds & {"Tile", "BroadcastTo", "GatherV2", "ConcatV2"}, "what could repeat them"
+    repeated = (tf.repeat(part, heads // shared, axis=1) for part in (key, value))
+    assert np.abs(function(query, key, value) - attend(query, *repeated)).max() < 1e-6
 
 
 def test_a_model_of_short_texts_has_no_second_way(tmp_path: Path) -> None:
