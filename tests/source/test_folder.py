@@ -195,6 +195,18 @@ def test_code_whose_layers_transformers_has_is_refused_with_the_family_that_serv
     assert f"converted to transformers' own '{native}', like " in str(refused(source, "config.json", "auto_map", own))
 
 
+@pytest.mark.parametrize(("kind", "is_causal"), [("bert", False), ("qwen2", True)])
+def test_code_that_transformers_class_may_be_equal_to_is_refused_with_what_to_change_then(
+    source: Path, kind: str, is_causal: bool
+) -> None:
+    own = {"AutoModel": "modeling_own.OwnModel"}
+    edit(source / "config.json", lambda config: config.update(auto_map=own, model_type=kind))
+    said = str(refused(source, "config.json", "auto_map", own))
+    assert f"transformers' own {kind!r}" in said
+    assert "by a config.json without auto_map" in said
+    assert ("is_causal false" in said) == is_causal
+
+
 def test_a_class_that_transformers_took_over_under_its_name_is_let_pass(source: Path) -> None:
     own = {"AutoConfig": "configuration.Own", "AutoModel": "modeling.OwnModel"}
     edit(source / "config.json", lambda config: config.update(auto_map=own, model_type="nomic_bert"))

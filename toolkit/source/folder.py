@@ -63,6 +63,9 @@ _CONVERTED = {
     "xlm-roberta-flash": ("jina_embeddings_v3", "jinaai/jina-embeddings-v3-hf"),
 }
 
+# Model types whose tokens look at those before them alone, unless a configuration says otherwise.
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+
 
 @dataclass(frozen=True)
 class ModuleFolder:
@@ -253,9 +256,10 @@ def _instead_of(own: Mapping[str, Any], kind: object) -> str:
     for code, (native, example) in _CONVERTED.items():
         if any(code in str(name) for name in own.values()):
             return f"such models converted to transformers' own {native!r}, like {example}"
+    looks = ", with is_causal false where its tokens look both ways" if kind in _DECODERS else ""
     return (
         f"none: the checkpoint's own class need not compute what transformers' own {kind!r} does, with or without "
-        "--trust-remote-code"
+        f"--trust-remote-code; where it does, that serves it by a config.json without auto_map{looks}"
     )
 
 
