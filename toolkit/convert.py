@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import platform
 import warnings
 from collections.abc import Callable, Sequence
@@ -234,6 +235,8 @@ def export(
         provenance["layout"] = layout.to_json()
         provenance["ranges"] = texts.to_json() if ranged and texts is not None else None
         write_provenance(staged.folder, provenance)
+        del model
+        gc.collect()  # its variables, as large as the model: the process that proves has them from here on
         report = tokenizer_report = None
         if process is not None and tokenizer is not None:
             report, tokenizer_report = _proved(staged.folder, checkpoint, process, tokenizer, bounds, say)
@@ -264,6 +267,7 @@ def _build(
         calibration, allowed = texts or spec.calibration(), wanted.loss(scores=spec.scores)
         tried = replace(layout, batching=None)
         choice = choose_int8(serving_model(spec, tried, **options), spec, calibration, spec.check_rows(), allowed, say)
+        gc.collect()  # the variables of the model that the choice was made with
         plan = choice.plan
         stamp["calibration"] = calibration.to_json()
         stamp["losses"] = choice.losses

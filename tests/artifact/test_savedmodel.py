@@ -6,8 +6,10 @@ import errno
 import os
 import re
 import stat
+import weakref
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -17,6 +19,7 @@ from toolkit.artifact.savedmodel import PROVENANCE, WARMUP, read_provenance, req
 from toolkit.convert import export
 from toolkit.encoder.batching_options import Batching
 from toolkit.errors import ArtifactError, CheckError, InputError, SourceError, VersionExistsError
+from toolkit.graph.tasks import serving_model
 
 
 def test_a_version_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -155,6 +158,26 @@ def test_an_unproved_export_says_so(tiny_source: Path, tmp_path: Path) -> None:
     provenance = read_provenance(result.path)
     assert provenance is not None
     assert provenance["check"] is None
+
+
+def test_the_exports_own_variables_are_gone_before_the_artifact_is_proved(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def remembered(*args: Any, **options: Any) -> Any:
+        model = serving_model(*args, **options)
+        made.extend(weakref.ref(variable) for variable in model._encoder.variables)
+        return model
+
+    def prove(*args: Any, **options: Any) -> Any:
+        raise CheckError(f"{sum(variable() is not None for variable in made)} of the variables are there")
+
+    monkeypatch.setattr("toolkit.convert.serving_model", remembered)
+    monkeypatch.setattr("toolkit.convert.prove", prove)
+    with pytest.raises(CheckError, match=r"^0 of the variables are there"):
+        export(tiny_source, tmp_path, "m", tokenizer_sample=0.001)
+    assert len(made) > 10
 
 
 def test_damaged_provenance_is_named(tmp_path: Path) -> None:

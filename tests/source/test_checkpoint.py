@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as torch_save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 from support import HIDDEN, TEXTS, largest_difference, save_bert, sentence_transformer
@@ -193,6 +194,25 @@ def test_half_precision_checkpoints_are_computed_in_float32(source: Path) -> Non
     checkpoint = open_checkpoint(source)
     assert {p.dtype for p in checkpoint.reference.parameters()} == {torch.float32}
     assert {t.dtype for t in checkpoint.modules[0].tensors.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="the kernel does not say what is mapped")
+def test_half_precision_checkpoints_are_in_a_file_once_they_are_float32(source: Path) -> None:
+    file = source / "model.safetensors"
+    halves = {name: torch.tensor(value).bfloat16() for name, value in load_file(file).items()}
+    torch_save_file(halves, file, metadata={"format": "pt"})
+    edit(source / "config.json", lambda config: config.update(dtype="bfloat16"))
+    checkpoint = open_checkpoint(source)
+    places = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in mapped("(deleted)")]
+    for name, tensor in checkpoint.modules[0].tensors.items():
+        assert np.array_equal(tensor, halves[name].float().numpy())
+        address = tensor.__array_interface__["data"][0]
+        assert any(start <= address < stop for start, stop in places), name
+
+
+def mapped(word: str) -> list[str]:
+    """The lines about this process's files that are mapped, of those with ``word``."""
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if word in line]
 
 
 def test_a_live_model_in_half_precision_is_refused(tiny_source: Path) -> None:

@@ -28,6 +28,7 @@ from toolkit.source.folder import inspect_folder
 from toolkit.source.hub import resolve
 from toolkit.source.loaded import (
     half_precision_notice,
+    in_float32,
     modules_of,
     notices,
     require_text_encoder,
@@ -155,7 +156,7 @@ def open_checkpoint(
             load_adapters(model, folder.modules[0].path)
     half = [str(dtype).removeprefix("torch.") for dtype in {p.dtype for p in model.parameters()} if dtype.itemsize == 2]
     # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
-    checkpoint = _from_model(model.float(), str(source), str(path), settings, folder.task, plain=folder.plain)
+    checkpoint = _from_model(in_float32(model), str(source), str(path), settings, folder.task, plain=folder.plain)
     notes = (*checkpoint.notices, *(half_precision_notice(str(path), dtype) for dtype in half))
     apart = set(checkpoint.ways) - set(checkpoint.adapters)  # ways that may have tokenizers of their own
     return _said(replace(checkpoint, notices=notes, tokenizer_file=None if apart else folder.tokenizer_file))

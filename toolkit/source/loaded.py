@@ -4,6 +4,8 @@ user should know of it."""
 from __future__ import annotations
 
 import copy
+import shutil
+import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +23,7 @@ __all__ = [
     "expansion_id",
     "first_of",
     "half_precision_notice",
+    "in_float32",
     "modules_of",
     "notices",
     "prompt_tokens",
@@ -195,3 +198,25 @@ def half_precision_notice(folder: str, dtype: str) -> str:
         f"sentence-transformers on the folder as it is loaded computes in {dtype} and differs from that by up to "
         f"about {_HALF_ERROR.get(dtype, 'its own rounding')}"
     )
+
+
+def in_float32(model: Model) -> Model:
+    """``model`` with all its numbers in float32, changed in place.
+
+    Weights of half precision lie in a file without a name then, as stored ones of float32 lie in theirs: what is mapped
+    can leave memory, where they would be twice else, as the original and as variables. They stay in memory where the
+    folder for such files has no room for them twice.
+    """
+    import torch
+
+    half = [parameter for parameter in model.parameters() if parameter.dtype in (torch.float16, torch.bfloat16)]
+    count = sum(parameter.numel() for parameter in half)
+    if count and shutil.disk_usage(tempfile.gettempdir()).free > 2 * 4 * count:
+        with tempfile.TemporaryFile() as file:
+            numbers = torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(count,)))
+        for parameter, place in zip(half, numbers.split([parameter.numel() for parameter in half]), strict=True):
+            place = place.view(parameter.shape)
+            place.copy_(parameter.detach())
+            parameter.data = place
+    model.float()
+    return model
