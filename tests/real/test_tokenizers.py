@@ -1,4 +1,5 @@
-"""Tokenizers of well-known models through the whole self-check: `make test-tokenizers`, which installs the packages."""
+"""Tokenizers of well-known models through the whole self-check: `make test-tokenizers`, which installs the packages of
+those that are not among the tests' data."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from vocabulary_support import VOCABULARIES, vocabulary
 
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer, self_check
 
@@ -20,4 +22,10 @@ def test_the_tokens_of_a_well_known_tokenizer_are_the_originals(name: str) -> No
     if not file.is_file():
         pytest.skip(f"{file} is not there: make test-tokenizers installs it")
     spec = read_tokenizer(TokenizerSource(file.read_text(encoding="utf-8"), name, 512))
+    assert self_check(spec, build_tokenizer(spec), sample=1.0).texts > LEAST
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_the_tokens_of_a_vocabulary_in_the_tests_data_are_the_originals(name: str) -> None:
+    spec = read_tokenizer(TokenizerSource(vocabulary(name), name, 512))
     assert self_check(spec, build_tokenizer(spec), sample=1.0).texts > LEAST
