@@ -169,14 +169,18 @@ EXPANSIONS: dict[str, Any] = {
     "none": None,
     "unattended": {"strategy": "fixed", "length": 12, "attend": False},
     "attended": {"strategy": "min", "length": 12, "attend": True},
+    "pooled": None,
 }
 
 
-@pytest.mark.parametrize("expansion", ["unattended", *long("none", "attended")])
-def test_a_model_of_many_vectors_is_trained_by_pairs_and_goes_back(
-    tiny_bert: Path, tmp_path: Path, expansion: str
-) -> None:
-    model, texts = multi_vector_encoder(tiny_bert, query_expansion=EXPANSIONS[expansion]), list(TEXTS)
+def many_vectors(bert: Path, kind: str) -> MultiVectorEncoder:
+    pooling = [HierarchicalTokenPooling(pool_factor=2, tasks=["query", "document"])] if kind == "pooled" else []
+    return multi_vector_encoder(bert, *pooling, query_expansion=EXPANSIONS[kind])
+
+
+@pytest.mark.parametrize("kind", ["unattended", "pooled", *long("none", "attended")])
+def test_a_model_of_many_vectors_is_trained_by_pairs_and_goes_back(tiny_bert: Path, tmp_path: Path, kind: str) -> None:
+    model, texts = many_vectors(tiny_bert, kind), list(TEXTS)
     made = to_keras(model)
 
     def require_equal(theirs: Any) -> None:
@@ -202,10 +206,11 @@ def test_a_model_of_many_vectors_is_trained_by_pairs_and_goes_back(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("kind", ["unattended", "pooled", "none"])
 def test_a_model_of_many_vectors_is_exported_and_proved_equal_to_the_keras_model(
-    tiny_bert: Path, tmp_path: Path
+    tiny_bert: Path, tmp_path: Path, kind: str
 ) -> None:
-    made = to_keras(multi_vector_encoder(tiny_bert, query_expansion=EXPANSIONS["unattended"]))
+    made = to_keras(many_vectors(tiny_bert, kind))
     made.trainable_weights[0].assign(made.trainable_weights[0] * 1.5)
     done = export(made, tmp_path / "models", "model", tokenizer_sample=0.001)
     assert done.report is not None
@@ -214,6 +219,5 @@ def test_a_model_of_many_vectors_is_exported_and_proved_equal_to_the_keras_model
 def test_what_a_model_of_many_vectors_does_not_take_is_refused_by_name(tiny_bert: Path) -> None:
     with pytest.raises(InputError, match="inputs 'tokens': a Keras model of many vectors takes texts"):
         to_keras(multi_vector_encoder(tiny_bert), inputs="tokens")
-    pooled = multi_vector_encoder(tiny_bert, HierarchicalTokenPooling(pool_factor=2))
-    with pytest.raises(UnsupportedError, match=r"pool_factor is 'above 1'.*supported: 1"):
-        to_keras(pooled)
+    with pytest.raises(InputError, match="prompt_name 'query': a Keras model of many vectors takes texts"):
+        to_keras(multi_vector_encoder(tiny_bert), prompt_name="query")

@@ -19,7 +19,6 @@ from toolkit.convert import export
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.layout import Layout
 from toolkit.errors import InputError, UnsupportedError
-from toolkit.graph.keras_door import to_keras
 from toolkit.graph.tasks import read_spec, serving_model
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import open_checkpoint
@@ -151,8 +150,6 @@ def test_what_texts_cannot_take_is_refused_by_name(tiny_bert: Path) -> None:
 
 
 def test_what_is_for_one_way_alone_is_refused_by_name(asymmetric: SentenceTransformer, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="module 0 is 'Router'"):
-        to_keras(asymmetric)
     with pytest.raises(InputError, match="precision 'bfloat16': it has routes"):
         export(asymmetric, tmp_path, "m", precision="bfloat16")
     with pytest.raises(InputError, match="max_seq_length is for models without routes"):

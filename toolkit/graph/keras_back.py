@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 
 from toolkit.encoder.places import Places
 from toolkit.errors import CheckError, InputError, SourceError, UnsupportedError
-from toolkit.graph.keras_door import tokenizing
+from toolkit.graph.keras_door import asked_by_default, routes, tokenizing
 from toolkit.graph.keras_layers import (
     UNUSED,
     WORDS,
@@ -25,6 +26,7 @@ from toolkit.graph.keras_layers import (
     Encoder,
     Head,
     Occurrence,
+    PooledVectors,
     Pooling,
     Truncate,
     Vectors,
@@ -49,8 +51,8 @@ Answers = Callable[[Sequence[Any]], Any]
 BOUND = 1e-5
 BATCH = 16
 ANSWERING = (Pooling, Answer, Occurrence)
-"""Of which each model has one, behind its encoder; of many vectors it has two others."""
-OURS = (*ANSWERING, Vectors, Tokenize, TokenizePairs, Encoder, Head, Truncate, Activation)
+"""Of which each way through a model has one, behind its encoder; one of many vectors has two others."""
+OURS = (*ANSWERING, Vectors, PooledVectors, Tokenize, TokenizePairs, Encoder, Head, Truncate, Activation)
 TRIED = ("hello world", "", "a much longer sentence about embedding models in production, with commas", "東京 🚀")
 """Texts for which a model that came back must give the same answers."""
 
@@ -80,25 +82,24 @@ def keras_checkpoint(
         if (value := getattr(settings, name)) is not None:
             raise InputError(f"{name} {value!r}: the Keras model has its own; set it where to_keras makes the model")
     live, source = (_loaded(Path(model)), str(model)) if isinstance(model, str | Path) else (model, _shown(model))
-    encoder, *heads = _parts(live, source)
-    assert isinstance(encoder, Encoder)
-    weights = {0: _encoder_tensors(encoder, source)}
-    for layer in heads:
+    parts = _parts(live, source)
+    encoders = {layer.place: layer for layer in parts if isinstance(layer, Encoder)}
+    weights = {place: _encoder_tensors(encoder, source) for place, encoder in encoders.items()}
+    for layer in parts:
         if isinstance(layer, Head):
             weights[layer.place] = _head_tensors(layer, source)
         elif isinstance(layer, Answer):
-            weights[0] |= _answer_tensors(layer, encoder, source)
+            weights[layer.place] |= _answer_tensors(layer, encoders[layer.place], source)
     for tensors in weights.values():
         require_finite({name: torch.from_numpy(value) for name, value in tensors.items()}, source)
-    assert encoder.skeleton is not None
-    original = filled(encoder.skeleton, weights).reference
+    packed = next(encoder.skeleton for encoder in encoders.values() if encoder.skeleton)
+    original = filled(packed, weights).reference
     checkpoint = open_checkpoint(original, task=task, settings=settings)
     found = _answers(live, checkpoint, source)
-    tried: Sequence[Any] = TRIED
-    if checkpoint.task == "rerank":
-        tried = list(zip(TRIED, TRIED[::-1], strict=True))
-    for asked, answers in found.items():
-        _require_equal(answers(tried), _ORIGINALS[checkpoint.task](original, asked, tried), source)
+    if checkpoint.task == "multi_vector":  # compared before clusters, which rounding may make others of
+        _require_same(_answers(_unpooled(live), checkpoint, source), _without_pooling(original), checkpoint, source)
+    else:
+        _require_same(found, original, checkpoint, source)
     if cut := checkpoint.truncate_dim:
         found = {name: _cut(answers, cut) for name, answers in found.items()}
     return replace(checkpoint, source=source, answers=found)
@@ -108,8 +109,31 @@ def _cut(answers: Answers, dim: int) -> Answers:
     return lambda rows: answers(rows)[..., :dim]
 
 
+def _unpooled(model: keras.Model) -> keras.Model:
+    """A model of many vectors without what makes them fewer."""
+    found = {layer.name.removeprefix("vectors_"): layer.output for layer in model.layers if isinstance(layer, Vectors)}
+    outputs = {
+        key: value for name, pair in found.items() for key, value in zip((name, f"{name}_mask"), pair, strict=True)
+    }
+    return keras.Model(model.input, outputs)
+
+
+def _without_pooling(model: Any) -> Any:
+    bare = copy.copy(model)
+    bare._modules = {
+        name: module for name, module in model._modules.items() if type(module).__name__ != "HierarchicalTokenPooling"
+    }
+    return bare
+
+
+def _asking(model: Any, name: str | None) -> Callable[..., Any]:
+    """What users of sentence-transformers call for a prompt of that name."""
+    by_name = {QUERY: "encode_query", DOCUMENT: "encode_document"}
+    return getattr(model, by_name.get(name or "", "encode"))  # type: ignore[no-any-return]
+
+
 def _embeddings(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
-    return np.asarray(model.encode(list(rows), show_progress_bar=False))
+    return np.asarray(_asking(model, name)(list(rows), show_progress_bar=False))
 
 
 def _scores(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
@@ -118,12 +142,11 @@ def _scores(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
 
 def _activations(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
     options = {"convert_to_sparse_tensor": False, "show_progress_bar": False}
-    return np.asarray(model.encode(list(rows), max_active_dims=model.get_embedding_dimension(), **options))
+    return np.asarray(_asking(model, name)(list(rows), max_active_dims=model.get_embedding_dimension(), **options))
 
 
 def _lists(model: Any, name: str | None, rows: Sequence[Any]) -> list[Array]:
-    ask = model.encode_query if name == QUERY else model.encode_document
-    return list(ask(list(rows), convert_to_numpy=True, show_progress_bar=False))
+    return list(_asking(model, name)(list(rows), convert_to_numpy=True, show_progress_bar=False))
 
 
 _ORIGINALS: Mapping[str, Callable[[Any, str | None, Sequence[Any]], Any]] = {
@@ -148,7 +171,7 @@ def _loaded(file: Path) -> keras.Model:
 
 
 def _parts(model: keras.Model, source: str) -> list[Any]:
-    """The layers that may have weights, the encoder first, once all are known to be those of ``to_keras``."""
+    """The layers that may have weights, once all are known to be those of ``to_keras``."""
     layers = [layer for layer in getattr(model, "layers", ()) if not isinstance(layer, keras.layers.InputLayer)]
     supported = "the layers of to_keras alone; give the model that it made, which others may be built on"
     for layer in layers:
@@ -156,14 +179,15 @@ def _parts(model: keras.Model, source: str) -> list[Any]:
             raise UnsupportedError(source, f"layer {layer.name!r}", type(layer).__name__, supported)
     encoders = [layer for layer in layers if isinstance(layer, Encoder)]
     answering, vectors = (sum(isinstance(layer, kind) for layer in layers) for kind in (ANSWERING, Vectors))
-    if len(encoders) != 1 or (answering, vectors) not in ((1, 0), (0, 2)):
-        raise UnsupportedError(source, "layers", [layer.name for layer in layers], supported)
-    (encoder,) = encoders
-    if encoder.skeleton is None:
+    old = [encoder for encoder in encoders if encoder.skeleton is None]
+    if old:
         raise UnsupportedError(
-            source, f"layer {encoder.name!r}", "saved by an earlier release", "models of this release's to_keras"
+            source, f"layer {old[0].name!r}", "saved by an earlier release", "models of this release's to_keras"
         )
-    return [encoder, *(layer for layer in layers if isinstance(layer, Head | Answer))]
+    whole = sum(bool(encoder.skeleton) for encoder in encoders) == 1  # and not parts of several models
+    if not whole or not ((answering and not vectors) or (answering, vectors) == (0, 2)):
+        raise UnsupportedError(source, "layers", [layer.name for layer in layers], supported)
+    return [layer for layer in layers if isinstance(layer, Encoder | Head | Answer)]
 
 
 def _values(layer: Encoder | Head | Answer, source: str) -> dict[str, Array]:
@@ -198,6 +222,8 @@ def _answers(model: keras.Model, checkpoint: Checkpoint, source: str) -> dict[st
     (``None``: the default one)."""
     if checkpoint.task == "multi_vector":
         return {name: partial(_many_vectors, model, name) for name in (QUERY, DOCUMENT)}
+    if taken := routes(checkpoint):
+        return _routed_answers(model, checkpoint, tuple(taken), source)
     tokens = isinstance(model.input, Mapping) and "input_ids" in model.input
     if tokens and checkpoint.prompt and not all(getattr(item, "include_prompt", True) for item in checkpoint.reference):
         raise UnsupportedError(source, "inputs", "tokens", "text, where pooling leaves a prompt out")
@@ -205,32 +231,57 @@ def _answers(model: keras.Model, checkpoint: Checkpoint, source: str) -> dict[st
 
     def given(rows: Sequence[Any]) -> Any:
         columns = [rows] if checkpoint.task != "rerank" else list(zip(*rows, strict=True))
-        texts = [tf.constant([text.encode() for text in column]) for column in columns]
+        texts = [_strings(column) for column in columns]
         if tokenize is not None:
             return tokenize(*texts)
-        return texts[0] if checkpoint.task != "rerank" else dict(zip(("query", "document"), texts, strict=True))
+        return texts[0] if checkpoint.task != "rerank" else dict(zip((QUERY, DOCUMENT), texts, strict=True))
 
-    def answers(rows: Sequence[Any]) -> Array:
-        batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-        return np.concatenate([model(given(batch)).numpy() for batch in batches])
+    return {None: partial(_in_batches, model, given)}
 
-    return {None: answers}
+
+def _routed_answers(
+    model: keras.Model, checkpoint: Checkpoint, names: Sequence[str], source: str
+) -> dict[str | None, Answers]:
+    """Those of a model with routes of these ``names``."""
+    for side, found in (("inputs", model.input), ("outputs", model.output)):
+        if not isinstance(found, Mapping) or set(found) != set(names):
+            shown = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+            raise UnsupportedError(source, side, shown, f"those of to_keras: {', '.join(names)}")
+    by_name = {
+        name: partial(_in_batches, keras.Model(model.input[name], model.output[name]), _strings) for name in names
+    }
+    answers: dict[str | None, Answers] = {name: by_name[name] for name in checkpoint.routes}
+    if alike := asked_by_default(checkpoint):
+        answers[None] = by_name[alike[0]]
+    return answers
+
+
+def _strings(texts: Sequence[str]) -> tf.Tensor:
+    return tf.constant([text.encode() for text in texts])
+
+
+def _in_batches(model: keras.Model, given: Callable[[Sequence[Any]], Any], rows: Sequence[Any]) -> Array:
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    return np.concatenate([model(given(batch)).numpy() for batch in batches])
 
 
 def _many_vectors(model: keras.Model, name: str, rows: Sequence[Any]) -> list[Array]:
     """Of each text its vectors, where it is taken for what ``name`` says."""
     lists: list[Array] = []
     for start in range(0, len(rows), BATCH):
-        texts = tf.constant([text.encode() for text in rows[start : start + BATCH]])
+        texts = _strings(rows[start : start + BATCH])
         found = model({QUERY: texts, DOCUMENT: texts})
         masks = found[f"{name}_mask"].numpy().astype(bool)
         lists += [vectors[mask] for vectors, mask in zip(found[name].numpy(), masks, strict=True)]
     return lists
 
 
-def _require_equal(answers: Any, originals: Any, source: str) -> None:
-    for ours, theirs in zip(answers, originals, strict=True):
-        _require_row_equal(ours, theirs, source)
+def _require_same(answers: Mapping[str | None, Answers], original: Any, checkpoint: Checkpoint, source: str) -> None:
+    """Raise ``CheckError`` unless ``original`` answers some texts as the Keras model does."""
+    tried: Sequence[Any] = TRIED if checkpoint.task != "rerank" else list(zip(TRIED, TRIED[::-1], strict=True))
+    for name, ask in answers.items():
+        for ours, theirs in zip(ask(tried), _ORIGINALS[checkpoint.task](original, name, tried), strict=True):
+            _require_row_equal(ours, theirs, source)
 
 
 def _require_row_equal(ours: Array, theirs: Array, source: str) -> None:

@@ -13,26 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
-import numpy as np
 
 from toolkit.encoder.families import MODEL_TYPES
-from toolkit.encoder.family import EncoderSpec
-from toolkit.encoder.places import Places
 from toolkit.encoder.static import STATIC
-from toolkit.errors import InputError, UnsupportedError
-from toolkit.graph.keras_layers import (
-    UNUSED,
-    WORDS,
-    Activation,
-    Answer,
-    Encoder,
-    Head,
-    Occurrence,
-    Pooling,
-    Truncate,
-    Vectors,
-    numbers_of,
-)
+from toolkit.errors import InputError
+from toolkit.graph.keras_layers import WORDS, Activation, Occurrence, PooledVectors, Pooling, Truncate, Vectors
+from toolkit.graph.keras_modules import Layers
 from toolkit.graph.keras_tokens import THERE, TOKENS, Tokenize, TokenizeExpanded, TokenizePairs, pairs_config
 from toolkit.graph.spec import TaskSpec
 from toolkit.graph.tasks import read_spec
@@ -40,34 +26,71 @@ from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.graph.tasks.multi_vector import MultiVectorSpec
 from toolkit.graph.tasks.rerank import RerankSpec
 from toolkit.graph.tasks.sparse import SparseSpec
-from toolkit.heads.head import SENTENCE, HeadSpec, RowHead, head_parameters, own_parameters, stage_names
+from toolkit.heads.head import SENTENCE, RowHead, head_parameters, own_parameters, stage_names
 from toolkit.heads.head import TOKENS as TOKEN_EMBEDDINGS
 from toolkit.heads.pooling import PoolingSpec
-from toolkit.signatures import Views
+from toolkit.signatures import Views, prompt_texts
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
-from toolkit.source.loaded import first_of
-from toolkit.source.router import ROUTER
 from toolkit.source.settings import SourceSettings
-from toolkit.source.skeleton import skeleton
 from toolkit.source.tasks import TASKS
-from toolkit.source.traced import unused_state
 from toolkit.tokenizer.chat import ChatPairs
 from toolkit.vectors_signatures import DOCUMENT, QUERY
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
 
-__all__ = ["to_keras", "tokenizing"]
+__all__ = ["asked_by_default", "routes", "to_keras", "tokenizing"]
 
 Tensors = Mapping[str, Any]
 
+_TEXT = "text"
+"""What the way of texts is called that are taken for nothing."""
 
-def _head(head: HeadSpec, name: str, place: int, params: Mapping[str, np.ndarray[Any, Any]]) -> Head:
-    own = own_parameters(params, name)
-    shapes = {key: value.shape for key, value in own.items()}
-    layer = Head(type(head).__name__, numbers_of(head), shapes, place, name=f"head_{name}")
-    layer.load(own)
-    return layer
+
+@dataclass(frozen=True)
+class _Way:
+    """What a text goes through, as if that were the whole model. Where there are several, ``route`` says which it is
+    of (``None``: of all texts)."""
+
+    spec: Any
+    checkpoint: Checkpoint
+    route: str | None = None
+
+    def named(self, name: str) -> str:
+        """The name of a layer of this way alone."""
+        return name if self.route is None else f"{name}_{self.route}"
+
+
+def routes(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
+    """The ways through a model that its Keras model takes texts for, by the names of its inputs: those of a Router, and
+    the default one as ``text`` where it is none of them. A model with one way for all texts has none."""
+    found = checkpoint.routes
+    if found and not any(_same(way, checkpoint) for way in found.values()):
+        found[_TEXT] = replace(checkpoint, ways={})
+    return found
+
+
+def _same(a: Checkpoint, b: Checkpoint) -> bool:
+    return [id(module) for module in a.modules] == [id(module) for module in b.modules]
+
+
+def asked_by_default(checkpoint: Checkpoint) -> list[str]:
+    """Of ``routes`` those by which a text is treated as by default: the same way, with the same prompt."""
+    prompts = prompt_texts(checkpoint.prompts, checkpoint.prompt, tuple(checkpoint.routes)) | {_TEXT: checkpoint.prompt}
+    return [
+        name
+        for name, way in routes(checkpoint).items()
+        if _same(way, checkpoint) and prompts[name] == checkpoint.prompt
+    ]
+
+
+def _way(spec: TaskSpec, route: str, checkpoint: Checkpoint) -> _Way:
+    """That of a ``checkpoint`` of one route of a whole model, which ``spec`` is of."""
+    texts: Any = spec.texts  # type: ignore[attr-defined]  # of the tasks that have routes
+    text = next(item for item in texts if item.prompt.name == (None if route == _TEXT else route))
+    if isinstance(spec, EmbedSpec):
+        return _Way(replace(spec.routes.get(route, spec), texts=(text,), routes={}), checkpoint, route)
+    return _Way(read_spec(replace(checkpoint, prompt=text.prompt.text), Views(prompts=())), checkpoint, route)
 
 
 @dataclass(frozen=True)
@@ -81,74 +104,49 @@ class _Behind:
     words: bool = False
 
 
-def _embed(spec: EmbedSpec, prompted: bool) -> _Behind:
+def _embed(way: _Way, layers: Layers, prompted: bool) -> _Behind:
+    spec: EmbedSpec = way.spec
     params = head_parameters(spec.modules)
     skipped = spec.texts[0].prompt.skipped if prompted else 0  # tokens that a caller chose have no prompt
-    first = 0 if spec.encoder.family == STATIC else 1  # a StaticEmbedding pools by itself, without a module
+    modules = [module for module in way.checkpoint.modules if module.type != "Dropout"]
+    if spec.encoder.family != STATIC:  # which pools by itself, without another module
+        modules = modules[1:]
 
     def build(features: Tensors, tokens: Tensors) -> Any:
-        for place, (name, module) in enumerate(zip(stage_names(spec.modules), spec.modules, strict=True), first):
-            if isinstance(module, PoolingSpec):
-                layer = Pooling(list(module.modes), module.dim, skipped, name="pooling")
+        for stage, head, module in zip(stage_names(spec.modules), spec.modules, modules, strict=True):
+            if isinstance(head, PoolingSpec):
+                layer = Pooling(list(head.modes), head.dim, skipped, name=way.named("pooling"))
                 features = {SENTENCE: layer(features[TOKEN_EMBEDDINGS], tokens["attention_mask"])}
             else:
-                features = {**features, module.writes: _head(module, name, place, params)(features[module.reads])}
+                made = layers.head(head, module, own_parameters(params, stage))
+                features = {**features, head.writes: made(features[head.reads])}
         x = features[SENTENCE]
-        return x if spec.truncate_dim is None else Truncate(spec.dim, name="truncate")(x)
+        return x if spec.truncate_dim is None else Truncate(spec.dim, name=way.named("truncate"))(x)
 
     return _Behind(build)
 
 
-def _rerank(spec: RerankSpec, prompted: bool) -> _Behind:
+def _rerank(way: _Way, layers: Layers, prompted: bool) -> _Behind:
+    spec: RerankSpec = way.spec
+
     def build(features: Tensors, tokens: Tensors) -> Any:
-        logits = _answer(spec.head, spec.dim, features, tokens)
+        logits = _answer(spec.head, way, layers, features, tokens)
         return Activation(spec.activation, name="activation")(logits)
 
     return _Behind(build, spec.head, _lacks_words(spec.head))
 
 
-def _sparse(spec: SparseSpec, prompted: bool) -> _Behind:
+def _sparse(way: _Way, layers: Layers, prompted: bool) -> _Behind:
+    spec: SparseSpec = way.spec
     head = spec.splade
     if head is None:
-        occurrence = Occurrence(name="occurrence")
+        occurrence = Occurrence(name=way.named("occurrence"))
         return _Behind(lambda features, tokens: occurrence(features[WORDS], *_shown(tokens)), words=True)
-    return _Behind(lambda features, tokens: _answer(head, spec.dim, features, tokens), head, _lacks_words(head))
+    return _Behind(lambda features, tokens: _answer(head, way, layers, features, tokens), head, _lacks_words(head))
 
 
-def _many_vectors(spec: MultiVectorSpec, checkpoint: Checkpoint) -> keras.Model:
-    """Of queries and documents, which go through the same encoder and modules, but become tokens in their own ways."""
-    roles = {role.name: role for role in spec.roles}
-    prompts = {item.role: item.prompt.text for item in spec.texts}
-    places = [place for place, module in enumerate(checkpoint.modules) if module.type in ("Dense", "Normalize")]
-    params, names = head_parameters(spec.heads), stage_names(spec.heads)
-    encoder = _encoder(spec.encoder, checkpoint, _Behind(lambda features, tokens: None))
-    parts = zip(spec.heads, names, places, strict=True)
-    heads = [_head(head, name, place, params) for head, name, place in parts]
-    entry, found = {}, {}
-    for name in (QUERY, DOCUMENT):
-        role = roles[name]
-        if role.merges:
-            raise UnsupportedError(
-                checkpoint.source, "pool_factor", "above 1", "1: clusters are nothing that is trained"
-            )
-        entry[name] = keras.Input(shape=(), dtype="string", name=name)
-        raw = asdict(replace(checkpoint.tokenizer, max_length=role.max_length))
-        own: Any = {"prompt": prompts[name], "vocab_size": spec.encoder.vocab_size, "name": f"tokenize_{name}"}
-        more = role.expansion
-        tokens = (Tokenize(raw, **own) if more is None else TokenizeExpanded(raw, *astuple(more), **own))(entry[name])
-        there = tokens[THERE] if more is not None else tokens["attention_mask"]
-        seen = there if more is not None and not more.attended else None
-        x = encoder(*(tokens[item] for item in TOKENS), seen)
-        for head in heads:
-            x = head(x)
-        normalized = role.pooling is not None and role.pooling.normalized
-        last = Vectors(role.skipped, role.kept, normalized, name=f"vectors_{name}")
-        found[name], found[f"{name}_mask"] = last(x, tokens["input_ids"], there)
-    return keras.Model(entry, found, name=_snake(TASKS[spec.task].model_class))
-
-
-_BEHIND: Mapping[str, Callable[[Any, bool], _Behind]] = {"embed": _embed, "rerank": _rerank, "sparse": _sparse}
-"""What stands behind the encoder, by task, of its spec, and of whether prompts stand before texts."""
+_BEHIND: Mapping[str, Callable[[_Way, Layers, bool], _Behind]] = {"embed": _embed, "rerank": _rerank, "sparse": _sparse}
+"""What stands behind the encoder, by task, of a way, and of whether prompts stand before texts."""
 
 
 def _lacks_words(head: RowHead) -> bool:
@@ -160,54 +158,67 @@ def _shown(tokens: Tensors) -> tuple[Any, Any]:
     return tokens["input_ids"], tokens["attention_mask"]
 
 
-def _answer(head: RowHead, answers: int, features: Tensors, tokens: Tensors) -> Any:
-    shapes = {name: value.shape for name, value in head.weights.items()}
-    kind, numbers = type(head).__name__, numbers_of(head)
-    layer = Answer(kind, numbers, shapes, head.stored, answers, name=kind.removesuffix("Spec").lower())
-    layer.load(head.weights)
+def _answer(head: RowHead, way: _Way, layers: Layers, features: Tensors, tokens: Tensors) -> Any:
+    layer = layers.answer(head, way.checkpoint.modules[0], way.spec.dim)
     return layer(features[TOKEN_EMBEDDINGS], *_shown(tokens), features.get(WORDS))
 
 
-def _encoder(spec: EncoderSpec, checkpoint: Checkpoint, behind: _Behind) -> Encoder:
-    module, head = checkpoint.modules[0], behind.head
-    prefix = f"{module.config['base_model_prefix']}." if head is not None else ""
-    shapes = {name: tensor.shape for name, tensor in spec.tensors.items()}
-    used = [spec.tensors[name] for name in Places(spec, shapes).names]
-    others = {f"{prefix}{name}": tensor for name, tensor in spec.tensors.items()}
-    if head is not None:
-        used += [module.tensors[name] for name in head.stored.values()]
-        others |= {name: tensor for name, tensor in module.tensors.items() if not name.startswith(prefix)}
-    if module.type == "Transformer":
-        stored = unused_state(first_of(checkpoint.reference).auto_model)
-        others |= {name: np.asarray(tensor.detach()) for name, tensor in stored.items()}
-    unused = {
-        f"{UNUSED}{name}": tensor
-        for name, tensor in others.items()
-        # a table may have two names
-        if tensor.dtype.kind == "f" and not any(np.shares_memory(tensor, other) for other in used)
-    }
-    values = {**spec.stored(), **unused}
-    layer = Encoder(
-        numbers_of(replace(spec, tensors={})),
-        {name: value.shape for name, value in values.items()},
-        {name: list(shape) for name, shape in shapes.items()},
-        skeleton(checkpoint.reference),
-        prefix,
-        behind.words,
-        name="encoder",
-    )
-    layer.load(values)
-    return layer
+def _answered(way: _Way, layers: Layers, tokens: Tensors, prompted: bool = True) -> Any:
+    """The answer to tokens that go this way."""
+    behind = _BEHIND[way.spec.task](way, layers, prompted)
+    encoder = layers.encoder(way.spec.encoder, way.checkpoint.modules[0], behind.head, words=behind.words)
+    found = encoder(*(tokens[name] for name in TOKENS))
+    features = dict(zip((TOKEN_EMBEDDINGS, WORDS), found, strict=True)) if behind.words else {TOKEN_EMBEDDINGS: found}
+    return behind.build(features, tokens)
 
 
-def tokenizing(spec: TaskSpec, checkpoint: Checkpoint) -> Tokenize:
+def _routed(spec: TaskSpec, taken: Mapping[str, Checkpoint], layers: Layers) -> tuple[Tensors, Tensors]:
+    """Of texts that go each their own way, inputs and answers by name."""
+    entry, found = {}, {}
+    for name, checkpoint in taken.items():
+        way = _way(spec, name, checkpoint)
+        entry[name] = keras.Input(shape=(), dtype="string", name=name)
+        found[name] = _answered(way, layers, tokenizing(way.spec, checkpoint, way.named("tokenize"))(entry[name]))
+    return entry, found
+
+
+def _many_vectors(spec: MultiVectorSpec, checkpoint: Checkpoint, layers: Layers) -> tuple[Tensors, Tensors]:
+    """Of queries and documents, which go through the same encoder and modules, but become tokens in their own ways."""
+    roles = {role.name: role for role in spec.roles}
+    prompts = {item.role: item.prompt.text for item in spec.texts}
+    modules = [module for module in checkpoint.modules if module.type in ("Dense", "Normalize")]
+    params, names = head_parameters(spec.heads), stage_names(spec.heads)
+    encoder = layers.encoder(spec.encoder, checkpoint.modules[0], words=False)
+    parts = zip(spec.heads, names, modules, strict=True)
+    heads = [layers.head(head, module, own_parameters(params, name)) for head, name, module in parts]
+    entry, found = {}, {}
+    for name in (QUERY, DOCUMENT):
+        role = roles[name]
+        entry[name] = keras.Input(shape=(), dtype="string", name=name)
+        raw = asdict(replace(checkpoint.tokenizer, max_length=role.max_length))
+        own: Any = {"prompt": prompts[name], "vocab_size": spec.encoder.vocab_size, "name": f"tokenize_{name}"}
+        more = role.expansion
+        tokens = (Tokenize(raw, **own) if more is None else TokenizeExpanded(raw, *astuple(more), **own))(entry[name])
+        there = tokens[THERE] if more is not None else tokens["attention_mask"]
+        seen = there if more is not None and not more.attended else None
+        x = encoder(*(tokens[item] for item in TOKENS), seen)
+        for head in heads:
+            x = head(x)
+        x, there = Vectors(role.skipped, role.kept, name=f"vectors_{name}")(x, tokens["input_ids"], there)
+        if role.pooling is not None:
+            x, there = PooledVectors(**asdict(role.pooling), longest=role.length, name=f"pooled_{name}")(x, there)
+        found[name], found[f"{name}_mask"] = x, there
+    return entry, found
+
+
+def tokenizing(spec: TaskSpec, checkpoint: Checkpoint, name: str = "tokenize") -> Tokenize | TokenizePairs:
     """The layer from what the default signature takes to tokens, its prompt before them."""
     if not isinstance(spec, RerankSpec):
         raw = replace(checkpoint.tokenizer, max_length=spec.max_length)
-        return Tokenize(asdict(raw), spec.prompt, spec.encoder.vocab_size, name="tokenize")
+        return Tokenize(asdict(raw), spec.prompt, spec.encoder.vocab_size, name=name)
     own = checkpoint.tokenizer.without_special() if isinstance(spec.pairs, ChatPairs) else checkpoint.tokenizer
     raw, pairs = replace(own, max_length=spec.max_length), pairs_config(spec.pairs)
-    return TokenizePairs(asdict(raw), pairs, prompt=spec.prompt, vocab_size=spec.encoder.vocab_size, name="tokenize")
+    return TokenizePairs(asdict(raw), pairs, prompt=spec.prompt, vocab_size=spec.encoder.vocab_size, name=name)
 
 
 def to_keras(
@@ -230,6 +241,10 @@ def to_keras(
     ``document_mask``. Layers: ``tokenize``, ``encoder``, then those of the task. Before each text (or query) is the
     prompt of that name, else the default one.
 
+    A model with a Router takes a dict of strings by route, ``query`` and ``document`` (and ``text``, if what is neither
+    goes a third way), and gives a dict of the answers of ``encode_query`` and ``encode_document``. The names of layers
+    end in the route's, as ``encoder_query``, but of those that all routes share.
+
     Raises ``SourceError``, ``UnsupportedError`` or ``InputError``.
     """
     if inputs not in ("text", "tokens"):
@@ -246,28 +261,29 @@ def to_keras(
         settings=SourceSettings(prompt_name=prompt_name),
         model_types=MODEL_TYPES,
     )
-    many = checkpoint.task == MultiVectorSpec.task
-    spec = read_spec(checkpoint, Views(prompts=(QUERY, DOCUMENT) if many else ()))
-    if set(checkpoint.ways) - set(checkpoint.adapters):
-        raise UnsupportedError(checkpoint.source, "module 0", ROUTER, "models with one way for all texts")
-    if isinstance(spec, MultiVectorSpec):
-        if inputs == "tokens" or prompt_name is not None:
-            named = "inputs 'tokens'" if inputs == "tokens" else f"prompt_name {prompt_name!r}"
-            raise InputError(f"{named}: a Keras model of many vectors takes texts, a query's and a document's prompt")
-        return _many_vectors(spec, checkpoint)
+    many, taken = checkpoint.task == MultiVectorSpec.task, routes(checkpoint)
+    if (many or taken) and (inputs == "tokens" or prompt_name is not None):
+        named = "inputs 'tokens'" if inputs == "tokens" else f"prompt_name {prompt_name!r}"
+        kind = "of many vectors" if many else "with routes"
+        raise InputError(f"{named}: a Keras model {kind} takes texts, each of its inputs with its own prompt")
+    names = (QUERY, DOCUMENT) if many else tuple(checkpoint.routes)
+    spec, layers = read_spec(checkpoint, Views(prompts=names)), Layers(checkpoint, taken)
     entry: Any
-    if inputs == "tokens":
-        entry = tokens = {name: keras.Input(shape=(None,), dtype="int32", name=name) for name in TOKENS}
-    elif spec.task == "rerank":
-        entry = {name: keras.Input(shape=(), dtype="string", name=name) for name in ("query", "document")}
-        tokens = tokenizing(spec, checkpoint)(*entry.values())
+    if isinstance(spec, MultiVectorSpec):
+        entry, answers = _many_vectors(spec, checkpoint, layers)
+    elif taken:
+        entry, answers = _routed(spec, taken, layers)
     else:
-        entry = keras.Input(shape=(), dtype="string", name="text")
-        tokens = tokenizing(spec, checkpoint)(entry)
-    behind = _BEHIND[spec.task](spec, inputs == "text")
-    found = _encoder(spec.encoder, checkpoint, behind)(*(tokens[name] for name in TOKENS))
-    features = dict(zip((TOKEN_EMBEDDINGS, WORDS), found, strict=True)) if behind.words else {TOKEN_EMBEDDINGS: found}
-    return keras.Model(entry, behind.build(features, tokens), name=_snake(TASKS[spec.task].model_class))
+        if inputs == "tokens":
+            entry = tokens = {name: keras.Input(shape=(None,), dtype="int32", name=name) for name in TOKENS}
+        elif spec.task == "rerank":
+            entry = {name: keras.Input(shape=(), dtype="string", name=name) for name in (QUERY, DOCUMENT)}
+            tokens = tokenizing(spec, checkpoint)(*entry.values())
+        else:
+            entry = keras.Input(shape=(), dtype="string", name="text")
+            tokens = tokenizing(spec, checkpoint)(entry)
+        answers = _answered(_Way(spec, checkpoint), layers, tokens, inputs == "text")
+    return keras.Model(entry, answers, name=_snake(TASKS[spec.task].model_class))
 
 
 def _snake(name: str) -> str:

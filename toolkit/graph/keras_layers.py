@@ -6,7 +6,7 @@ They are registered with Keras under ``sentence_serving``, and run the same grap
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ import tensorflow as tf
 from toolkit.encoder.families import ENCODERS
 from toolkit.encoder.family import EncoderSpec, padded_positions
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
-from toolkit.encoder.packing import Chunk, make_chunk, pack
+from toolkit.encoder.packing import Chunk, make_chunk, pack, padded_index
 from toolkit.encoder.precision.float32 import Float32Products
 from toolkit.graph.keras_tokens import PACKAGE
 from toolkit.heads import HEADS
@@ -24,9 +24,9 @@ from toolkit.heads.classifier import ClassifierSpec
 from toolkit.heads.head import HeadSpec, RowHead
 from toolkit.heads.logit_score import LogitScoreSpec
 from toolkit.heads.masked_lm import MaskedLMSpec
-from toolkit.heads.normalize import NormalizeSpec
 from toolkit.heads.pooling import PoolingSpec, pool
 from toolkit.heads.splade import Splade, SpladePoolingSpec
+from toolkit.heads.token_pooling import TokenPoolingSpec
 
 __all__ = [
     "UNUSED",
@@ -36,6 +36,7 @@ __all__ = [
     "Encoder",
     "Head",
     "Occurrence",
+    "PooledVectors",
     "Pooling",
     "Truncate",
     "Vectors",
@@ -79,7 +80,8 @@ class Encoder(_Parameters):
     In training, dropout acts at the rates of the checkpoint's configuration. Weights are what the checkpoint stores,
     those of its tensors that no hidden state depends on (``unused/...``) among them, which stay as they are.
     ``skeleton`` is the checkpoint without its weights, and ``tensors`` are the names and shapes of its encoder's: what
-    a trained model goes back to. A model that was saved without them is read, and does not go back. ``prefix`` is what
+    a trained model goes back to. A model that was saved without them is read, and does not go back. ``place`` is the
+    module's number; of several encoders the first alone has the skeleton, others an empty one. ``prefix`` is what
     these names begin with in a module in which the encoder has a head around it. Where that has the encoder's own table
     of words, the layer ``hands_on`` the table beside the token embeddings. ``token_mask`` says where tokens are, if
     there are some that no other looks at, behind those that attention_mask says.
@@ -93,6 +95,7 @@ class Encoder(_Parameters):
         skeleton: str | None = None,
         prefix: str = "",
         hands_on: bool = False,
+        place: int = 0,
         **kwargs: Any,
     ) -> None:
         family = ENCODERS[spec["family"]]
@@ -109,6 +112,7 @@ class Encoder(_Parameters):
         self.skeleton = skeleton
         self.prefix = prefix
         self.hands_on = hands_on
+        self.place = place
         self.seed = keras.random.SeedGenerator()
 
     def call(
@@ -143,7 +147,7 @@ class Encoder(_Parameters):
 
     def get_config(self) -> dict[str, Any]:
         own = {"spec": numbers_of(self.spec), "shapes": self.shapes, "tensors": self.stored_shapes}
-        further = {"skeleton": self.skeleton, "prefix": self.prefix, "hands_on": self.hands_on}
+        further = {"skeleton": self.skeleton, "prefix": self.prefix, "hands_on": self.hands_on, "place": self.place}
         return {**super().get_config(), **own, **further}
 
 
@@ -185,7 +189,7 @@ _HEADS: dict[str, type[HeadSpec]] = {head.__name__: head for head in HEADS.value
 class Head(_Parameters):
     """A module behind the encoder (Dense, LayerNorm, Normalize): float32 ``[..., in]`` to ``[..., out]``.
 
-    ``place`` is the module's number, the encoder's being 0.
+    ``place`` is the module's number.
     """
 
     def __init__(
@@ -234,8 +238,8 @@ class Answer(_Parameters):
     and attention_mask to float32 ``[batch, answers]``: a CrossEncoder's scores before their activation, or a number for
     each word of a SparseEncoder's vocabulary.
 
-    ``stored`` are the names of its weights to those in the checkpoint. The encoder hands its table of ``words`` on
-    where the head has the same.
+    ``stored`` are the names of its weights to those in the checkpoint, in the module of that ``place``, which is the
+    encoder's. That hands its table of ``words`` on where the head has the same.
     """
 
     def __init__(
@@ -245,6 +249,7 @@ class Answer(_Parameters):
         shapes: Mapping[str, Any],
         stored: Mapping[str, str],
         answers: int,
+        place: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__({name: tuple(shape) for name, shape in shapes.items()}, **kwargs)
@@ -253,6 +258,7 @@ class Answer(_Parameters):
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
         self.stored = dict(stored)
         self.answers = answers
+        self.place = place
         self.spec = _row_head(kind, spec, self.stored)
 
     def call(
@@ -271,7 +277,7 @@ class Answer(_Parameters):
 
     def get_config(self) -> dict[str, Any]:
         own = {"kind": self.kind, "spec": self.numbers, "shapes": self.shapes, "stored": self.stored}
-        return {**super().get_config(), **own, "answers": self.answers}
+        return {**super().get_config(), **own, "answers": self.answers, "place": self.place}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -296,11 +302,9 @@ class Vectors(keras.layers.Layer):  # type: ignore[misc]
     there is none, and int32 ``[batch, length]``, 1 where there is one: not at tokens whose ids are ``skipped``, nor at
     others than those ``kept`` (``None``: any may be)."""
 
-    def __init__(
-        self, skipped: Sequence[int], kept: Sequence[int] | None, normalized: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, skipped: Sequence[int], kept: Sequence[int] | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.skipped, self.normalized = list(skipped), normalized
+        self.skipped = list(skipped)
         self.kept = None if kept is None else list(kept)
 
     def call(self, vectors: tf.Tensor, input_ids: tf.Tensor, there: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -309,15 +313,43 @@ class Vectors(keras.layers.Layer):  # type: ignore[misc]
             wanted &= tf.reduce_all(input_ids[..., None] != tf.constant(self.skipped), -1)
         if self.kept is not None:
             wanted &= tf.reduce_any(input_ids[..., None] == tf.constant(self.kept), -1)
-        found = NormalizeSpec().apply({}, vectors) if self.normalized else vectors
-        return tf.where(wanted[..., None], found, 0.0), tf.cast(wanted, tf.int32)
+        return tf.where(wanted[..., None], vectors, 0.0), tf.cast(wanted, tf.int32)
 
     def compute_output_spec(self, vectors: Any, input_ids: Any, there: Any) -> tuple[Any, Any]:
         return keras.KerasTensor(vectors.shape, "float32"), keras.KerasTensor(vectors.shape[:2], "int32")
 
     def get_config(self) -> dict[str, Any]:
-        own = {"skipped": self.skipped, "kept": self.kept, "normalized": self.normalized}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "skipped": self.skipped, "kept": self.kept}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class PooledVectors(keras.layers.Layer):  # type: ignore[misc]
+    """The vectors of a text, ``[batch, length, dim]``, and where there are any, int32 ``[batch, length]``, to about
+    ``1 / factor`` of them, the means of clusters, as :class:`toolkit.heads.token_pooling.TokenPoolingSpec` says: side
+    by side, zeros behind them. No text has more than ``longest``. What goes to which cluster is not trained."""
+
+    def __init__(self, factor: float, protected: int, normalized: bool, longest: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = TokenPoolingSpec(factor, protected, normalized)
+        self.longest = longest
+
+    def call(self, vectors: tf.Tensor, there: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        wanted = tf.not_equal(there, 0)
+        counts = tf.reduce_sum(tf.cast(wanted, tf.int32), 1)
+        splits = tf.concat([[0], tf.cumsum(counts)], 0)
+        found, splits, *_ = self.spec.apply(tf.boolean_mask(vectors, wanted), splits, self.longest)
+        length = tf.reduce_max(tf.concat([splits[1:] - splits[:-1], [0]], 0))
+        index, mask = padded_index(splits, length)
+        # one more, so that index 0 exists when there are no vectors at all
+        rows = tf.where(mask[..., None], tf.gather(tf.pad(found, [[0, 1], [0, 0]]), index), 0.0)
+        return rows, tf.cast(mask, tf.int32)
+
+    def compute_output_spec(self, vectors: Any, there: Any) -> tuple[Any, Any]:
+        batch, _, dim = vectors.shape
+        return keras.KerasTensor((batch, None, dim), "float32"), keras.KerasTensor((batch, None), "int32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **asdict(self.spec), "longest": self.longest}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -102,7 +102,7 @@ def _answers(
     else:
         embeddings = np.asarray(model.encode(list(texts), batch_size=batch_size, show_progress_bar=False))
     prompts = {item.prompt.name: item.prompt for item in further}
-    by_prompt = {name: _as_signed(model, prompt, texts, batch_size) for name, prompt in prompts.items()}
+    by_prompt = {name: _as_signed(checkpoint, prompt, texts, batch_size) for name, prompt in prompts.items()}
     views = {item.floats: viewed(item, by_prompt[item.prompt.name]) for item in further}
     way = ways(model, checkpoint.source)[None]
     leaves_prompt_out = checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in way)
@@ -151,8 +151,11 @@ def _encoded(model: SentenceTransformer, prompt_name: str | None, texts: Sequenc
     return np.asarray(asked(model, prompt_name, texts, batch_size=batch_size))
 
 
-def _as_signed(model: SentenceTransformer, prompt: Prompt, texts: Sequence[str], batch_size: int) -> Array:
-    """With an adapter by ``encode`` too, once ``set_adapter`` has chosen it."""
+def _as_signed(checkpoint: Checkpoint, prompt: Prompt, texts: Sequence[str], batch_size: int) -> Array:
+    """With an adapter by ``encode`` too, once ``set_adapter`` has chosen it; the Keras model's where that answers."""
+    model: Any = checkpoint.reference
+    if prompt.name in checkpoint.answers:
+        return np.asarray(checkpoint.answers[prompt.name](texts))
     if prompt.adapter is None:
         return _encoded(model, prompt.name, texts, batch_size)
     with adapted(model, prompt.adapter):

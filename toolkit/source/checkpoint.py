@@ -116,6 +116,11 @@ class Checkpoint:
     ways: Mapping[str, Checkpoint] = field(default_factory=dict, repr=False)
     adapters: tuple[str, ...] = ()
 
+    @property
+    def routes(self) -> dict[str, Checkpoint]:
+        """The ways of a Router."""
+        return {name: way for name, way in self.ways.items() if name not in self.adapters}
+
 
 def open_checkpoint(
     source: str | Path | BaseModel,
@@ -158,8 +163,10 @@ def open_checkpoint(
     # transformers loads half-precision checkpoints as such; the reference is their values computed in float32.
     checkpoint = _from_model(in_float32(model), str(source), str(path), settings, folder.task, plain=folder.plain)
     notes = (*checkpoint.notices, *(half_precision_notice(str(path), dtype) for dtype in half))
-    apart = set(checkpoint.ways) - set(checkpoint.adapters)  # ways that may have tokenizers of their own
-    return _said(replace(checkpoint, notices=notes, tokenizer_file=None if apart else folder.tokenizer_file))
+    # routes may have tokenizers of their own
+    return _said(
+        replace(checkpoint, notices=notes, tokenizer_file=None if checkpoint.routes else folder.tokenizer_file)
+    )
 
 
 def _said(checkpoint: Checkpoint) -> Checkpoint:

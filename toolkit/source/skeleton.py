@@ -16,24 +16,34 @@ import numpy.typing as npt
 
 from toolkit.errors import SourceError
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
-from toolkit.source.files import read_json
-from toolkit.source.folder import ModuleFolder
+from toolkit.source.folder import inspect_folder
+from toolkit.source.loaded import modules_of
+from toolkit.source.router import ROUTER
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
 
-__all__ = ["filled", "skeleton"]
+__all__ = ["filled", "places", "skeleton"]
 
 _WEIGHTS = (".safetensors", ".bin")
+_NONE = "Dropout"
+"""A module that has no number."""
+
+
+def places(model: BaseModel) -> dict[int, int]:
+    """The number of each module by its ``id``: in their order, those of routes too, each once, without Dropout."""
+    modules = [module for module in modules_of(model) if type(module).__name__ != _NONE]
+    return {id(module): number for number, module in enumerate(modules)}
 
 
 def skeleton(model: BaseModel) -> str:
     """All that ``model.save`` writes, but weights and the card: a zip in base64.
 
-    The encoder is said to be one of float32, without adapters: so are the weights that it will be filled with.
+    Encoders are said to be of float32, without adapters: so are the weights that they will be filled with.
     """
     bare = copy.copy(model)
-    bare._modules = {name: _without_weights(module) for name, module in model._modules.items()}
+    without: dict[int, Any] = {}  # a module that several routes have stays one
+    bare._modules = {name: _without_weights(module, without) for name, module in model._modules.items()}
     archive = io.BytesIO()
     with TemporaryDirectory() as name:
         bare.save(name, create_model_card=False)
@@ -47,8 +57,8 @@ def skeleton(model: BaseModel) -> str:
 
 
 def filled(packed: str, weights: Mapping[int, Mapping[str, npt.NDArray[np.float32]]]) -> Checkpoint:
-    """The model that ``skeleton`` was made of, with other ``weights``: tensors by name, by the number of the module, of
-    which Dropout is none.
+    """The model that ``skeleton`` was made of, with other ``weights``: tensors by name, by the number of the module, as
+    ``places`` has it.
 
     Raises ``SourceError`` where they do not fit, ``UnsupportedError`` as for any folder.
     """
@@ -58,9 +68,8 @@ def filled(packed: str, weights: Mapping[int, Mapping[str, npt.NDArray[np.float3
         folder = Path(name)
         with zipfile.ZipFile(io.BytesIO(base64.b64decode(packed))) as archive:
             archive.extractall(folder)
-        items = read_json(folder / "modules.json")
-        modules = [ModuleFolder(item["type"].rsplit(".", 1)[-1], folder / item["path"]) for item in items]
-        for number, module in enumerate(module for module in modules if module.type != "Dropout"):
+        modules = inspect_folder(folder, False).modules
+        for number, module in enumerate(module for module in modules if module.type != _NONE):
             if module.has_weights and not weights.get(number):
                 raise SourceError(f"module {number}, {module.type}: no layer has its weights")
             if tensors := weights.get(number):
@@ -82,10 +91,20 @@ class _Configuration:
         self.config.save_pretrained(folder)
 
 
-def _without_weights(module: Any) -> Any:
-    """A Transformer module that saves no weights; those of others are small, and they stay as they are."""
-    if not hasattr(module, "auto_model"):
-        return module
+def _without_weights(module: Any, without: dict[int, Any]) -> Any:
+    """A module that saves no weights of a Transformer; those of others are small, and they stay as they are.
+    ``without`` has those that were made already, by the ``id`` of the module."""
+    if id(module) in without:
+        return without[id(module)]
+    if type(module).__name__ == ROUTER:
+        routes = {
+            route: [_without_weights(part, without) for part in parts] for route, parts in module.sub_modules.items()
+        }
+        changed: dict[str, Any] = {"sub_modules": routes}
+    elif hasattr(module, "auto_model"):
+        changed = {"model": _Configuration(module.auto_model)}
+    else:
+        return without.setdefault(id(module), module)
     bare = copy.copy(module)
-    bare._modules = {**module._modules, "model": _Configuration(module.auto_model)}
-    return bare
+    bare._modules = {**module._modules, **changed}
+    return without.setdefault(id(module), bare)

@@ -65,8 +65,7 @@ class EmbedSpec(TaskSpec):
 
     @classmethod
     def read(cls, checkpoint: Checkpoint, views: Views = Views()) -> Self:
-        routed = tuple(name for name in checkpoint.ways if name not in checkpoint.adapters)
-        there = prompt_texts(checkpoint.prompts, checkpoint.prompt, routed)
+        there = prompt_texts(checkpoint.prompts, checkpoint.prompt, tuple(checkpoint.routes))
         there = adapter_texts(there, checkpoint.adapters, checkpoint.prompt)
         chosen = {name: there[name] for name in chosen_names(there, views.prompts)}
         default = [id(module) for module in checkpoint.modules]

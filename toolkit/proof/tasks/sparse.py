@@ -61,8 +61,7 @@ class SparseProof(TextProof):
         checkpoint, model = self._checkpoint, self._checkpoint.reference
         with told_of(checkpoint):
             vectors = _vectors(model, self._signatures, self._texts)
-            if None in checkpoint.answers:
-                vectors[None] = checkpoint.answers[None](self._texts)
+            vectors |= {name: ask(self._texts) for name, ask in checkpoint.answers.items() if name in vectors}
             return SparseAnswers(*_tokens(checkpoint, self._texts), vectors)
 
     def compare(self, references: SparseAnswers, arrays: Arrays, bounds: Bounds) -> CheckReport:
