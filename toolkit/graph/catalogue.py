@@ -186,7 +186,7 @@ PUBLIC_MODELS: tuple[PublicModel, ...] = tuple(
         ("BAAI/bge-reranker-v2-m3", "xlm-roberta", "Unigram"),
         ("mixedbread-ai/mxbai-rerank-base-v1", "deberta-v2", "Unigram"),
         ("Alibaba-NLP/gte-reranker-modernbert-base", "modernbert", "byte-level BPE"),
-        ("Qwen/Qwen3-Reranker-0.6B", "qwen3", "byte-level BPE", "a LogitScore behind a decoder's own head"),
+        ("Qwen/Qwen3-Reranker-0.6B", "qwen3", "byte-level BPE"),
         ("naver/splade-v3", "bert", "WordPiece"),
         ("minishlab/potion-base-8M", _STATIC, "WordPiece"),
         ("sentence-transformers/static-retrieval-mrl-en-v1", _STATIC, "WordPiece"),
