@@ -332,12 +332,14 @@ class PooledVectors(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.spec = TokenPoolingSpec(factor, protected, normalized)
         self.longest = longest
+        # a graph also where Keras calls its layers one by one: loops of so many tensors are slow there, or fail
+        self._apply = tf.function(lambda x, splits: self.spec.apply(x, splits, longest), autograph=False)
 
     def call(self, vectors: tf.Tensor, there: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         wanted = tf.not_equal(there, 0)
         counts = tf.reduce_sum(tf.cast(wanted, tf.int32), 1)
         splits = tf.concat([[0], tf.cumsum(counts)], 0)
-        found, splits, *_ = self.spec.apply(tf.boolean_mask(vectors, wanted), splits, self.longest)
+        found, splits, *_ = self._apply(tf.boolean_mask(vectors, wanted), splits)
         length = tf.reduce_max(tf.concat([splits[1:] - splits[:-1], [0]], 0))
         index, mask = padded_index(splits, length)
         # one more, so that index 0 exists when there are no vectors at all

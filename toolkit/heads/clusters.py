@@ -41,7 +41,7 @@ def merged(
     place = tf.gather(found, row) + label
     sums = tf.math.unsorted_segment_sum(vectors, place, found[-1])
     counts = tf.math.unsorted_segment_sum(tf.ones_like(label, tf.float32), place, found[-1])
-    return tf.ensure_shape(sums / counts[:, None], vectors.shape), found, label
+    return tf.ensure_shape(sums / counts[:, None], [None, *vectors.shape[1:]]), found, label
 
 
 def _labels(vectors: tf.Tensor, splits: tf.Tensor, alone: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
