@@ -103,9 +103,8 @@ def measured(cores: int) -> Iterator[str]:
     yield ""
     header_done = False
     for rows in ROWS:
-        ways = chains(
-            rows <= PACKED_ROWS
-        )  # made anew: oneDNN keeps constants in the order that suits the first call's rows
+        # made anew: oneDNN keeps constants in the order that suits the first call's rows
+        ways = chains(rows <= PACKED_ROWS)
         data = tf.constant(np.random.default_rng(1).standard_normal((rows, HIDDEN)).astype(np.float32))
         if not header_done:
             columns = list(ways)

@@ -156,13 +156,13 @@ def latency_table(results: Results) -> Iterator[str]:
         if variant["kind"] != "gemm"
     }
     measured = {title: found for title, found in each.items() if found}
-    if measured:
-        yield "| one text, ms by the wall | p50 | p95 | p99 |"
-        yield "|---|---:|---:|---:|"
+    if not measured:
+        return
+    yield "| one text, ms by the wall | p50 | p95 | p99 |"
+    yield "|---|---:|---:|---:|"
     for title, found in measured.items():
         yield f"| {title} | {' | '.join(f'{value:.1f}' for value in np.percentile(found, [50, 95, 99]))} |"
-    if measured:
-        yield ""
+    yield ""
 
 
 def peaks(results: Results) -> Iterator[str]:

@@ -68,22 +68,16 @@ class Worker:
     def run(self, texts: str, batch: int, start: int, sentences: int) -> dict[str, Any]:
         """CPU and wall seconds for ``sentences`` texts from number ``start`` on, in requests of ``batch``; of requests
         of one text the wall seconds of each as well."""
-        each: list[float] = []
-        spent = self._encode(self._sets[texts], batch, start, sentences, each)
-        return {**spent, "each": each} if batch == 1 and not self._engine.whole else dict(spent)
+        return self._encode(self._sets[texts], batch, start, sentences)
 
-    def _encode(
-        self, texts: TextSet, batch: int, start: int, sentences: int, each: list[float] | None = None
-    ) -> dict[str, float]:
+    def _encode(self, texts: TextSet, batch: int, start: int, sentences: int) -> dict[str, Any]:
         _, way = self._ways[batch]
         size = sentences if self._engine.whole else batch
         requests = [texts.rows(at, size) for at in range(start, start + sentences, size)]
         cpu, wall = time.process_time(), time.perf_counter()
-        for numbers in requests:
-            seconds = _wall(way, texts, numbers)
-            if each is not None:
-                each.append(seconds)
-        return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        each = [_wall(way, texts, numbers) for numbers in requests]
+        spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        return {**spent, "each": each} if batch == 1 and not self._engine.whole else spent
 
     def vectors(self, texts: str, batch: int, sentences: int, file: str) -> dict[str, Any]:
         """Write the vectors of the first ``sentences`` texts as .npy."""

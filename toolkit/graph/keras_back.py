@@ -35,6 +35,7 @@ from toolkit.graph.keras_tokens import Tokenize, TokenizePairs
 from toolkit.graph.tasks import read_spec
 from toolkit.signatures import Views
 from toolkit.source.checkpoint import Checkpoint, open_checkpoint
+from toolkit.source.loaded import asked
 from toolkit.source.settings import SourceSettings
 from toolkit.source.skeleton import filled
 from toolkit.source.traced import require_finite
@@ -126,14 +127,8 @@ def _without_pooling(model: Any) -> Any:
     return bare
 
 
-def _asking(model: Any, name: str | None) -> Callable[..., Any]:
-    """What users of sentence-transformers call for a prompt of that name."""
-    by_name = {QUERY: "encode_query", DOCUMENT: "encode_document"}
-    return getattr(model, by_name.get(name or "", "encode"))  # type: ignore[no-any-return]
-
-
 def _embeddings(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
-    return np.asarray(_asking(model, name)(list(rows), show_progress_bar=False))
+    return np.asarray(asked(model, name, rows))
 
 
 def _scores(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
@@ -141,12 +136,12 @@ def _scores(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
 
 
 def _activations(model: Any, name: str | None, rows: Sequence[Any]) -> Array:
-    options = {"convert_to_sparse_tensor": False, "show_progress_bar": False}
-    return np.asarray(_asking(model, name)(list(rows), max_active_dims=model.get_embedding_dimension(), **options))
+    dim = model.get_embedding_dimension()
+    return np.asarray(asked(model, name, rows, max_active_dims=dim, convert_to_sparse_tensor=False))
 
 
 def _lists(model: Any, name: str | None, rows: Sequence[Any]) -> list[Array]:
-    return list(_asking(model, name)(list(rows), convert_to_numpy=True, show_progress_bar=False))
+    return list(asked(model, name, rows, convert_to_numpy=True))
 
 
 _ORIGINALS: Mapping[str, Callable[[Any, str | None, Sequence[Any]], Any]] = {

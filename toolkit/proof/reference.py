@@ -14,12 +14,13 @@ from toolkit.errors import SourceError
 from toolkit.signatures import Prompt, TextSignature
 from toolkit.source.adapters import adapted
 from toolkit.source.checkpoint import Checkpoint
+from toolkit.source.loaded import asked
 from toolkit.source.router import ways
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["ReferenceAnswer", "asked", "encoded", "reference_answers", "told_of", "viewed"]
+__all__ = ["ReferenceAnswer", "encoded", "reference_answers", "told_of", "viewed"]
 
 Array = npt.NDArray[np.float32]
 
@@ -161,12 +162,3 @@ def _as_signed(checkpoint: Checkpoint, prompt: Prompt, texts: Sequence[str], bat
     with adapted(model, prompt.adapter):
         found = model.encode(list(texts), prompt=prompt.text, batch_size=batch_size, show_progress_bar=False)
         return np.asarray(found)
-
-
-def asked(model: Any, prompt_name: str | None, texts: Sequence[str], **options: Any) -> Any:
-    """What users of sentence-transformers call for a prompt, of any class that has ``encode``."""
-    if prompt_name == "query":
-        return model.encode_query(list(texts), show_progress_bar=False, **options)
-    if prompt_name == "document":
-        return model.encode_document(list(texts), show_progress_bar=False, **options)
-    return model.encode(list(texts), prompt_name=prompt_name, show_progress_bar=False, **options)

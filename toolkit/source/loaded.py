@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
 
 __all__ = [
+    "asked",
     "expansion_id",
     "first_of",
     "half_precision_notice",
@@ -220,3 +221,12 @@ def in_float32(model: Model) -> Model:
             parameter.data = place
     model.float()
     return model
+
+
+def asked(model: Any, prompt_name: str | None, texts: Sequence[str], **options: Any) -> Any:
+    """What users of sentence-transformers call for a prompt, of any class that has ``encode``."""
+    if prompt_name == "query":
+        return model.encode_query(list(texts), show_progress_bar=False, **options)
+    if prompt_name == "document":
+        return model.encode_document(list(texts), show_progress_bar=False, **options)
+    return model.encode(list(texts), prompt_name=prompt_name, show_progress_bar=False, **options)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from toolkit.proof.clusters import PooledFigure, are_wards, means
 from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison
 from toolkit.proof.proof import Batch, Call, TextProof
-from toolkit.proof.reference import asked, told_of
+from toolkit.proof.reference import told_of
 from toolkit.source.checkpoint import Checkpoint
+from toolkit.source.loaded import asked
 from toolkit.vectors_signatures import (
     MASK,
     ROW_SPLITS,

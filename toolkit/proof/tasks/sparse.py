@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison, SparseFigure
 from toolkit.proof.proof import Batch, Call, TextProof
-from toolkit.proof.reference import asked, told_of
+from toolkit.proof.reference import told_of
 from toolkit.signatures import DEFAULT_SIGNATURE
 from toolkit.source.checkpoint import Checkpoint
-from toolkit.source.loaded import first_of
+from toolkit.source.loaded import asked, first_of
 from toolkit.sparse_signatures import DENSE, FLAT, SparseSignature, stamped_sparse_signatures
 
 __all__ = ["SparseAnswers", "SparseProof"]
