@@ -109,7 +109,7 @@ def test_chunks_hold_at_most_the_budget_unless_one_row_is_longer(lengths: list[i
 
 @pytest.mark.parametrize(
     ("lengths", "parts"),
-    [([8] * 9, 1), ([8] * 10, 2), ([8] * 32, 2), ([8] * 33, 4), ([16] * 64, 8), ([8] * 12 + [96], 2)],
+    [([8] * 9, 1), ([8] * 10, 2), ([8] * 64, 2), ([8] * 65, 4), ([16] * 64, 4), ([8] * 12 + [96], 2)],
 )
 def test_a_batch_in_float32_is_cut_into_an_even_number_of_equal_parts(lengths: list[int], parts: int) -> None:
     totals = [total for _, _, total in chunks_of(lengths)]

@@ -59,9 +59,10 @@ CPU = Target(
     chunk_tokens=384,
     # That shares work out better than threads inside each small product do.
     chunks_at_a_time=8,
-    # So that of two threads none waits for the other. With fewer than 40 rows products would take much longer.
+    # So that of two threads none waits for the other. With fewer than 40 rows products would take much longer, and with
+    # fewer than 200 a little, the more so the larger a model's weights are: they are read anew for each part.
     whole_tokens=80,
-    part_tokens=128,
+    part_tokens=256,
     buckets=False,
     host_indices=False,
     transposes=False,

@@ -91,61 +91,90 @@ def told_of(checkpoint: Checkpoint, what: str = "embed the texts") -> Iterator[N
 def _answers(
     checkpoint: Checkpoint, texts: Sequence[str], further: Sequence[TextSignature], batch_size: int
 ) -> list[ReferenceAnswer]:
-    import torch
     from tokenizers import Tokenizer
 
-    model = checkpoint.reference
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer.json)
     tokenizer.no_truncation()
     counts = [len(item.ids) for item in tokenizer.encode_batch_fast([checkpoint.prompt + text for text in texts])]
-    if None in checkpoint.answers:
-        embeddings = checkpoint.answers[None](texts)
-    else:
-        embeddings = np.asarray(model.encode(list(texts), batch_size=batch_size, show_progress_bar=False))
+    given = checkpoint.answers[None](texts) if None in checkpoint.answers else None
     prompts = {item.prompt.name: item.prompt for item in further}
     by_prompt = {name: _as_signed(checkpoint, prompt, texts, batch_size) for name, prompt in prompts.items()}
     views = {item.floats: viewed(item, by_prompt[item.prompt.name]) for item in further}
-    way = ways(model, checkpoint.source)[None]
-    leaves_prompt_out = checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in way)
-    answers: list[ReferenceAnswer] = []
+    order = sorted(range(len(texts)), key=counts.__getitem__)  # texts of about one length together: little padding
+    answers: dict[int, ReferenceAnswer] = {}
     for start in range(0, len(texts), batch_size):
-        batch = list(texts[start : start + batch_size])
-        features: dict[str, Any] = model.preprocess(batch, prompt=checkpoint.prompt or None)
-        tokens = {name: value for name, value in features.items() if name != "prompt_length"}
-        of_tokens = embeddings[start : start + batch_size]
-        stages: list[Array] = []
-        with torch.no_grad():
-            for module, raw in zip(way, checkpoint.modules, strict=True):
-                features = module(features)
-                if "sentence_embedding" in features and raw.type != "Dropout":  # pooled already
-                    written = getattr(module, "module_output_name", "sentence_embedding")
-                    stages.append(features[written].cpu().numpy())
-            if leaves_prompt_out:
-                of_tokens = model(tokens)["sentence_embedding"].cpu().numpy()[:, : checkpoint.truncate_dim]
-        rows = _token_rows(way[0], features)
-        answers += [
-            ReferenceAnswer(
-                tuple(int(token) for token in rows[row][0]),
-                counts[start + row],
-                rows[row][1],
-                tuple(stage[row] for stage in stages),
-                embeddings[start + row],
-                of_tokens[row],
-                {name: view[start + row] for name, view in views.items()},
-            )
-            for row in range(len(batch))
-        ]
-    return answers
+        numbers = order[start : start + batch_size]
+        known = None if given is None else given[numbers]
+        found = _batch_answers(checkpoint, [texts[number] for number in numbers], known)
+        for number, (ids, hidden, stages, embedding, of_tokens) in zip(numbers, found, strict=True):
+            seen = {name: view[number] for name, view in views.items()}
+            answers[number] = ReferenceAnswer(ids, counts[number], hidden, stages, embedding, of_tokens, seen)
+    return [answers[number] for number in range(len(texts))]
 
 
-def _token_rows(first: Any, features: Mapping[str, Any]) -> list[tuple[npt.NDArray[Any], Array]]:
-    """Of each text its token ids, and their hidden states ``[tokens, hidden]``, behind a model's ``first`` module."""
+def _batch_answers(
+    checkpoint: Checkpoint, batch: list[str], given: Array | None
+) -> Iterator[tuple[tuple[int, ...], Array, tuple[Array, ...], Array, Array]]:
+    """Token ids, hidden states, stages, embedding and embedding of the tokens alone, of each text of a batch, which
+    goes through the model once; ``given`` are the embeddings where it is not the model that gives them."""
+    import torch
+
+    model: Any = checkpoint.reference
+    way = ways(model, checkpoint.source)[None]
+    features = dict(model.preprocess(batch, prompt=checkpoint.prompt or None))
+    own_ids = _ids(features)
+    tokens = {name: value for name, value in features.items() if name != "prompt_length"}
+    with torch.no_grad():
+        with _written(way) as written:
+            if given is None:
+                embeddings = np.asarray(model.encode(batch, batch_size=len(batch), show_progress_bar=False))
+            else:
+                model(features)
+                embeddings = given
+        of_tokens = embeddings
+        if checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in way):
+            of_tokens = model(tokens)["sentence_embedding"].cpu().numpy()[:, : checkpoint.truncate_dim]
+    stages = [
+        behind[getattr(module, "module_output_name", "sentence_embedding")].cpu().numpy()
+        for module, raw, behind in zip(way, checkpoint.modules, written, strict=True)
+        if "sentence_embedding" in behind and raw.type != "Dropout"  # pooled already
+    ]
+    # `encode` sorts its texts; which row is whose is told by the ids, and rows of the same ids are the same.
+    rows = {ids: row for row, ids in enumerate(_ids(written[-1]))}
+    hidden = _hidden(way[0], written[-1])
+    for ids, embedding, of_them in zip(own_ids, embeddings, of_tokens, strict=True):
+        yield ids, hidden[rows[ids]], tuple(stage[rows[ids]] for stage in stages), embedding, of_them
+
+
+@contextmanager
+def _written(way: Sequence[Any]) -> Iterator[list[dict[str, Any]]]:
+    """What the modules of ``way`` write while the block runs a batch through them, module by module."""
+    written: list[dict[str, Any]] = []
+    # a copy, as modules hand one dict on and write into it
+    hooks = [module.register_forward_hook(lambda _module, _given, output: written.append({**output})) for module in way]
+    try:
+        yield written
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _ids(features: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """The token ids of each text."""
     ids = features["input_ids"].cpu().numpy()
-    if "offsets" in features:  # a StaticEmbedding's texts lie end to end, and a state is the token's row of its table
+    if "offsets" in features:  # a StaticEmbedding's texts lie end to end
+        return [tuple(row.tolist()) for row in np.split(ids, features["offsets"].numpy()[1:])]
+    mask = features["attention_mask"].bool().cpu().numpy()
+    return [tuple(row[there].tolist()) for row, there in zip(ids, mask, strict=True)]
+
+
+def _hidden(first: Any, features: Mapping[str, Any]) -> list[Array]:
+    """The hidden states of each text, ``[tokens, hidden]``, behind a model's ``first`` module."""
+    if "offsets" in features:  # a state is the token's row of the table
         table = first.embedding.weight.detach().numpy()
-        return [(row, table[row]) for row in np.split(ids, features["offsets"].numpy()[1:])]
+        return [table[list(ids)] for ids in _ids(features)]
     mask, hidden = features["attention_mask"].bool().cpu().numpy(), features["token_embeddings"].cpu().numpy()
-    return [(ids[row][mask[row]], hidden[row][mask[row]]) for row in range(len(ids))]
+    return [row[there] for row, there in zip(hidden, mask, strict=True)]
 
 
 def _encoded(model: SentenceTransformer, prompt_name: str | None, texts: Sequence[str], batch_size: int) -> Array:
