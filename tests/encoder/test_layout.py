@@ -13,7 +13,7 @@ import toolkit.encoder.layout
 from toolkit.encoder.batching_options import Batching
 from toolkit.encoder.layout import LARGEST_PACKED, LayoutOptions
 from toolkit.encoder.precision.mixed import Plan
-from toolkit.encoder.target import GPU, PACKED_KERNEL
+from toolkit.encoder.target import CPU, GPU, PACKED_KERNEL
 from toolkit.errors import InputError
 
 WIDTH = 8
@@ -85,6 +85,17 @@ def test_a_server_without_a_kernel_gets_a_graph_without_it() -> None:
     with pytest.raises(InputError, match=r"optimize 'latency': needs TF Serving 2\.12 and later"):
         replace(options, optimize="latency")
     assert not LayoutOptions(lambda op: op != "FusedBatchNormV3").layout(SPEC).fused_norm
+
+
+def test_chunks_of_wide_encoders_are_twice_as_large_in_float32_on_a_cpu() -> None:
+    def tokens(size: int, **options: Any) -> tuple[int, int | None]:
+        target = LayoutOptions(runs=lambda op: True, **options).layout(bert_without_weights(size)).target
+        return target.chunk_tokens, target.part_tokens
+
+    assert tokens(1022) == (CPU.chunk_tokens, CPU.part_tokens)
+    assert tokens(1024) == (2 * CPU.chunk_tokens, 2 * CPU.part_tokens)
+    assert tokens(1024, precision="bfloat16") == (CPU.chunk_tokens, CPU.part_tokens)
+    assert tokens(1024, target="gpu") == (GPU.chunk_tokens, None)
 
 
 def test_for_a_gpu_there_are_no_kernels_of_onednn() -> None:

@@ -136,7 +136,7 @@ class LayoutOptions:
         """That of a model with this encoder, whose products are all in float32 as yet."""
         target = TARGETS[self.target]
         return Layout(
-            target=target,
+            target=target.of_hidden_size(encoder.hidden_size) if self.precision == "float32" else target,
             batching=self.batching,
             tokenizer_engine=self.tokenizer_engine,
             fused_norm=target.norm_kernel and self.runs("FusedBatchNormV3"),

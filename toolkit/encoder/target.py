@@ -7,7 +7,7 @@ little there is to do. Either artifact computes the same, and both run on a CPU.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 __all__ = ["CPU", "GPU", "PACKED_KERNEL", "TARGETS", "Target"]
@@ -15,6 +15,9 @@ __all__ = ["CPU", "GPU", "PACKED_KERNEL", "TARGETS", "Target"]
 PACKED_KERNEL = "_MklNativeFusedMatMul"
 """The kernel that keeps weights packed: an internal op of TensorFlow builds with oneDNN, which are the official ones
 for Linux. It is there with oneDNN switched off too."""
+
+WIDE = 1024
+"""The hidden size from which on a CPU's chunks are larger."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class Target:
     packed_kernel: bool
     precisions: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
+
+    def of_hidden_size(self, size: int) -> Target:
+        """The same for float32 encoders of that hidden size: where weights are large, reading them for each chunk
+        takes longer than what leaves the cache does, and chunks have twice as many tokens."""
+        if self.part_tokens is None or size < WIDE:
+            return self
+        return replace(self, chunk_tokens=2 * self.chunk_tokens, part_tokens=2 * self.part_tokens)
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, for provenance."""
