@@ -20,11 +20,11 @@ from toolkit.tokenizer.texts import NATURAL, random_texts
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 
 
-def split_by(name):
+def split_by(name, prefix_space=False):
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLITS[name]), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False),
         ]
     )
 
@@ -84,6 +84,13 @@ def test_newer_splits(trained, equal, hard_texts, name, whole_parts):
     equal(tokenizer, [*hard_texts, *SPACING, "1234567 12 3 ٣٤٥٦"])
 
 
+@pytest.mark.parametrize("name", ["GPT-2", *long("Qwen 2")])
+def test_a_space_in_front_of_each_part(trained, equal, hard_texts, name):
+    tokenizer = trained(split_by(name, prefix_space=True))
+    assert [part for part, _ in tokenizer.pre_tokenizer.pre_tokenize_str("a1 b")] == ["Ġa", "Ġ1", "Ġb"]
+    equal(tokenizer, [*hard_texts, *SPACING, *(f"{a}<s>{a}" for a in SPACING[::5])])
+
+
 @pytest.mark.parametrize("form", ["NFKC", "NFD", "NFKD"])
 def test_other_normalization_forms(trained, equal, hard_texts, form):
     equal(trained(normalizer=getattr(normalizers, form)()), [*hard_texts[:1500], "<s>ﬁ<s>", "\u1e9b\u0323"])
@@ -95,10 +102,11 @@ def test_removing_what_an_expression_does_not_match_removes_nothing(trained, equ
     equal(trained(pre_tokenizers.Sequence([split, byte_level])), [*hard_texts[:1500], *SPACING, "aBCdE'LL Ab/\n//"])
 
 
-def test_several_splits_in_a_row(trained, equal, hard_texts):
+@pytest.mark.parametrize("prefix_space", [False, True])
+def test_several_splits_in_a_row(trained, equal, hard_texts, prefix_space):
     patterns = [*EARLIER.values(), SPLITS["DeepSeek-V3"]]
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
     tokenizer = trained(pre_tokenizers.Sequence([*splits, byte_level]))
     equal(tokenizer, [*hard_texts, *SPACING, "12345 中国かなabc \x01\x02a 1 中  2<s>  3 \u0e00x #tag"])
 
@@ -115,7 +123,9 @@ def test_added_tokens_of_every_kind(trained, equal):
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True), AddedToken("<r>", rstrip=True), "<m", "<|e|>"])
     tokenizer.add_tokens([AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
     tokenizer.add_tokens([AddedToken("foo", single_word=True), AddedToken("cafe\u0301", normalized=True), "|||IP|||"])
+    tokenizer.add_tokens(["a \n b", AddedToken("c\t\td", normalized=False)])
     pieces = ["<mask>", "<r>", "<m", " ", "   ", "foo", "café", "cafe\u0301", "a", "\t", "|||IP|||", "é", "_"]
+    pieces += ["a \n b", "c\t\td", "  c"]
     texts = ["".join(parts) for parts in itertools.product(pieces, repeat=3)]
     equal(tokenizer, [*texts, *(" " * n + "x" for n in range(60))])
 

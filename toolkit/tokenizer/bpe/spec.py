@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from toolkit.errors import UnsupportedError
 from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel, read_character_pairs
 from toolkit.tokenizer.composition import Form
 from toolkit.tokenizer.parts import parts
 
-__all__ = ["BYTES", "EARLIER", "GPT2", "PARTIAL", "SPLITS", "BytePairModel", "read_pairs"]
+__all__ = ["BYTES", "EARLIER", "GPT2", "PARTIAL", "SPLITS", "BytePairModel", "Prefixed", "read_pairs"]
+
+Prefixed = Literal["text", "part"]
 
 # What ByteLevel(use_regex=true) splits with (tokenizers/src/pre_tokenizers/byte_level.rs).
 GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -67,7 +69,7 @@ BYTES: Mapping[str, int] = _byte_characters()
 _NORMALIZERS = ("null", "NFC", "NFD", "NFKC", "NFKD")
 _PRE_TOKENIZERS = (
     "ByteLevel(use_regex=true)",
-    "Sequence[Split(Regex)…, ByteLevel(add_prefix_space=false, use_regex=false)]",
+    "Sequence[Split(Regex)…, ByteLevel(use_regex=false)]",
 )
 # Of the bytes of valid UTF-8, those that no text can contain.
 _NEVER = {0xC0, 0xC1, *range(0xF5, 0x100)}
@@ -78,16 +80,16 @@ class BytePairModel:
     """Merges of byte pairs inside the parts that the pre-tokenizer makes.
 
     ``tokens`` maps tokens in byte-level characters to ids; ``merges`` are pairs of such tokens by rank; ``split`` is
-    the regular expression that makes the parts, of what those in ``earlier`` leave; ``prefix_space``: a text that does
-    not begin with a space gets one; ``whole_parts``: a part that is a token is that token, whatever the merges say;
-    ``form`` is the Unicode normalization form of the texts, if any.
+    the regular expression that makes the parts, of what those in ``earlier`` leave; ``prefixed``: what gets a space in
+    front unless it begins with one, the text before it is split or each part; ``whole_parts``: a part that is a token
+    is that token, whatever the merges say; ``form`` is the Unicode normalization form of the texts, if any.
     """
 
     tokens: Mapping[str, int] = field(repr=False)
     merges: tuple[tuple[str, str], ...] = field(repr=False)
     earlier: tuple[str, ...]
     split: str
-    prefix_space: bool
+    prefixed: Prefixed | None
     whole_parts: bool
     form: Form | None
 
@@ -120,7 +122,7 @@ def read_pairs(file: str, root: Mapping[str, Any]) -> BytePairModel | CharacterP
 
 def _read_bytepair(file: str, root: Mapping[str, Any]) -> BytePairModel:
     node = root["model"]
-    earlier, split, prefix_space = _pre_tokenizer(file, root["pre_tokenizer"])
+    earlier, split, prefixed = _pre_tokenizer(file, root["pre_tokenizer"])
     form = _normalizer(file, root["normalizer"])
     tokens = node["vocab"]
     for character, byte in BYTES.items():
@@ -130,7 +132,7 @@ def _read_bytepair(file: str, root: Mapping[str, Any]) -> BytePairModel:
             )
     # All else of the model (unk_token, fuse_unk, byte_fallback) is about characters without a token.
     merges = tuple((left, right) for left, right in node["merges"])
-    return BytePairModel(tokens, merges, earlier, split, prefix_space, bool(node["ignore_merges"]), form)
+    return BytePairModel(tokens, merges, earlier, split, prefixed, bool(node["ignore_merges"]), form)
 
 
 def _normalizer(file: str, node: Any) -> Form | None:
@@ -143,9 +145,9 @@ def _normalizer(file: str, node: Any) -> Form | None:
     return form
 
 
-def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str, ...], str, bool]:
-    """The regular expressions of earlier splits and the one that makes the parts, and whether a space is put in
-    front."""
+def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str, ...], str, Prefixed | None]:
+    """The regular expressions of earlier splits and the one that makes the parts, and what a space is put in front
+    of."""
     found = parts(node, "pretokenizers")
     kinds = [part["type"] for part in found]
     *splits, last = found
@@ -154,11 +156,9 @@ def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str, ...], str, bool]:
     if last["use_regex"] != (not splits):
         raise UnsupportedError(file, "pre_tokenizer.use_regex", last["use_regex"], _PRE_TOKENIZERS)
     if not splits:
-        return (), GPT2, last["add_prefix_space"]
-    if last["add_prefix_space"]:
-        raise UnsupportedError(file, "pre_tokenizer.add_prefix_space", True, _PRE_TOKENIZERS)
+        return (), GPT2, "text" if last["add_prefix_space"] else None
     patterns = [_split(file, split, SPLITS if split is splits[-1] else EARLIER) for split in splits]
-    return tuple(patterns[:-1]), patterns[-1], False
+    return tuple(patterns[:-1]), patterns[-1], "part" if last["add_prefix_space"] else None
 
 
 def _split(file: str, split: Mapping[str, Any], known: Mapping[str, str]) -> str:
