@@ -111,6 +111,19 @@ def test_several_splits_in_a_row(trained, equal, hard_texts, prefix_space):
     equal(tokenizer, [*hard_texts, *SPACING, "12345 中国かなabc \x01\x02a 1 中  2<s>  3 \u0e00x #tag"])
 
 
+@pytest.mark.parametrize("prefix_space", [False, *long(True)])
+@pytest.mark.parametrize("each", [True, *long(False)], ids=["each", "runs"])
+def test_digits_apart_as_granite_and_starcoder_have_them(trained, equal, hard_texts, each, prefix_space):
+    digits, texts = (
+        pre_tokenizers.Digits(individual_digits=each),
+        ["a 12 b34", " 5", "x\t\t6  7 ½Ⅻ٣4<s>8 <s>", "\U00011de0\U00016ff4"],
+    )
+    for after in ([], [pre_tokenizers.Split(Regex(SPLITS["Llama 3"]), "isolated")]):
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=not after)
+        tokenizer = trained(pre_tokenizers.Sequence([digits, *after, byte_level]))
+        equal(tokenizer, [*hard_texts, *SPACING, *texts])
+
+
 def test_composition(trained, equal):
     texts = ["e\u0301\u0323", "\u1100\u1161\u11a8", "\U00016d63\U00016d67\U00016d67", "a\u0345\u0334", "\u212b\u0958"]
     texts += ["<s>\u0338", "\U000f0000<s>\U000f00001", "ü\u0328", "\u0301a", "\u09c7\u09be \u0dd9\u0dcf\u0dca"]
@@ -125,7 +138,7 @@ def test_added_tokens_of_every_kind(trained, equal):
     tokenizer.add_tokens([AddedToken("foo", single_word=True), AddedToken("cafe\u0301", normalized=True), "|||IP|||"])
     tokenizer.add_tokens(["a \n b", AddedToken("c\t\td", normalized=False)])
     pieces = ["<mask>", "<r>", "<m", " ", "   ", "foo", "café", "cafe\u0301", "a", "\t", "|||IP|||", "é", "_"]
-    pieces += ["a \n b", "c\t\td", "  c"]
+    pieces += ["a \n b", "c\t\td"]
     texts = ["".join(parts) for parts in itertools.product(pieces, repeat=3)]
     equal(tokenizer, [*texts, *(" " * n + "x" for n in range(60))])
 
@@ -191,11 +204,19 @@ _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": T
 _SPLIT = {"type": "Split", "pattern": {"Regex": r"\s+"}, "behavior": "Isolated", "invert": False}
 _KNOWN = {**_SPLIT, "pattern": {"Regex": SPLITS["GPT-4o"]}}
 _PARTIAL = {**_SPLIT, "pattern": {"Regex": SPLITS["DeepSeek-V3"]}}
+_DIGITS = {"type": "Digits", "individual_digits": True}
 _REFUSED = [
     ("normalizer.type", "normalizer", {"type": "Lowercase"}),
     ("normalizer.type", "normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
     ("pre_tokenizer.type", "pre_tokenizer", {"type": "Whitespace"}),
     ("pre_tokenizer.use_regex", "pre_tokenizer", _BYTE_LEVEL),
+    ("pre_tokenizer.use_regex", "pre_tokenizer", {"type": "Sequence", "pretokenizers": [_DIGITS, _BYTE_LEVEL]}),
+    (
+        "pre_tokenizer.use_regex",
+        "pre_tokenizer",
+        {"type": "Sequence", "pretokenizers": [_KNOWN, {**_BYTE_LEVEL, "use_regex": True}]},
+    ),
+    ("pre_tokenizer.type", "pre_tokenizer", {"type": "Sequence", "pretokenizers": [_BYTE_LEVEL, _DIGITS]}),
     ("pre_tokenizer.pattern", "pre_tokenizer", {"type": "Sequence", "pretokenizers": [_SPLIT, _BYTE_LEVEL]}),
     (
         "pre_tokenizer.behavior",

@@ -11,7 +11,7 @@ from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel, read_character_
 from toolkit.tokenizer.composition import Form
 from toolkit.tokenizer.parts import parts
 
-__all__ = ["BYTES", "EARLIER", "GPT2", "PARTIAL", "SPLITS", "BytePairModel", "Prefixed", "read_pairs"]
+__all__ = ["BYTES", "DIGITS", "EARLIER", "GPT2", "PARTIAL", "SPLITS", "BytePairModel", "Prefixed", "read_pairs"]
 
 Prefixed = Literal["text", "part"]
 
@@ -52,6 +52,9 @@ SPLITS: Mapping[str, str] = {
 EARLIER: Mapping[str, str] = {"numbers": r"\p{N}{1,3}", "Chinese and Japanese": "[一-龥\u3040-ゟ゠-ヿ]+"}
 """Those of ``Split`` pre-tokenizers before the last one."""
 
+DIGITS: Mapping[bool, str] = {each: f"Digits(individual_digits={str(each).lower()})" for each in (True, False)}
+"""What stands among these for a ``Digits`` pre-tokenizer, whose digits are not those of a regular expression."""
+
 PARTIAL = frozenset({_DEEPSEEK, *EARLIER.values()})
 """The expressions that do not match every character; what lies between two matches is a part as well."""
 
@@ -68,8 +71,8 @@ BYTES: Mapping[str, int] = _byte_characters()
 
 _NORMALIZERS = ("null", "NFC", "NFD", "NFKC", "NFKD")
 _PRE_TOKENIZERS = (
-    "ByteLevel(use_regex=true)",
-    "Sequence[Split(Regex)…, ByteLevel(use_regex=false)]",
+    "ByteLevel(use_regex=true), alone or behind Digits",
+    "Sequence[Split(Regex) or Digits…, Split(Regex), ByteLevel(use_regex=false)]",
 )
 # Of the bytes of valid UTF-8, those that no text can contain.
 _NEVER = {0xC0, 0xC1, *range(0xF5, 0x100)}
@@ -81,8 +84,9 @@ class BytePairModel:
 
     ``tokens`` maps tokens in byte-level characters to ids; ``merges`` are pairs of such tokens by rank; ``split`` is
     the regular expression that makes the parts, of what those in ``earlier`` leave; ``prefixed``: what gets a space in
-    front unless it begins with one, the text before it is split or each part; ``whole_parts``: a part that is a token
-    is that token, whatever the merges say; ``form`` is the Unicode normalization form of the texts, if any.
+    front unless it begins with one, the text that ``split`` is given or each part that it makes; ``whole_parts``: a
+    part that is a token is that token, whatever the merges say; ``form`` is the Unicode normalization form of the
+    texts, if any.
     """
 
     tokens: Mapping[str, int] = field(repr=False)
@@ -148,17 +152,19 @@ def _normalizer(file: str, node: Any) -> Form | None:
 def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str, ...], str, Prefixed | None]:
     """The regular expressions of earlier splits and the one that makes the parts, and what a space is put in front
     of."""
-    found = parts(node, "pretokenizers")
-    kinds = [part["type"] for part in found]
-    *splits, last = found
-    if kinds != ["Split"] * len(splits) + ["ByteLevel"]:
-        raise UnsupportedError(file, "pre_tokenizer.type", ", ".join(kinds), _PRE_TOKENIZERS)
-    if last["use_regex"] != (not splits):
+    *before, last = parts(node, "pretokenizers")
+    kinds = [part["type"] for part in before]
+    if last["type"] != "ByteLevel" or not {"Split", "Digits"}.issuperset(kinds):
+        raise UnsupportedError(file, "pre_tokenizer.type", ", ".join([*kinds, last["type"]]), _PRE_TOKENIZERS)
+    if last["use_regex"] != (kinds[-1:] != ["Split"]) or (last["use_regex"] and "Split" in kinds):
         raise UnsupportedError(file, "pre_tokenizer.use_regex", last["use_regex"], _PRE_TOKENIZERS)
-    if not splits:
-        return (), GPT2, "text" if last["add_prefix_space"] else None
-    patterns = [_split(file, split, SPLITS if split is splits[-1] else EARLIER) for split in splits]
-    return tuple(patterns[:-1]), patterns[-1], "part" if last["add_prefix_space"] else None
+    prefixed: Prefixed = "text" if last["use_regex"] else "part"
+    split = GPT2 if last["use_regex"] else _split(file, before.pop(), SPLITS)
+    return tuple(_earlier(file, part) for part in before), split, prefixed if last["add_prefix_space"] else None
+
+
+def _earlier(file: str, part: Mapping[str, Any]) -> str:
+    return DIGITS[part["individual_digits"]] if part["type"] == "Digits" else _split(file, part, EARLIER)
 
 
 def _split(file: str, split: Mapping[str, Any], known: Mapping[str, str]) -> str:

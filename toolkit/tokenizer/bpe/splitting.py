@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.bpe.marks import ANY, BREAK, END, START, pattern_of
-from toolkit.tokenizer.bpe.spec import GPT2, PARTIAL, Prefixed
+from toolkit.tokenizer.bpe.spec import DIGITS, GPT2, PARTIAL, Prefixed
 from toolkit.tokenizer.characters import CODE_POINTS
 from toolkit.tokenizer.patterns import character_class
 
@@ -49,24 +49,30 @@ def split_passes(
     # The last of several characters of white space before something else; newer patterns end parts after newlines.
     last = character_class(set(members(r"\s")) - set(map(ord, newline)))
     marked = f"{pattern_of(START)}[^{pattern_of(END)}]*{pattern_of(END)}|" if tokens else ""
-    passes = [(f"(?:{marked}{translate(pattern)})", rf"{BREAK}\0{BREAK}") for pattern in earlier]
+    first = [(f"(?:{marked}{_digits(part) or translate(part)})", rf"{BREAK}\0{BREAK}") for part in earlier]
     runs = f"({space})({last}{word})"
     if any(re.search(r"\s\s\S", token) for token in tokens):
-        passes.append((f"({marked[:-1]})|{runs}", rf"\1\2{BREAK}\3"))
+        passes = [(f"({marked[:-1]})|{runs}", rf"\1\2{BREAK}\3")]
     else:
-        passes.append((runs, rf"\1{BREAK}\2"))
+        passes = [(runs, rf"\1{BREAK}\2")]
     before = BREAK if split in PARTIAL else ""
     passes.append((f"(?:{marked}{translate(split.replace(_LOOKAHEAD, _LOOKAHEAD[-3:]))})", rf"{before}\0{BREAK}"))
-    if prefixed is None:
-        return tuple(passes)
-    spaces = [(f"^[^ {ANY}]", r" \0")]
-    if prefixed == "part":
-        return (*passes, *spaces, _space_behind(BREAK))
-    return (*spaces, *([_space_behind(END)] if tokens else []), *passes)
+    spaces = []
+    if prefixed:
+        mark = BREAK if earlier or prefixed == "part" else END
+        spaces = [(f"^[^ {ANY}]", r" \0"), (f"{pattern_of(mark)}([^ {ANY}])", rf"{mark} \1")]
+    return (*first, *passes, *spaces) if prefixed == "part" else (*first, *spaces, *passes)
 
 
-def _space_behind(mark: str) -> tuple[str, str]:
-    return f"{pattern_of(mark)}([^ {ANY}])", rf"{mark} \1"
+def _digits(part: str) -> str | None:
+    """The pattern of ``part``, if it stands for a ``Digits`` pre-tokenizer."""
+    from tokenizers import pre_tokenizers
+
+    if part not in DIGITS.values():
+        return None
+    parts = pre_tokenizers.Digits(individual_digits=True).pre_tokenize_str("a".join(map(chr, _ALL)))
+    digits = character_class({ord(found) for found, _ in parts if len(found) == 1} - {ord("a")})
+    return digits if part == DIGITS[True] else f"{digits}+"
 
 
 class _Translation:
