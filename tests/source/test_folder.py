@@ -14,6 +14,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncod
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 from support import HIDDEN, TEXTS, largest_difference, save_bert, sentence_transformer
+from tokenizers import PreTokenizedString
+from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from toolkit.errors import SourceError, SourceNotice, UnsupportedError
@@ -218,7 +220,7 @@ def test_quantized_weights_are_refused_by_name(source: Path) -> None:
     refused(source, "config.json", "quantization_config", "gptq")
 
 
-@pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "PhobertTokenizer"])
+@pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "PhobertTokenizer", "RoFormerTokenizer"])
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_tokenizer_that_only_python_has_is_refused_by_name(bert: Path, source: Path, name: str, plain: bool) -> None:
     folder = bert if plain else source
@@ -227,6 +229,24 @@ def test_a_tokenizer_that_only_python_has_is_refused_by_name(bert: Path, source:
     edit(folder / "tokenizer_config.json", lambda config: config.pop("tokenizer_class"))
     edit(folder / "config.json", lambda config: config.update(tokenizer_class=name))
     refused(folder, "config.json", "tokenizer_class", name)
+
+
+def test_roformers_tokenizer_that_cuts_words_in_python_is_refused_where_no_file_names_it(source: Path) -> None:
+    edit(source / "tokenizer_config.json", lambda config: config.pop("tokenizer_class"))
+    inspect_folder(source, False)
+    edit(source / "config.json", lambda config: config.update(model_type="roformer"))
+    refused(source, "config.json", "tokenizer_class", "RoFormerTokenizer")
+
+
+def test_a_live_tokenizer_with_a_step_in_python_is_refused_by_name(tiny_bert: Path) -> None:
+    class Words:
+        def pre_tokenize(self, text: PreTokenizedString) -> None:
+            text.split(lambda _, part: part.split(" ", "removed"))
+
+    model = sentence_transformer(tiny_bert)
+    model.tokenizer.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(Words())
+    with pytest.raises(UnsupportedError, match=r"tokenizer_class is 'BertTokenizer.*Custom PreTokenizer.*: fast"):
+        open_checkpoint(model)
 
 
 @pytest.mark.parametrize(

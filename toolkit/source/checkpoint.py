@@ -278,17 +278,21 @@ def _tokenizer_of(first: Any, folder: str) -> TokenizerSource:
         return static_tokenizer(first.tokenizer, f"{folder}/tokenizer.json")
     alone = type(first).__name__ == "SparseStaticEmbedding"  # which looks at a text's own tokens
     tokenizer: Any = getattr(first, "tokenizer", None)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend, kind = getattr(tokenizer, "backend_tokenizer", None), type(tokenizer).__name__
+    fast = "fast tokenizers (tokenizers package), every step of which is its own"
     if backend is None:
-        kind = type(tokenizer).__name__
+        raise UnsupportedError(f"{folder}/tokenizer_config.json", "tokenizer_class", kind, fast)
+    try:
+        written = backend.to_str()
+    except Exception as error:  # of no class of its own, where a step is a function in Python
         raise UnsupportedError(
-            f"{folder}/tokenizer_config.json", "tokenizer_class", kind, "fast tokenizers (tokenizers package)"
-        )
+            f"{folder}/tokenizer_config.json", "tokenizer_class", kind, fast, because=str(error)
+        ) from error
     if getattr(tokenizer, "split_special_tokens", False) or backend.encode_special_tokens:
         raise UnsupportedError(f"{folder}/tokenizer_config.json", "split_special_tokens", True, "false")
     limit = tokenizer.model_max_length if alone else first.max_seq_length
     return TokenizerSource(
-        json=_tokenizer_json(backend, special=not alone),
+        json=_tokenizer_json(written, special=not alone),
         file=f"{folder}/tokenizer.json",
         # transformers marks "no limit" by a huge number
         max_length=int(limit) if limit is not None and limit < 1_000_000 else None,
@@ -306,10 +310,10 @@ def _task_of(model: Any) -> Task:
     raise InputError(f"the source is a {type(model).__name__}; expected a folder, hub id or {classes}")
 
 
-def _tokenizer_json(backend: Any, *, special: bool) -> str:
+def _tokenizer_json(written: str, *, special: bool) -> str:
     """A tokenizer without padding and truncation: both are set anew by each call of it, and what sentence-transformers'
     calls set travels beside it. ``special``: with the tokens that it puts around a text."""
-    raw = json.loads(backend.to_str())
+    raw = json.loads(written)
     raw["padding"], raw["truncation"] = None, None
     if not special:
         raw["post_processor"] = None

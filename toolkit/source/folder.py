@@ -62,7 +62,9 @@ _CONVERTED = {
     "alibaba_nlp_gte": ("gte", "alibaba-nlp-community/gte-multilingual-base"),
     "xlm-roberta-flash": ("jina_embeddings_v3", "jinaai/jina-embeddings-v3-hf"),
 }
-
+# Classes that cut texts by a function in Python, which no tokenizer.json has, by the model type for which transformers
+# takes them where no file names a class.
+_CUT_IN_PYTHON = {"roformer": "RoFormerTokenizer"}
 # Model types whose tokens look at those before them alone, unless a configuration says otherwise.
 _DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -271,25 +273,25 @@ def require_unquantized(config: Mapping[str, Any], file: Path) -> None:
 
 
 def _require_fast_tokenizer(path: Path) -> None:
-    """Refuse a tokenizer that only exists in Python, such as MeCab's or PhoBERT's, before it asks for more packages."""
+    """Refuse a tokenizer that only exists in Python, such as MeCab's or PhoBERT's, or that has a step in Python, as
+    RoFormer's, before it asks for more packages."""
     try:
         from transformers import PreTrainedTokenizerFast
         from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "transformers", "convert") from error
-    for file in (path / "tokenizer_config.json", path / "config.json"):
-        name = _object(file).get("tokenizer_class") if file.exists() else None
-        if name is None:
-            continue
-        kind = tokenizer_class_from_name(str(name))
-        # the base class of those in Python stands for any: transformers takes tokenizer.json then
-        if (
-            isinstance(kind, type)
-            and kind.__name__ != "PythonBackend"
-            and not issubclass(kind, PreTrainedTokenizerFast)
-        ):
-            raise UnsupportedError(str(file), "tokenizer_class", name, "classes with a fast tokenizer (tokenizer.json)")
-        return
+    files = {file: _object(file) for name in ("tokenizer_config.json", "config.json") if (file := path / name).exists()}
+    named = [(file, name) for file, config in files.items() if (name := config.get("tokenizer_class")) is not None]
+    usual = _CUT_IN_PYTHON.get(str(files.get(path / "config.json", {}).get("model_type")))
+    file, name = [*named, (path / "config.json", usual)][0]
+    kind = tokenizer_class_from_name(str(name))
+    # the base class of those in Python stands for any: transformers takes tokenizer.json then
+    if (
+        isinstance(kind, type)
+        and kind.__name__ != "PythonBackend"
+        and (not issubclass(kind, PreTrainedTokenizerFast) or kind.__name__ in _CUT_IN_PYTHON.values())
+    ):
+        raise UnsupportedError(str(file), "tokenizer_class", name, "classes with a fast tokenizer (tokenizer.json)")
 
 
 def _inspect_fields(module: ModuleFolder, trust_remote_code: bool) -> None:

@@ -125,7 +125,7 @@ _MODELS: Mapping[str, _Kind] = {
     ),
     "BPE": _Kind(
         (
-            ("byte-level BPE", "RoBERTa, GPT-2, ModernBERT, Llama 3, Qwen, GPT-4o, DeepSeek-V3"),
+            ("byte-level BPE", "RoBERTa, GPT-2, ModernBERT, Llama 3, Qwen, GPT-4o, DeepSeek-V3, Granite"),
             ("SentencePiece BPE", "Gemma, EmbeddingGemma, Llama 2, Mistral"),
         ),
         read_pairs,

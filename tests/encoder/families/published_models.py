@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     AutoConfig,
     AutoModel,
+    CamembertTokenizer,
     DebertaV2Tokenizer,
     GemmaTokenizer,
     LlamaTokenizer,
@@ -160,9 +161,21 @@ def sentence_t5(folder: Path) -> Any:
 
 
 def deberta_v3(folder: Path) -> Any:
-    """The first token of DeBERTa-v3."""
+    """The first token of DeBERTa-v3, not of length 1: with larger weights the original itself is further from what it
+    computes in double precision than vectors may differ."""
     tokenizer = DebertaV2Tokenizer(_pieces("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
-    return _model(folder, "deberta-v2", _end_with(tokenizer, "[CLS] $A [SEP]"), pooling="cls")
+    tokenizer = _end_with(tokenizer, "[CLS] $A [SEP]")
+    return _model(folder, "deberta-v2", tokenizer, pooling="cls", initializer_range=0.2)
+
+
+def camembert(folder: Path) -> Any:
+    """As sentence-camembert: the mean, not of length 1; the tokens around a text are the sixth and the seventh, behind
+    namesakes that are not used."""
+    first = _pieces("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>")
+    vocab = [*(first[:4]), ("<unk>NOTUSED", -100.0), *first[5:], ("<mask>", 0.0)]
+    tokenizer = CamembertTokenizer(vocab=vocab, _spm_precompiled_charsmap=lzma.decompress(CHARSMAP.read_bytes()))
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return _model(folder, "camembert", tokenizer, pooling="mean", **ends)
 
 
 PUBLISHED: Mapping[str, Callable[[Path], Any]] = {
@@ -173,5 +186,6 @@ PUBLISHED: Mapping[str, Callable[[Path], Any]] = {
     "e5-mistral": e5_mistral,
     "sentence-t5": sentence_t5,
     "DeBERTa-v3": deberta_v3,
+    "CamemBERT": camembert,
 }
 """By the name of a model that is published so."""

@@ -27,6 +27,7 @@ CLASSES = {
     "e5-mistral": "TokenizersBackend",
     "sentence-t5": "T5Tokenizer",
     "DeBERTa-v3": "DebertaV2Tokenizer",
+    "CamemBERT": "CamembertTokenizer",
 }
 
 

@@ -20,11 +20,11 @@ from toolkit.tokenizer.texts import NATURAL, random_texts
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 
 
-def split_by(name):
+def split_by(name, prefix_space=False):
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLITS[name]), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False),
         ]
     )
 
@@ -84,6 +84,13 @@ def test_newer_splits(trained, equal, hard_texts, name, whole_parts):
     equal(tokenizer, [*hard_texts, *SPACING, "1234567 12 3 ٣٤٥٦"])
 
 
+@pytest.mark.parametrize("name", ["GPT-2", *long("Qwen 2")])
+def test_a_space_in_front_of_each_part(trained, equal, hard_texts, name):
+    tokenizer = trained(split_by(name, prefix_space=True))
+    assert [part for part, _ in tokenizer.pre_tokenizer.pre_tokenize_str("a1 b")] == ["Ġa", "Ġ1", "Ġb"]
+    equal(tokenizer, [*hard_texts, *SPACING, *(f"{a}<s>{a}" for a in SPACING[::5])])
+
+
 @pytest.mark.parametrize("form", ["NFKC", "NFD", "NFKD"])
 def test_other_normalization_forms(trained, equal, hard_texts, form):
     equal(trained(normalizer=getattr(normalizers, form)()), [*hard_texts[:1500], "<s>ﬁ<s>", "\u1e9b\u0323"])
@@ -95,12 +102,26 @@ def test_removing_what_an_expression_does_not_match_removes_nothing(trained, equ
     equal(trained(pre_tokenizers.Sequence([split, byte_level])), [*hard_texts[:1500], *SPACING, "aBCdE'LL Ab/\n//"])
 
 
-def test_several_splits_in_a_row(trained, equal, hard_texts):
+@pytest.mark.parametrize("prefix_space", [False, True])
+def test_several_splits_in_a_row(trained, equal, hard_texts, prefix_space):
     patterns = [*EARLIER.values(), SPLITS["DeepSeek-V3"]]
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
     tokenizer = trained(pre_tokenizers.Sequence([*splits, byte_level]))
     equal(tokenizer, [*hard_texts, *SPACING, "12345 中国かなabc \x01\x02a 1 中  2<s>  3 \u0e00x #tag"])
+
+
+@pytest.mark.parametrize("prefix_space", [False, *long(True)])
+@pytest.mark.parametrize("each", [True, *long(False)], ids=["each", "runs"])
+def test_digits_apart_as_granite_and_starcoder_have_them(trained, equal, hard_texts, each, prefix_space):
+    digits, texts = (
+        pre_tokenizers.Digits(individual_digits=each),
+        ["a 12 b34", " 5", "x\t\t6  7 ½Ⅻ٣4<s>8 <s>", "\U00011de0\U00016ff4"],
+    )
+    for after in ([], [pre_tokenizers.Split(Regex(SPLITS["Llama 3"]), "isolated")]):
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=not after)
+        tokenizer = trained(pre_tokenizers.Sequence([digits, *after, byte_level]))
+        equal(tokenizer, [*hard_texts, *SPACING, *texts])
 
 
 def test_composition(trained, equal):
@@ -115,7 +136,9 @@ def test_added_tokens_of_every_kind(trained, equal):
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True), AddedToken("<r>", rstrip=True), "<m", "<|e|>"])
     tokenizer.add_tokens([AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
     tokenizer.add_tokens([AddedToken("foo", single_word=True), AddedToken("cafe\u0301", normalized=True), "|||IP|||"])
+    tokenizer.add_tokens(["a \n b", AddedToken("c\t\td", normalized=False)])
     pieces = ["<mask>", "<r>", "<m", " ", "   ", "foo", "café", "cafe\u0301", "a", "\t", "|||IP|||", "é", "_"]
+    pieces += ["a \n b", "c\t\td"]
     texts = ["".join(parts) for parts in itertools.product(pieces, repeat=3)]
     equal(tokenizer, [*texts, *(" " * n + "x" for n in range(60))])
 
@@ -181,11 +204,19 @@ _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": T
 _SPLIT = {"type": "Split", "pattern": {"Regex": r"\s+"}, "behavior": "Isolated", "invert": False}
 _KNOWN = {**_SPLIT, "pattern": {"Regex": SPLITS["GPT-4o"]}}
 _PARTIAL = {**_SPLIT, "pattern": {"Regex": SPLITS["DeepSeek-V3"]}}
+_DIGITS = {"type": "Digits", "individual_digits": True}
 _REFUSED = [
     ("normalizer.type", "normalizer", {"type": "Lowercase"}),
     ("normalizer.type", "normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
     ("pre_tokenizer.type", "pre_tokenizer", {"type": "Whitespace"}),
     ("pre_tokenizer.use_regex", "pre_tokenizer", _BYTE_LEVEL),
+    ("pre_tokenizer.use_regex", "pre_tokenizer", {"type": "Sequence", "pretokenizers": [_DIGITS, _BYTE_LEVEL]}),
+    (
+        "pre_tokenizer.use_regex",
+        "pre_tokenizer",
+        {"type": "Sequence", "pretokenizers": [_KNOWN, {**_BYTE_LEVEL, "use_regex": True}]},
+    ),
+    ("pre_tokenizer.type", "pre_tokenizer", {"type": "Sequence", "pretokenizers": [_BYTE_LEVEL, _DIGITS]}),
     ("pre_tokenizer.pattern", "pre_tokenizer", {"type": "Sequence", "pretokenizers": [_SPLIT, _BYTE_LEVEL]}),
     (
         "pre_tokenizer.behavior",

@@ -39,7 +39,7 @@ def compile_bytepairs(spec: TokenizerSpec) -> CompiledBytePairs:
     return CompiledBytePairs(
         mark_passes([pattern(token, token.content) for token in raw], word, late=False),
         mark_passes([pattern(token, forms[token.content]) for token in late], word, late=bool(raw)),
-        split_passes(model.split, model.earlier, prefix_space=model.prefix_space, tokens=bool(spec.added_tokens)),
+        split_passes(model.split, model.earlier, prefixed=model.prefixed, tokens=forms.values()),
         words,
         word_ids,
         pieces,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from toolkit.errors import UnsupportedError
 from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel, read_character_pairs
 from toolkit.tokenizer.composition import Form
 from toolkit.tokenizer.parts import parts
 
-__all__ = ["BYTES", "EARLIER", "GPT2", "PARTIAL", "SPLITS", "BytePairModel", "read_pairs"]
+__all__ = ["BYTES", "DIGITS", "EARLIER", "GPT2", "PARTIAL", "SPLITS", "BytePairModel", "Prefixed", "read_pairs"]
+
+Prefixed = Literal["text", "part"]
 
 # What ByteLevel(use_regex=true) splits with (tokenizers/src/pre_tokenizers/byte_level.rs).
 GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -50,6 +52,9 @@ SPLITS: Mapping[str, str] = {
 EARLIER: Mapping[str, str] = {"numbers": r"\p{N}{1,3}", "Chinese and Japanese": "[一-龥\u3040-ゟ゠-ヿ]+"}
 """Those of ``Split`` pre-tokenizers before the last one."""
 
+DIGITS: Mapping[bool, str] = {each: f"Digits(individual_digits={str(each).lower()})" for each in (True, False)}
+"""What stands among these for a ``Digits`` pre-tokenizer, whose digits are not those of a regular expression."""
+
 PARTIAL = frozenset({_DEEPSEEK, *EARLIER.values()})
 """The expressions that do not match every character; what lies between two matches is a part as well."""
 
@@ -66,8 +71,8 @@ BYTES: Mapping[str, int] = _byte_characters()
 
 _NORMALIZERS = ("null", "NFC", "NFD", "NFKC", "NFKD")
 _PRE_TOKENIZERS = (
-    "ByteLevel(use_regex=true)",
-    "Sequence[Split(Regex)…, ByteLevel(add_prefix_space=false, use_regex=false)]",
+    "ByteLevel(use_regex=true), alone or behind Digits",
+    "Sequence[Split(Regex) or Digits…, Split(Regex), ByteLevel(use_regex=false)]",
 )
 # Of the bytes of valid UTF-8, those that no text can contain.
 _NEVER = {0xC0, 0xC1, *range(0xF5, 0x100)}
@@ -78,16 +83,17 @@ class BytePairModel:
     """Merges of byte pairs inside the parts that the pre-tokenizer makes.
 
     ``tokens`` maps tokens in byte-level characters to ids; ``merges`` are pairs of such tokens by rank; ``split`` is
-    the regular expression that makes the parts, of what those in ``earlier`` leave; ``prefix_space``: a text that does
-    not begin with a space gets one; ``whole_parts``: a part that is a token is that token, whatever the merges say;
-    ``form`` is the Unicode normalization form of the texts, if any.
+    the regular expression that makes the parts, of what those in ``earlier`` leave; ``prefixed``: what gets a space in
+    front unless it begins with one, the text that ``split`` is given or each part that it makes; ``whole_parts``: a
+    part that is a token is that token, whatever the merges say; ``form`` is the Unicode normalization form of the
+    texts, if any.
     """
 
     tokens: Mapping[str, int] = field(repr=False)
     merges: tuple[tuple[str, str], ...] = field(repr=False)
     earlier: tuple[str, ...]
     split: str
-    prefix_space: bool
+    prefixed: Prefixed | None
     whole_parts: bool
     form: Form | None
 
@@ -120,7 +126,7 @@ def read_pairs(file: str, root: Mapping[str, Any]) -> BytePairModel | CharacterP
 
 def _read_bytepair(file: str, root: Mapping[str, Any]) -> BytePairModel:
     node = root["model"]
-    earlier, split, prefix_space = _pre_tokenizer(file, root["pre_tokenizer"])
+    earlier, split, prefixed = _pre_tokenizer(file, root["pre_tokenizer"])
     form = _normalizer(file, root["normalizer"])
     tokens = node["vocab"]
     for character, byte in BYTES.items():
@@ -130,7 +136,7 @@ def _read_bytepair(file: str, root: Mapping[str, Any]) -> BytePairModel:
             )
     # All else of the model (unk_token, fuse_unk, byte_fallback) is about characters without a token.
     merges = tuple((left, right) for left, right in node["merges"])
-    return BytePairModel(tokens, merges, earlier, split, prefix_space, bool(node["ignore_merges"]), form)
+    return BytePairModel(tokens, merges, earlier, split, prefixed, bool(node["ignore_merges"]), form)
 
 
 def _normalizer(file: str, node: Any) -> Form | None:
@@ -143,22 +149,22 @@ def _normalizer(file: str, node: Any) -> Form | None:
     return form
 
 
-def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str, ...], str, bool]:
-    """The regular expressions of earlier splits and the one that makes the parts, and whether a space is put in
-    front."""
-    found = parts(node, "pretokenizers")
-    kinds = [part["type"] for part in found]
-    *splits, last = found
-    if kinds != ["Split"] * len(splits) + ["ByteLevel"]:
-        raise UnsupportedError(file, "pre_tokenizer.type", ", ".join(kinds), _PRE_TOKENIZERS)
-    if last["use_regex"] != (not splits):
+def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str, ...], str, Prefixed | None]:
+    """The regular expressions of earlier splits and the one that makes the parts, and what a space is put in front
+    of."""
+    *before, last = parts(node, "pretokenizers")
+    kinds = [part["type"] for part in before]
+    if last["type"] != "ByteLevel" or not {"Split", "Digits"}.issuperset(kinds):
+        raise UnsupportedError(file, "pre_tokenizer.type", ", ".join([*kinds, last["type"]]), _PRE_TOKENIZERS)
+    if last["use_regex"] != (kinds[-1:] != ["Split"]) or (last["use_regex"] and "Split" in kinds):
         raise UnsupportedError(file, "pre_tokenizer.use_regex", last["use_regex"], _PRE_TOKENIZERS)
-    if not splits:
-        return (), GPT2, last["add_prefix_space"]
-    if last["add_prefix_space"]:
-        raise UnsupportedError(file, "pre_tokenizer.add_prefix_space", True, _PRE_TOKENIZERS)
-    patterns = [_split(file, split, SPLITS if split is splits[-1] else EARLIER) for split in splits]
-    return tuple(patterns[:-1]), patterns[-1], False
+    prefixed: Prefixed = "text" if last["use_regex"] else "part"
+    split = GPT2 if last["use_regex"] else _split(file, before.pop(), SPLITS)
+    return tuple(_earlier(file, part) for part in before), split, prefixed if last["add_prefix_space"] else None
+
+
+def _earlier(file: str, part: Mapping[str, Any]) -> str:
+    return DIGITS[part["individual_digits"]] if part["type"] == "Digits" else _split(file, part, EARLIER)
 
 
 def _split(file: str, split: Mapping[str, Any], known: Mapping[str, str]) -> str:

@@ -7,11 +7,11 @@ last character of white space before a word to that word, becomes a mark in fron
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.bpe.marks import ANY, BREAK, END, START, pattern_of
-from toolkit.tokenizer.bpe.spec import GPT2, PARTIAL
+from toolkit.tokenizer.bpe.spec import DIGITS, GPT2, PARTIAL, Prefixed
 from toolkit.tokenizer.characters import CODE_POINTS
 from toolkit.tokenizer.patterns import character_class
 
@@ -37,25 +37,42 @@ def members(pattern: str, among: Sequence[int] = _ALL) -> list[int]:
     return found
 
 
-def split_passes(split: str, earlier: Sequence[str] = (), *, prefix_space: bool, tokens: bool) -> Passes:
+def split_passes(
+    split: str, earlier: Sequence[str] = (), *, prefixed: Prefixed | None, tokens: Collection[str]
+) -> Passes:
     """Passes that put ``BREAK`` after every part of a text, and maybe before it as well, by the expressions of
-    ``earlier``, then by ``split``; ``tokens``: there may be marked tokens in the text."""
+    ``earlier``, then by ``split``, and the spaces of those that are ``prefixed``; there may be marked ``tokens`` in the
+    text."""
     newline = "" if split == GPT2 else "\r\n"
     translate = _Translation()
     space, word = translate(r"\s"), translate(r"[^\s]")
     # The last of several characters of white space before something else; newer patterns end parts after newlines.
     last = character_class(set(members(r"\s")) - set(map(ord, newline)))
     marked = f"{pattern_of(START)}[^{pattern_of(END)}]*{pattern_of(END)}|" if tokens else ""
-    passes = [(f"(?:{marked}{translate(pattern)})", rf"{BREAK}\0{BREAK}") for pattern in earlier]
-    passes.append((f"({space})({last}{word})", rf"\1{BREAK}\2"))
+    first = [(f"(?:{marked}{_digits(part) or translate(part)})", rf"{BREAK}\0{BREAK}") for part in earlier]
+    runs = f"({space})({last}{word})"
+    if any(re.search(r"\s\s\S", token) for token in tokens):
+        passes = [(f"({marked[:-1]})|{runs}", rf"\1\2{BREAK}\3")]
+    else:
+        passes = [(runs, rf"\1{BREAK}\2")]
     before = BREAK if split in PARTIAL else ""
     passes.append((f"(?:{marked}{translate(split.replace(_LOOKAHEAD, _LOOKAHEAD[-3:]))})", rf"{before}\0{BREAK}"))
-    if prefix_space:
-        first = [(f"^[^ {ANY}]", r" \0")]
-        if tokens:
-            first.append((f"{pattern_of(END)}([^ {ANY}])", rf"{END} \1"))
-        passes = first + passes
-    return tuple(passes)
+    spaces = []
+    if prefixed:
+        mark = BREAK if earlier or prefixed == "part" else END
+        spaces = [(f"^[^ {ANY}]", r" \0"), (f"{pattern_of(mark)}([^ {ANY}])", rf"{mark} \1")]
+    return (*first, *passes, *spaces) if prefixed == "part" else (*first, *spaces, *passes)
+
+
+def _digits(part: str) -> str | None:
+    """The pattern of ``part``, if it stands for a ``Digits`` pre-tokenizer."""
+    from tokenizers import pre_tokenizers
+
+    if part not in DIGITS.values():
+        return None
+    parts = pre_tokenizers.Digits(individual_digits=True).pre_tokenize_str("a".join(map(chr, _ALL)))
+    digits = character_class({ord(found) for found, _ in parts if len(found) == 1} - {ord("a")})
+    return digits if part == DIGITS[True] else f"{digits}+"
 
 
 class _Translation:

@@ -164,7 +164,7 @@ def bytepair_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
     late = [token.content for token in spec.added_tokens if token.normalized]
     steps += _finding("find in the normalized text", late, compiled.late_passes)
     (kind,) = (name for name, pattern in SPLITS.items() if pattern == model.split)
-    prefix = ", a space in front" if model.prefix_space else ""
+    prefix = f", a space in front of the {model.prefixed}" if model.prefixed else ""
     prefix += "".join(f", after {pattern}" for pattern in model.earlier)
     steps.append(SplitText(f"split as {kind} does{prefix}: {model.split}", compiled.split_passes))
     steps.append(
