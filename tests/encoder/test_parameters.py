@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+from typing import Any
+
 import numpy as np
+import psutil
+import pytest
 import tensorflow as tf
 
 from toolkit.encoder.parameters import Parameters
@@ -10,6 +15,7 @@ from toolkit.encoder.parameters import Parameters
 ARRAYS = {
     "table": np.arange(12, dtype=np.float32).reshape(4, 3),
     "layer_0/kernel": np.ones([3, 2], np.int8),
+    "layer_1/kernel": np.arange(6).reshape(2, 3).T.astype(tf.bfloat16.as_numpy_dtype),
     "layer_0/bias": np.array([1, 2], np.float32),
     "layer_0/gamma": np.array([3, 4, 5], np.float32),
     "layer_1/bias": np.array([6, 7], tf.bfloat16.as_numpy_dtype),
@@ -31,8 +37,22 @@ def test_arrays_are_let_go_once_variables_hold_them() -> None:
     assert not arrays
 
 
+@pytest.mark.parametrize("dtype", [np.float32, tf.bfloat16.as_numpy_dtype], ids=["float32", "bfloat16"])
+def test_memory_goes_back_to_the_system_with_the_variables(dtype: Any) -> None:
+    def resident() -> int:
+        gc.collect()
+        return psutil.Process().memory_info().rss
+
+    size, before = 50_000_000, resident()
+    parameters = Parameters({f"layer_{n}/kernel": np.ones([1000, size // 10 // 1000], dtype) for n in range(10)})
+    held = size * np.dtype(dtype).itemsize
+    assert resident() - before > 0.8 * held
+    del parameters
+    assert resident() - before < 0.2 * held
+
+
 def test_vectors_of_one_dtype_share_a_variable() -> None:
-    assert sorted(variable.shape.rank for variable in Parameters(dict(ARRAYS)).variables) == [1, 1, 2, 2]
+    assert sorted(variable.shape.rank for variable in Parameters(dict(ARRAYS)).variables) == [1, 1, 2, 2, 2]
 
 
 def test_shapes_are_known_inside_a_function_that_is_called() -> None:

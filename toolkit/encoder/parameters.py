@@ -11,6 +11,9 @@ import tensorflow as tf
 
 __all__ = ["Parameters"]
 
+_ALIGNMENT = 64
+"""Bytes, of which TensorFlow wants memory that it has not allocated to begin at a multiple."""
+
 
 class Parameters(tf.Module):  # type: ignore[misc]
     """Arrays by name, in variables.
@@ -41,7 +44,7 @@ class Parameters(tf.Module):  # type: ignore[misc]
 
     def _add(self, name: str, array: npt.NDArray[Any]) -> None:
         # a checkpoint's keys cannot contain slashes
-        self._variables[name.replace("/", "__")] = tf.Variable(array, trainable=False, name=name)
+        self._variables[name.replace("/", "__")] = tf.Variable(_as_tensor(array), trainable=False, name=name)
 
     def read(self) -> dict[str, tf.Tensor]:
         """The variables' values, to be given to `named` wherever the parameters are used: in a branch or a loop."""
@@ -64,3 +67,15 @@ class Parameters(tf.Module):  # type: ignore[misc]
                 found[name] = values[kind][start : start + size]
                 start += size
         return found
+
+
+def _as_tensor(array: npt.NDArray[Any]) -> tf.Tensor:
+    """A copy of ``array`` whose memory goes back to the system with the last that holds it: what TensorFlow allocates
+    by itself it keeps, and the process that exports a model would be as large to its end."""
+    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    if array.dtype != tf.bfloat16.as_numpy_dtype:
+        return tf.experimental.dlpack.from_dlpack(copy.__dlpack__())
+    return tf.bitcast(tf.experimental.dlpack.from_dlpack(copy.view(np.uint16).__dlpack__()), tf.bfloat16)
