@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 __all__ = ["Parameters"]
-
-_ALIGNMENT = 64
-"""Bytes, of which TensorFlow wants memory that it has not allocated to begin at a multiple."""
 
 
 class Parameters(tf.Module):  # type: ignore[misc]
@@ -72,9 +70,8 @@ class Parameters(tf.Module):  # type: ignore[misc]
 def _as_tensor(array: npt.NDArray[Any]) -> tf.Tensor:
     """A copy of ``array`` whose memory goes back to the system with the last that holds it: what TensorFlow allocates
     by itself it keeps, and the process that exports a model would be as large to its end."""
-    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    memory = mmap.mmap(-1, max(1, array.nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    copy = np.frombuffer(memory, array.dtype, array.size).reshape(array.shape)
     np.copyto(copy, array)
     if array.dtype != tf.bfloat16.as_numpy_dtype:
         return tf.experimental.dlpack.from_dlpack(copy.__dlpack__())
