@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -27,6 +28,22 @@ class Blocks:
         self._masks = Masks(chunk.mask)
         self._attentions: dict[tuple[Reach, float | None, Bias | None], Attention] = {}
         self._heads = chunk.heads(spec.num_heads, parts=3, shared=spec.num_key_heads)
+        self._last = False
+
+    def layers(self, names: Sequence[str] | None = None) -> Iterator[str]:
+        """The names of the layers in turn, ``layer_0`` and so on unless there are others.
+
+        Behind attention each token goes its own way: from there on the last layer is computed for those tokens alone
+        whose hidden states the chunk is asked for.
+        """
+        names = [f"layer_{number}" for number in range(self._spec.num_layers)] if names is None else names
+        for number, name in enumerate(names, start=1):
+            self._last = number == len(names)
+            yield name
+
+    def asked(self, x: tf.Tensor) -> tf.Tensor:
+        """``x`` of the tokens that are computed behind a layer's attention, of ``[padded_total, size]``."""
+        return x if self._chunk.asked is None or not self._last else tf.gather(x, self._chunk.asked)
 
     def norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """The LayerNorm ``name`` over the last axis."""
@@ -82,13 +99,22 @@ class Blocks:
         """See :meth:`~toolkit.encoder.precision.products.Products.parameter`."""
         return self._products.parameter(name)
 
-    def attention(self, x: tf.Tensor, name: str, *, like: tf.Tensor, bias: Bias | None = None) -> tf.Tensor:
-        """Self-attention of all heads on the product ``name``/qkv of ``x``: packed, of as many rows as ``like``.
+    def attention(
+        self, x: tf.Tensor, name: str, *, residual: tf.Tensor, bias: Bias | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Self-attention of all heads on the product ``name``/qkv of ``x``, packed, and the ``residual`` of the same
+        tokens: all, but for those of `layers` in the last.
 
         ``bias`` is added to the scores; long rows are computed in parts.
         """
         query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
-        return self._heads.join(self._attend(bias=bias)(query, key, value), like=like)
+        return self._joined(self._attend(bias=bias)(query, key, value), residual)
+
+    def _joined(self, context: tf.Tensor, residual: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What attention gives for each head, packed, and the residual beside it."""
+        residual, tokens = self.asked(residual), self._chunk.asked if self._last else None
+        heads = self._heads if tokens is None else self._heads.of(tokens)
+        return heads.join(context, like=residual), residual
 
     def _attend(self, reach: Reach = EVERYWHERE, cap: float | None = None, bias: Bias | None = None) -> Attention:
         """One for all layers of a kind."""
@@ -117,13 +143,13 @@ class Blocks:
         x: tf.Tensor,
         name: str,
         *,
-        like: tf.Tensor,
+        residual: tf.Tensor,
         rotation: Rotation,
         reach: Reach = EVERYWHERE,
         normed_heads: bool = False,
         turn_values: bool = False,
         cap: float | None = None,
-    ) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """As ``attention``, of queries and keys that are turned.
 
         With ``normed_heads`` each head of queries and keys is normalized first, by ``name``/query_norm and
@@ -134,7 +160,7 @@ class Blocks:
         if normed_heads:
             query, key = self._head_norm(query, f"{name}/query_norm"), self._head_norm(key, f"{name}/key_norm")
         value = rotation(value) if turn_values else value
-        return self._heads.join(self._attend(reach, cap)(rotation(query), rotation(key), value), like=like)
+        return self._joined(self._attend(reach, cap)(rotation(query), rotation(key), value), residual)
 
     def _head_norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
         return tf.cast(self.rms_norm(tf.cast(x, tf.float32), name), x.dtype)
@@ -148,17 +174,17 @@ class Blocks:
 
     def post_norm_layer(self, x: tf.Tensor, name: str, bias: Bias | None = None) -> tf.Tensor:
         """A layer as BERT has it: each LayerNorm over a residual and what was added to it."""
-        return self.post_norm_rest(x, self.attention(x, name, like=x, bias=bias), name)
+        return self.post_norm_rest(*self.attention(x, name, residual=x, bias=bias), name)
 
-    def post_norm_rest(self, x: tf.Tensor, context: tf.Tensor, name: str) -> tf.Tensor:
-        """The same from what attention gave on."""
+    def post_norm_rest(self, context: tf.Tensor, x: tf.Tensor, name: str) -> tf.Tensor:
+        """The same from what attention gave on, and the residual beside it."""
         x = self.norm(self.linear(context, f"{name}/attention_output", residual=x), f"{name}/attention_norm")
         inner = self.linear(x, f"{name}/intermediate", activation=True)
         return self.norm(self.linear(inner, f"{name}/output", residual=x), f"{name}/output_norm")
 
     def pre_norm_layer(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """A layer that normalizes what goes into attention and feed-forward, and adds to what does not."""
-        context = self.attention(self.norm(x, f"{name}/attention_norm"), name, like=x)
+        context, x = self.attention(self.norm(x, f"{name}/attention_norm"), name, residual=x)
         x = self.linear(context, f"{name}/attention_output", residual=x)
         inner = self.linear(self.norm(x, f"{name}/output_norm"), f"{name}/intermediate", activation=True)
         return self.linear(inner, f"{name}/output", residual=x)

@@ -128,7 +128,8 @@ class EncoderSpec(ABC):
 
     @abstractmethod
     def hidden_states(self, products: Products, chunk: Chunk, *, fused_norm: bool = False) -> tf.Tensor:
-        """The last hidden state of a chunk's packed tokens: float32 ``[padded_total, hidden]``.
+        """The last hidden state of a chunk's packed tokens, float32 ``[padded_total, hidden]``, or ``[filled rows,
+        hidden]`` where it is asked for one token of each row.
 
         ``products`` computes with what ``parameters`` names. ``fused_norm`` says that the optimizer of TensorFlow 2.17
         or later will see this, and not a training step or eager mode.

@@ -26,6 +26,10 @@ class Heads(NamedTuple):
         by_head = tf.reshape(values, [-1, size])
         return [part for index in self.into for part in tf.unstack(tf.gather(by_head, index), num=index.shape[0])]
 
+    def of(self, tokens: tf.Tensor) -> Heads:
+        """The way back to some tokens alone, those at int32 ``[n]`` of all."""
+        return self._replace(back=tf.gather(self.back, tokens))
+
     def join(self, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         """Padded ``[rows, heads, length, size]`` to packed ``[padded_total, heads * size]``, of as many rows as
         ``like``."""
@@ -53,6 +57,10 @@ class TransposedHeads(NamedTuple):
             found.append(tf.ensure_shape(by_head, [None, count, None, size]))
             start += count * size
         return found
+
+    def of(self, tokens: tf.Tensor) -> TransposedHeads:
+        """As that of ``Heads``."""
+        return self._replace(slot=tf.gather(self.slot, tokens))
 
     def join(self, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         """As that of ``Heads``."""

@@ -84,7 +84,8 @@ class Chunk(NamedTuple):
     ``mask``, bool ``[filled rows, length]``, is true at tokens that may be looked at. ``slot`` int32 ``[padded_total]``
     is each token's place in the flattened padded view, ``token`` int32 ``[filled rows, length]`` the token at each
     place (at padding the row's first). ``target`` is what it is made for. ``few`` says that it is one row of at most
-    ``FEW_TOKENS``.
+    ``FEW_TOKENS``. ``asked``, int32 ``[filled rows]``, is the one token of each row whose hidden state is asked for;
+    ``None``: those of all are.
     """
 
     tokens: Tokens
@@ -96,6 +97,15 @@ class Chunk(NamedTuple):
     token: tf.Tensor
     target: Target = CPU
     few: bool = False
+    asked: tf.Tensor | None = None
+
+    def asking(self, tokens: tf.Tensor) -> Chunk:
+        """The same, of which the hidden states of these tokens alone are asked for: int32 ``[rows]``, one of each row
+        (of a row without tokens any number)."""
+        with on_host(self.target):
+            there = tf.clip_by_value(tokens, 0, tf.size(self.slot) - 1)
+            filled = tf.pad(there, [[0, tf.shape(self.mask)[0] - self.rows]])
+            return self._replace(asked=tf.ensure_shape(filled, self.mask.shape[:1]))
 
     def row_of_token(self) -> tf.Tensor:
         """int32 ``[total]``: the row that each of its tokens belongs to."""
@@ -106,19 +116,23 @@ class Chunk(NamedTuple):
         """Itself as the arguments of a function, in which `taken` makes a chunk of them: the columns of its tokens as
         one tensor, so that the optimizer can tell there, too, that they are of one length."""
         columns = tf.stack([*self.tokens[:3], self.slot])
-        return columns, self.tokens.row_splits, self.total, self.rows, self.length, self.mask, self.token
+        asked = [] if self.asked is None else [self.asked]
+        return columns, self.tokens.row_splits, self.total, self.rows, self.length, self.mask, self.token, *asked
 
     def handed_specs(self) -> list[tf.TensorSpec]:
         """Of `handed`, for chunks of one row, if this is one, or of any number."""
         number, padded = tf.TensorSpec([], tf.int32), [self.mask.shape[0], None]
         columns, splits = tf.TensorSpec([4, None], tf.int32), tf.TensorSpec([None], tf.int32)
-        return [columns, splits, *[number] * 3, tf.TensorSpec(padded, tf.bool), tf.TensorSpec(padded, tf.int32)]
+        views = [tf.TensorSpec(padded, tf.bool), tf.TensorSpec(padded, tf.int32)]
+        asked = [] if self.asked is None else [tf.TensorSpec(padded[:1], tf.int32)]
+        return [columns, splits, *[number] * 3, *views, *asked]
 
     def taken(self, columns: tf.Tensor, splits: tf.Tensor, *others: tf.Tensor) -> Chunk:
         """One of this one's kind, of what `handed` gave, without what only pooling looks at."""
         ids, type_ids, positions, slot = tf.unstack(columns, num=4)
-        total, rows, length, mask, token = others
-        return Chunk(Tokens(ids, type_ids, positions, splits), total, rows, length, mask, slot, token, *self[7:])
+        total, rows, length, mask, token, *asked = others
+        tokens = Tokens(ids, type_ids, positions, splits)
+        return Chunk(tokens, total, rows, length, mask, slot, token, self.target, self.few, *asked)
 
     def heads(self, count: int, parts: int, shared: int | None = None) -> Heads | TransposedHeads:
         """For ``count`` heads, ``parts`` (query, key, value) of which lie side by side in each packed token.

@@ -28,6 +28,15 @@ __all__ = ["PACKED", "TEXT", "Outputs", "Part", "ServingModel", "TextModel", "jo
 
 Outputs = dict[str, tf.Tensor]
 
+Asked = Callable[[Chunk], tf.Tensor | None]
+"""What gives the one token of each of a chunk's rows that answers are made of, int32 ``[rows]``; or ``None``, where it
+is more than one."""
+
+
+def _no_token(chunk: Chunk) -> None:
+    return None
+
+
 TEXT = tf.TensorSpec([None], tf.string)
 PACKED = (tf.TensorSpec([None], tf.int32),) * 4
 COUNTED = (*PACKED, PACKED[0])  # and a number for each row
@@ -106,17 +115,19 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     # parts of the graph
 
     def encoder(self) -> Callable[[Chunk], tf.Tensor]:
-        """A function of a chunk to its hidden states, float32 ``[padded_total, hidden]``. Parameters are read here.
+        """A function of a chunk to its hidden states, float32 ``[padded_total, hidden]``, or of what it is asked for.
+        Parameters are read here.
 
         The encoder is in the graph once for each kind of chunk, whatever is made of its results: of one row, of a short
-        one, and of any number. It is handed its parameters: a function that reads variables is stateful, and of such
-        the loop over chunks runs one after the other.
+        one, and of any number, asked for all tokens or for one of each row. It is handed its parameters: a function
+        that reads variables is stateful, and of such the loop over chunks runs one after the other.
         """
         own, added = self._encoder.read(), self._adapter.read() if self._adapter else {}
         values = [*own.values(), *added.values()]
 
         def encoded(chunk: Chunk) -> tf.Tensor:
             kind = "few" if chunk.few else "single" if chunk.mask.shape[0] == 1 else "several"
+            kind = kind if chunk.asked is None else f"{kind}_asked"
             if kind not in self._encoders:
                 specs = [*chunk.handed_specs(), *(tf.TensorSpec(value.shape, value.dtype) for value in values)]
 
@@ -153,26 +164,44 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         return spec.hidden_states(products, chunk, fused_norm=self._layout.fused_norm)
 
     def by_row(
-        self, row_answers: Callable[[], Callable[[tf.Tensor, Chunk], tf.Tensor]], width: int, *, skipping: bool = False
+        self,
+        row_answers: Callable[[], Callable[[tf.Tensor, Chunk], tf.Tensor]],
+        width: int,
+        asked: Asked = _no_token,
+        *,
+        skipping: bool = False,
     ) -> Part:
         """A function of packed tokens to float32 ``[batch, width]``: what is made of each row's hidden states.
 
         ``row_answers`` makes, where it may read parameters, a function of hidden states ``[padded_total, hidden]`` and
-        their chunk to ``[rows, width]``. With ``skipping`` the tokens say how many of each row are left out. Requests
+        their chunk to ``[rows, width]``; where ``asked`` gives one token of each row, the hidden states are of these
+        alone. With ``skipping`` the tokens say how many of each row are left out. Requests
         that come together are computed together, if the model batches.
         """
 
-        return self._together(lambda *packed: self.rows(Tokens(*packed), row_answers, width), width, counted=skipping)
+        return self._together(
+            lambda *packed: self.rows(Tokens(*packed), row_answers, width, asked), width, counted=skipping
+        )
 
     def rows(
-        self, tokens: Tokens, row_answers: Callable[[], Callable[[tf.Tensor, Chunk], tf.Tensor]], width: int
+        self,
+        tokens: Tokens,
+        row_answers: Callable[[], Callable[[tf.Tensor, Chunk], tf.Tensor]],
+        width: int,
+        asked: Asked = _no_token,
     ) -> tf.Tensor:
         """Packed tokens to float32 ``[batch, width]``, as ``by_row`` says."""
         answers = row_answers()
 
         def encoder() -> Callable[[Chunk], tf.Tensor]:
             encoded = self.encoder()
-            return lambda chunk: answers(encoded(chunk), chunk)
+
+            def of_rows(chunk: Chunk) -> tf.Tensor:
+                tokens = asked(chunk)
+                chunk = chunk if tokens is None else chunk.asking(tokens)
+                return answers(encoded(chunk), chunk)
+
+            return of_rows
 
         return self._in_chunks(tokens, encoder, width, per_token=False)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from toolkit.encoder.fields import Fields
 from toolkit.errors import SourceError, UnsupportedError
 from toolkit.heads.head import RowHead, with_norm_bias
-from toolkit.heads.pooling import PoolingSpec, pool
+from toolkit.heads.pooling import PoolingSpec, only_token, pool
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -108,13 +108,26 @@ class ClassifierSpec(RowHead):
 
     def _pooled(self, hidden: tf.Tensor, chunk: Chunk) -> tf.Tensor:
         if self.pooling != "last":
-            return pool(PoolingSpec((self.pooling,), self.hidden_size), hidden, chunk)
+            return pool(self._pooling(), hidden, chunk)
         import tensorflow as tf
 
-        splits = chunk.tokens.row_splits
+        return hidden[: chunk.rows] if chunk.asked is not None else tf.gather(hidden, self._last(chunk))
+
+    def _pooling(self) -> PoolingSpec:
+        return PoolingSpec((self.pooling,), self.hidden_size)
+
+    def _last(self, chunk: Chunk) -> tf.Tensor:
+        """The last token of each row that is none of padding; of a row of nothing else its first."""
+        import tensorflow as tf
+
         place = tf.where(chunk.tokens.ids[: chunk.total] != self.pad_id, tf.range(chunk.total), 0)
         last = tf.math.unsorted_segment_max(place, chunk.row_of_token(), chunk.rows)
-        return tf.gather(hidden, tf.maximum(last, splits[:-1]))  # a row of nothing but padding tokens: its first
+        return tf.maximum(last, chunk.tokens.row_splits[:-1])
+
+    def asked(self, chunk: Chunk) -> tf.Tensor | None:
+        if self.pooling == "last":
+            return self._last(chunk)
+        return None if self.pooling == "late" else only_token(self._pooling(), chunk)
 
 
 def read_classifier(module: RawModule) -> tuple[RawModule, ClassifierSpec]:
@@ -167,7 +180,7 @@ def read_classifier(module: RawModule) -> tuple[RawModule, ClassifierSpec]:
         raise UnsupportedError(module.file, "pad_token_id", None, "a number: the original takes no batch without")
     activation = fields.activation(form.activation[1:]) if form.activation.startswith(":") else form.activation
     spec = ClassifierSpec(
-        pooling="last" if form is _LAST_TOKEN else _pooling(module, form),
+        pooling="last" if form is _LAST_TOKEN else _read_pooling(module, form),
         hidden_size=hidden,
         labels=labels,
         activation=activation,
@@ -180,7 +193,7 @@ def read_classifier(module: RawModule) -> tuple[RawModule, ClassifierSpec]:
     return replace(module, tensors=encoder), spec
 
 
-def _pooling(module: RawModule, form: _Form) -> str:
+def _read_pooling(module: RawModule, form: _Form) -> str:
     if form.pooling is None:
         return "cls"
     value = module.config.get(form.pooling)

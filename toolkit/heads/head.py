@@ -99,7 +99,12 @@ class RowHead(ABC):
 
     @abstractmethod
     def apply(self, params: Mapping[str, tf.Tensor], hidden: tf.Tensor, chunk: Chunk) -> tf.Tensor:
-        """Hidden states ``[padded_total, hidden]`` of a chunk to float32 ``[rows, answers]``."""
+        """Hidden states ``[padded_total, hidden]`` of a chunk, or those that are ``asked`` for alone, to float32
+        ``[rows, answers]``."""
+
+    def asked(self, chunk: Chunk) -> tf.Tensor | None:
+        """The one token of each row that answers are made of, int32 ``[rows]``; ``None`` where it is more than one."""
+        return None
 
 
 def with_norm_bias(weights: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

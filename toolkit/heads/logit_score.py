@@ -17,7 +17,7 @@ from toolkit.encoder.fields import Fields
 from toolkit.encoder.weights import Weights
 from toolkit.errors import UnsupportedError
 from toolkit.heads.head import RowHead, same_table
-from toolkit.heads.pooling import PoolingSpec, pool
+from toolkit.heads.pooling import PoolingSpec, only_token, pool
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -86,12 +86,18 @@ class LogitScoreSpec(RowHead):
 
         from toolkit.encoder.layers import dense
 
-        logits = dense(pool(PoolingSpec(("lasttoken",), self.hidden_size), hidden, chunk), params["output"], None)
+        logits = dense(pool(self._pooling(), hidden, chunk), params["output"], None)
         if self.divisor != 1.0:
             logits = logits / self.divisor
         if self.cap is not None:
             logits = tf.tanh(logits / self.cap) * self.cap
         return logits if self.false_id is None else logits[:, :1] - logits[:, 1:]
+
+    def asked(self, chunk: Chunk) -> tf.Tensor | None:
+        return only_token(self._pooling(), chunk)
+
+    def _pooling(self) -> PoolingSpec:
+        return PoolingSpec(("lasttoken",), self.hidden_size)
 
 
 def read_logit_score(module: RawModule, score: RawModule) -> tuple[RawModule, LogitScoreSpec]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from toolkit.encoder.packing import Chunk
     from toolkit.source.checkpoint import RawModule
 
-__all__ = ["POOLING_MODES", "PoolingSpec", "pool", "read_pooling"]
+__all__ = ["POOLING_MODES", "PoolingSpec", "only_token", "pool", "read_pooling"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,27 @@ def read_pooling(module: RawModule, hidden_size: int) -> PoolingSpec:
     return PoolingSpec(modes, hidden_size * len(modes), bool(module.config.get("include_prompt", True)))
 
 
+def only_token(spec: PoolingSpec, chunk: Chunk) -> tf.Tensor | None:
+    """The one token of each row that pooling takes, int32 ``[rows]``; ``None`` where it takes more than one."""
+    return _token(spec.modes[0], chunk) if spec.modes in (("cls",), ("lasttoken",)) else None
+
+
+def _token(mode: str, chunk: Chunk) -> tf.Tensor:
+    """The token that ``cls`` or ``lasttoken`` takes of each row that has one, int32 ``[rows]``."""
+    import tensorflow as tf
+
+    splits, skipped = chunk.tokens.row_splits, chunk.tokens.skipped
+    if mode == "lasttoken":
+        return splits[1:] - 1
+    if skipped is None:
+        return splits[:-1]
+    start = splits[:-1] + skipped
+    return tf.where(start < splits[1:], start, splits[:-1])
+
+
 def pool(spec: PoolingSpec, hidden: tf.Tensor, chunk: Chunk, *, columns: bool = True) -> tf.Tensor:
-    """Token embeddings ``[padded_total, hidden]`` of a chunk to ``[rows, dim]``, one row for each text.
+    """Token embeddings ``[padded_total, hidden]`` of a chunk to ``[rows, dim]``, one row for each text; or those of
+    `only_token` alone, where the chunk is asked for no others.
 
     Only tokens count: nothing of a row's padding or neighbours enters, nor of the tokens that the chunk says are
     skipped. A row without tokens yields zeros, except for ``max``, where torch yields -inf and so do we; so does one
@@ -69,14 +88,10 @@ def pool(spec: PoolingSpec, hidden: tf.Tensor, chunk: Chunk, *, columns: bool = 
     def total(values: tf.Tensor) -> tf.Tensor:
         return tf.math.unsorted_segment_sum(values, segment, rows)
 
-    def at(index: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
+    def one(mode: str, exists: tf.Tensor) -> tf.Tensor:
         # hidden has at least one row, if only of fill, so index 0 exists even when no text has a token
-        return tf.where(exists, tf.gather(hidden, tf.maximum(index, 0)), 0.0)
-
-    def first_token() -> tf.Tensor:
-        if skipped is None:
-            return at(first, lengths > 0)
-        return at(tf.where(start < splits[1:], start, first), (splits[1:] > first)[:, None])
+        asked = hidden[:rows] if chunk.asked is not None else tf.gather(hidden, tf.maximum(_token(mode, chunk), 0))
+        return tf.where(exists, asked, 0.0)
 
     def weighted_mean() -> tf.Tensor:
         # torch counts positions from a row's first token on
@@ -86,8 +101,8 @@ def pool(spec: PoolingSpec, hidden: tf.Tensor, chunk: Chunk, *, columns: bool = 
         return total(tokens * weight) / tf.maximum(total(weight), 1e-9)
 
     pooled = {
-        "cls": first_token,
-        "lasttoken": lambda: at(splits[1:] - 1, lengths > 0),
+        "cls": lambda: one("cls", (splits[1:] > first)[:, None]),
+        "lasttoken": lambda: one("lasttoken", lengths > 0),
         "max": lambda: tf.where(lengths > 0, tf.math.unsorted_segment_max(tokens, segment, rows), -np.inf),
         "mean": lambda: total(tokens) / tf.maximum(lengths, 1e-9),
         "mean_sqrt_len_tokens": lambda: total(tokens) / tf.sqrt(tf.maximum(lengths, 1e-9)),

@@ -99,7 +99,7 @@ class AlbertSpec(BertSpec):
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
         x = blocks.projection(self.embed(blocks), PROJECTION)
-        for name in self._layers():
+        for name in blocks.layers(self._layers()):
             x = blocks.post_norm_layer(x, name)
         return x
 

@@ -116,8 +116,8 @@ class BertSpec(EncoderSpec):
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
         x, bias = self.embed(blocks), self.bias(blocks)
-        for layer in range(self.num_layers):
-            x = blocks.post_norm_layer(x, f"layer_{layer}", bias)
+        for name in blocks.layers():
+            x = blocks.post_norm_layer(x, name, bias)
         return x
 
     def embed(self, blocks: Blocks) -> tf.Tensor:

@@ -210,8 +210,8 @@ class DebertaV2Spec(EncoderSpec):
             x = blocks.projection(x, PROJECTION)
         embedded = x = blocks.dropout(blocks.norm(x, "embeddings/norm"))
         biases = self._biases(blocks, chunk.length)
-        for layer, bias in enumerate(biases):
-            x = blocks.post_norm_layer(x, f"layer_{layer}", bias)
+        for layer, (name, bias) in enumerate(zip(blocks.layers(), biases, strict=True)):
+            x = blocks.post_norm_layer(x, name, bias)
             if layer == 0 and self.convolution:
                 x = self._convolved(blocks, chunk, embedded, x)
         return x
@@ -269,7 +269,8 @@ class DebertaV2Spec(EncoderSpec):
             for step in range(width)
         ]
         out = blocks.dropout(blocks.projection(tf.concat(neighbours, 1), CONVOLUTION))
-        return blocks.norm(x + ACTIVATION_FUNCTIONS[self.convolution_activation](out), f"{CONVOLUTION}/norm")
+        added = ACTIVATION_FUNCTIONS[self.convolution_activation](blocks.asked(out))
+        return blocks.norm(x + added, f"{CONVOLUTION}/norm")
 
 
 def _convolution(module: RawModule) -> dict[str, Any]:

@@ -91,12 +91,11 @@ class Gemma2Spec(LlamaSpec):
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
         rotations = {rotary: blocks.rotation(rotary) for rotary in dict.fromkeys(map(self.rotary, self.windows))}
         x = blocks.embeddings("word") * self.embedding_scale
-        for layer, window in enumerate(self.windows):
-            name = f"layer_{layer}"
-            context = blocks.rotary_attention(
+        for name, window in zip(blocks.layers(), self.windows, strict=True):
+            context, x = blocks.rotary_attention(
                 blocks.rms_norm(x, f"{name}/attention_norm"),
                 name,
-                like=x,
+                residual=x,
                 rotation=rotations[self.rotary(window)],
                 reach=self.reach(window),
                 normed_heads=self.normed_heads,

@@ -168,11 +168,10 @@ class LlamaSpec(EncoderSpec):
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
         rotation = blocks.rotation(Rotary(self.frequencies, self.scale))
         x = blocks.embeddings("word")
-        for layer, window in enumerate(self.windows):
-            name = f"layer_{layer}"
+        for name, window in zip(blocks.layers(), self.windows, strict=True):
             normed = blocks.rms_norm(x, f"{name}/attention_norm")
-            context = blocks.rotary_attention(
-                normed, name, like=x, rotation=rotation, reach=self.reach(window), normed_heads=self.normed_heads
+            context, x = blocks.rotary_attention(
+                normed, name, residual=x, rotation=rotation, reach=self.reach(window), normed_heads=self.normed_heads
             )
             x = blocks.linear(context, f"{name}/attention_output", residual=x)
             inner = blocks.gated(blocks.rms_norm(x, f"{name}/output_norm"), f"{name}/intermediate")

@@ -38,8 +38,8 @@ class PreNorm(BertSpec):
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
         x = self.embed(blocks)
-        for layer in range(self.num_layers):
-            x = blocks.pre_norm_layer(x, f"layer_{layer}")
+        for name in blocks.layers():
+            x = blocks.pre_norm_layer(x, name)
         return blocks.norm(x, "last_norm")
 
     def embed(self, blocks: Blocks) -> tf.Tensor:

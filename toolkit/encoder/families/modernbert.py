@@ -124,12 +124,11 @@ class ModernBertSpec(EncoderSpec):
         everywhere = blocks.rotation(Rotary(self.frequencies, self.scale))
         near = blocks.rotation(Rotary(self.local_frequencies, self.local_scale))
         x = blocks.dropout(blocks.norm(blocks.embeddings("word"), "embeddings/norm"))
-        for layer, local in enumerate(self.local):
-            name = f"layer_{layer}"
+        for layer, (name, local) in enumerate(zip(blocks.layers(), self.local, strict=True)):
             normed = blocks.norm(x, f"{name}/attention_norm") if layer else x
             reach = Reach(self.window, self.window) if local else EVERYWHERE
             rotation = near if local else everywhere
-            context = blocks.rotary_attention(normed, name, like=x, rotation=rotation, reach=reach)
+            context, x = blocks.rotary_attention(normed, name, residual=x, rotation=rotation, reach=reach)
             x = blocks.linear(context, f"{name}/attention_output", residual=x)
             inner = blocks.gated(blocks.norm(x, f"{name}/output_norm"), f"{name}/intermediate")
             x = blocks.linear(products.dropout(inner, self.inner_dropout), f"{name}/output", residual=x)

@@ -112,9 +112,8 @@ class RotaryBertSpec(EncoderSpec):
         rotation = blocks.rotation(Rotary(self.frequencies, self.scale))
         x = blocks.embeddings("word", *(["type"] if self.typed else []))
         x = blocks.dropout(blocks.norm(x, "embeddings/norm"))
-        for layer in range(self.num_layers):
-            name = f"layer_{layer}"
-            context = blocks.rotary_attention(x, name, like=x, rotation=rotation)
+        for name in blocks.layers():
+            context, x = blocks.rotary_attention(x, name, residual=x, rotation=rotation)
             x = blocks.norm(blocks.linear(context, f"{name}/attention_output", residual=x), f"{name}/attention_norm")
             inward = f"{name}/intermediate"
             inner = blocks.gated(x, inward) if len(self.inward) == 2 else blocks.linear(x, inward, activation=True)

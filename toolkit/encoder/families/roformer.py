@@ -77,8 +77,7 @@ class RoFormerSpec(ElectraSpec):
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
         x, rotation = self.embed(blocks), blocks.stored_rotation("rotation")
-        for layer in range(self.num_layers):
-            name = f"layer_{layer}"
-            context = blocks.rotary_attention(x, name, like=x, rotation=rotation, turn_values=self.rotary_value)
-            x = blocks.post_norm_rest(x, context, name)
+        for name in blocks.layers():
+            attended = blocks.rotary_attention(x, name, residual=x, rotation=rotation, turn_values=self.rotary_value)
+            x = blocks.post_norm_rest(*attended, name)
         return x

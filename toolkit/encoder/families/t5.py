@@ -124,11 +124,10 @@ class T5Spec(EncoderSpec):
 
         blocks = Blocks(products, self, chunk, fused_norm=fused_norm)
         x = blocks.dropout(blocks.embeddings("word"))
-        for layer in range(self.num_layers):
-            name = f"layer_{layer}"
+        for layer, name in enumerate(blocks.layers()):
             if layer == 0 or not self.shared_bias:
                 bias = blocks.relative_bias(f"{name}/attention_bias")
-            context = blocks.attention(blocks.rms_norm(x, f"{name}/attention_norm"), name, like=x, bias=bias)
+            context, x = blocks.attention(blocks.rms_norm(x, f"{name}/attention_norm"), name, residual=x, bias=bias)
             x = blocks.linear(context, f"{name}/attention_output", residual=x)
             normed, inward = blocks.rms_norm(x, f"{name}/output_norm"), f"{name}/intermediate"
             inner = blocks.gated(normed, inward) if self.gated else blocks.linear(normed, inward, activation=True)

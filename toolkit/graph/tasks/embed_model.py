@@ -18,7 +18,7 @@ from toolkit.graph.model import PACKED, TEXT, Outputs, Part, ServingModel, TextM
 from toolkit.graph.tasks.embed import EmbedSpec
 from toolkit.heads.head import SENTENCE, TOKENS, HeadSpec, head_parameters, own_parameters, stage_names
 from toolkit.heads.normalize import NormalizeSpec
-from toolkit.heads.pooling import pool
+from toolkit.heads.pooling import only_token, pool
 from toolkit.heads.quantized import quantized, starts_and_steps
 from toolkit.signatures import TextSignature
 from toolkit.tokenizer import TokenizerSpec
@@ -59,7 +59,8 @@ class EmbedModel(TextModel):
                 lambda ids, types, positions, splits: static.means(self.encoder_parameters(), ids, splits), PACKED
             )
         else:
-            self._pool = self.by_row(self.pooling, spec.pooling.dim, skipping=not spec.pooling.include_prompt)
+            asked, skipping = functools.partial(only_token, spec.pooling), not spec.pooling.include_prompt
+            self._pool = self.by_row(self.pooling, spec.pooling.dim, asked, skipping=skipping)
         self._embed = Part(self.on_host(self._embed_joined), [TEXT, SKIPPED])
         self._staged = Part(self.on_host(self._stages), [tf.TensorSpec([None], tf.string, "text")])
 

@@ -28,7 +28,7 @@ class RerankModel(ServingModel):
         self._spec = spec
         self._head = Parameters(dict(spec.head.tensors))
 
-        self._logits = self.by_row(self._scored, spec.head.labels)
+        self._logits = self.by_row(self._scored, spec.head.labels, spec.head.asked)
         of_rows = [tf.TensorSpec([None], dtype) for dtype in spec.pairs.columns]
         self._rows = Part(self.on_host(self._packed_rows), of_rows)
         columns = [tf.TensorSpec([None], tf.string, name) for name in ("query", "document")]
