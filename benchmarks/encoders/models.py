@@ -16,10 +16,11 @@ __all__ = ["LONG", "MODELS", "Dimensions", "dimensions", "flops", "minilm", "sav
 MODELS = {
     "minilm": "all-MiniLM-L6-v2",
     "bert-base": "BERT-base size, random weights",
+    "bge-base": "bge-base-en-v1.5 size (BERT-base, pooled by its first token), random weights",
     "mpnet-base": "MPNet-base size, random weights",
     "xlm-r-base": "XLM-R-base size, random weights",
     "modernbert-base": "ModernBERT-base size, random weights",
-    "qwen3-0.6b": "Qwen3-0.6B size, random weights",
+    "qwen3-0.6b": "Qwen3-Embedding-0.6B size (pooled by its last token), random weights",
     "qwen3-part": "Qwen3-0.6B size, 4 of its 28 layers, random weights",
     "bge-m3-long": "bge-m3 size, 2 of its 24 layers, random weights",
     "modernbert-long": "ModernBERT-base size, 3 of its 22 layers (one looks everywhere, two near), random weights",
@@ -29,12 +30,16 @@ MAX_LENGTH = 256
 LONG = ("bge-m3-long", "modernbert-long", "qwen3-long")
 """Those that are given the long texts, and no others: a few layers, so that all is measured in minutes."""
 LONGEST = 8192
+POOLINGS = {"bge-base": "cls", "qwen3-0.6b": "lasttoken"}
+"""Whole models whose published ones do not pool by the mean. Of a part of a model's layers the last is too large a part
+to be computed for one token alone."""
 
 
 @dataclass(frozen=True)
 class Dimensions:
     """What the number of operations depends on: ``inward`` are the feed-forward layer's products into ``inner``, the
-    gate one of them; heads have ``heads`` numbers together, those of keys ``keys`` (0: as many as ``hidden``)."""
+    gate one of them; heads have ``heads`` numbers together, those of keys ``keys`` (0: as many as ``hidden``). ``one``
+    token of each row is asked of the last layer, if not all are."""
 
     layers: int
     hidden: int
@@ -42,6 +47,7 @@ class Dimensions:
     inward: int = 1
     heads: int = 0
     keys: int = 0
+    one: bool = False
 
 
 def minilm() -> Path:
@@ -62,7 +68,8 @@ def source(model: str, folder: Path) -> Path:
 
 
 def dimensions(folder: Path) -> Dimensions:
-    """Read from a model's ``config.json``."""
+    """Read from a model's ``config.json``, and its pooling's."""
+    pooling = folder / "1_Pooling" / "config.json"
     config = json.loads((folder / "config.json").read_text())
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     return Dimensions(
@@ -72,6 +79,7 @@ def dimensions(folder: Path) -> Dimensions:
         2 if config["model_type"] in ("modernbert", "qwen3") else 1,
         size * config["num_attention_heads"],
         size * config.get("num_key_value_heads", config["num_attention_heads"]),
+        json.loads(pooling.read_text()).get("pooling_mode") in POOLINGS.values(),
     )
 
 
@@ -81,13 +89,19 @@ def flops(of: Dimensions, lengths: npt.NDArray[np.int64]) -> int:
     Multiplications and additions count separately. Softmax, LayerNorm, GELU and lookups are left out.
     """
     heads, keys = of.heads or of.hidden, of.keys or of.hidden
-    dense = 2 * of.hidden * (2 * heads + 2 * keys + (of.inward + 1) * of.inner) * int(np.sum(lengths))
-    attention = 2 * 2 * heads * int(np.sum(lengths.astype(np.int64) ** 2))
-    return of.layers * (dense + attention)
+    tokens, pairs = int(np.sum(lengths)), int(np.sum(lengths.astype(np.int64) ** 2))
+
+    def layer(asked: int, seen: int) -> int:
+        """Of which so many tokens are asked for, which see so many."""
+        own = 2 * of.hidden * (2 * heads + (of.inward + 1) * of.inner) * asked
+        return own + 2 * of.hidden * 2 * keys * tokens + 2 * 2 * heads * seen
+
+    last = layer(len(lengths), tokens) if of.one else layer(tokens, pairs)
+    return (of.layers - 1) * layer(tokens, pairs) + last
 
 
 def _make(model: str, target: Path) -> None:
-    """transformers' default configurations, which are those of base size, and Qwen3-0.6B's; tokenizer and pooling are
+    """transformers' default configurations, which are those of base size, and Qwen3-0.6B's; the tokenizer is
     MiniLM's."""
     import torch
     from transformers import BertConfig, ModernBertConfig, MPNetConfig, Qwen3Config, XLMRobertaConfig
@@ -109,6 +123,7 @@ def _make(model: str, target: Path) -> None:
 
     configurations = {
         "bert-base": BertConfig(),
+        "bge-base": BertConfig(),
         "mpnet-base": MPNetConfig(max_position_embeddings=514),
         "xlm-r-base": XLMRobertaConfig(
             vocab_size=250_002, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
@@ -129,12 +144,12 @@ def _make(model: str, target: Path) -> None:
         "modernbert-long": ModernBertConfig(num_hidden_layers=3),
         "qwen3-long": qwen3(2),
     }
-    save(configurations[model], target, LONGEST if model in LONG else MAX_LENGTH)
+    pooling = POOLINGS.get(model, "mean")
+    save(configurations[model], target, LONGEST if model in LONG else MAX_LENGTH, pooling=pooling)
 
 
-def save(configuration: Any, target: Path, max_length: int, tokenizer: Any = None) -> None:
-    """A SentenceTransformer of random weights in ``target``, with mean pooling and, if no other is given, MiniLM's
-    tokenizer."""
+def save(configuration: Any, target: Path, max_length: int, tokenizer: Any = None, *, pooling: str = "mean") -> None:
+    """A SentenceTransformer of random weights in ``target``; if no other is given, with MiniLM's tokenizer."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import AutoModel
@@ -146,6 +161,6 @@ def save(configuration: Any, target: Path, max_length: int, tokenizer: Any = Non
         tokenizer.save_pretrained(encoder)
     AutoModel.from_config(configuration).save_pretrained(encoder)
     transformer = Transformer(str(encoder), max_seq_length=max_length)
-    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
-    SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(str(target))
+    pooled = Pooling(transformer.get_embedding_dimension(), pooling)
+    SentenceTransformer(modules=[transformer, pooled, Normalize()], device="cpu").save(str(target))
     shutil.rmtree(encoder)

@@ -6,6 +6,7 @@ are kept.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ def reference(source: Path, folder: Path, sets: dict[str, TextSet]) -> None:
 
 
 def _encoder(source: Path, attention: str) -> Any:
-    """The encoder, mean pooling and normalization as one torch module of three inputs."""
+    """The encoder, its pooling and normalization as one torch module of three inputs."""
     import torch
     from transformers import AutoConfig, AutoModel
+
+    pooling = json.loads((source / "1_Pooling" / "config.json").read_text()).get("pooling_mode", "mean")
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -53,9 +56,16 @@ def _encoder(source: Path, attention: str) -> Any:
             given = {"token_type_ids": token_type_ids} if self.types else {}
             ids = input_ids if self.types else input_ids + 0 * token_type_ids
             hidden = self.model(input_ids=ids, attention_mask=attention_mask, **given).last_hidden_state
+            return torch.nn.functional.normalize(self.pooled(hidden, attention_mask), dim=1)
+
+        def pooled(self, hidden: Any, attention_mask: Any) -> Any:
+            if pooling == "cls":
+                return hidden[:, 0]
+            if pooling == "lasttoken":  # what is filled up stands behind
+                last = attention_mask.sum(1) - 1
+                return hidden[torch.arange(hidden.shape[0]), last]
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-            mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-            return torch.nn.functional.normalize(mean, dim=1)
+            return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
 
     return Encoder().eval()
 

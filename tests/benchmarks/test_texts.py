@@ -77,3 +77,7 @@ def test_operations_are_counted_at_each_text_s_own_length() -> None:
     assert flops(small, np.array([3])) == 3 * token + 9 * 8
     assert flops(Dimensions(1, 2, 3, inward=2, heads=4, keys=1), np.array([1])) == 2 * 2 * (2 * 4 + 2 * 1 + 3 * 3) + 16
     assert flops(Dimensions(4, 2, 3), np.array([1, 3])) == 4 * (4 * token + 10 * 8)
+    # of each row's one token all but keys and values, and what it sees
+    keys = 2 * 2 * 2 * 2
+    last = 2 * (token - keys) + 4 * keys + 4 * 8
+    assert flops(Dimensions(4, 2, 3, one=True), np.array([1, 3])) == 3 * (4 * token + 10 * 8) + last
