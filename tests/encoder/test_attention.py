@@ -13,7 +13,16 @@ import tensorflow as tf
 from family_models import save_family
 from marks import long
 
-from toolkit.encoder.attention import BLOCK, WHOLE, WINDOW_BLOCK, Attention, Masks
+from toolkit.encoder.attention import (
+    BLOCK,
+    EVERYWHERE,
+    PARTLY_WHOLE,
+    WHOLE,
+    WINDOW_BLOCK,
+    Attention,
+    Masks,
+    Reach,
+)
 from toolkit.encoder.family import EncoderSpec
 from toolkit.encoder.packing import Tokens, in_chunks
 from toolkit.encoder.precision.float32 import Float32Products
@@ -101,6 +110,47 @@ def test_scores_beyond_a_window_are_not_computed(tmp_path: Path) -> None:
     assert len(weights) >= spec.num_layers * LONG // WINDOW_BLOCK
     assert max(shape[-1] for shape in weights if len(shape) == 4) == WINDOW_BLOCK + 2 * spec.window
     assert numbers(shapes) < LONG * LONG
+
+
+def test_a_window_is_kept_to_from_half_the_length_on_at_which_all_scores_are_too_many(tmp_path: Path) -> None:
+    spec: Any = encoder(tmp_path, "modernbert")
+    local = replace(spec, local=(True,) * spec.num_layers)
+    short, longer = computed(local, PARTLY_WHOLE, 2 * WINDOW_BLOCK + PARTLY_WHOLE)
+
+    def widths(shapes: dict[str, list[tuple[int, ...]]]) -> set[int]:
+        return {shape[-1] for kernel, found in shapes.items() if "Softmax" in kernel for shape in found}
+
+    assert PARTLY_WHOLE in widths(short)
+    assert max(widths(longer)) == WINDOW_BLOCK + 2 * spec.window
+
+
+@pytest.mark.parametrize(
+    ("reach", "whole"),
+    [
+        (EVERYWHERE, WHOLE),
+        (Reach(64, 64), PARTLY_WHOLE),
+        (Reach(None, 0), PARTLY_WHOLE),
+        (Reach(511, 0), PARTLY_WHOLE),
+        (Reach(256, 256), WHOLE),
+        (Reach(255, 256), PARTLY_WHOLE),
+    ],
+)
+def test_rows_are_computed_at_once_where_blocks_would_leave_out_little(reach: Reach, whole: int) -> None:
+    assert reach.whole == whole
+
+
+@pytest.mark.parametrize("reach", [Reach(None, 0), Reach(30, 0), Reach(20, 20)])
+def test_several_rows_in_blocks_equal_the_same_at_once(reach: Reach) -> None:
+    draw = np.random.default_rng(0)
+    length = BLOCK + WINDOW_BLOCK + 9
+    query, key, value = (tf.constant(draw.normal(size=[3, heads, length, 4]), tf.float32) for heads in (4, 2, 2))
+    there = tf.range(length)[None, :] < tf.constant([length, BLOCK - 3, 5])[:, None]
+    blocks, at_once = (
+        tf.boolean_mask(tf.transpose(attended(query, key, value), [0, 2, 1, 3]), there)
+        for whole in (PARTLY_WHOLE, WHOLE)
+        for attended in [Attention(Masks(there), 0.5, tf.identity, None, reach, whole=whole)]
+    )
+    assert np.abs(blocks - at_once).max() < 1e-6
 
 
 @pytest.mark.parametrize("longest", [WHOLE, None])

@@ -1,8 +1,8 @@
 """Attention over padded rows: all scores at once, or block by block where a row is long.
 
-A row of more than ``WHOLE`` places is alone in its chunk. Its scores are computed for ``BLOCK`` queries at a time over
-the keys that these can reach, so that memory grows with the row's length and not with its square, and nothing beyond a
-window is computed.
+Scores of a row of more than ``WHOLE`` places are computed for ``BLOCK`` queries at a time over the keys that these can
+reach, so that memory grows with the row's length and not with its square, and nothing beyond a window is computed.
+Where tokens do not look at all others this is done from ``PARTLY_WHOLE`` places on.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ WHOLE = 512
 """The length up to which rows are computed at once: more than a chunk of several rows has."""
 
 
+PARTLY_WHOLE = 256
+"""The same where tokens do not look at all: of longer rows the blocks leave out more than they cost."""
+
+
 class Reach(NamedTuple):
     """How many places before and behind it a token looks at, besides itself (``None``: all)."""
 
@@ -35,6 +39,12 @@ class Reach(NamedTuple):
     @property
     def everywhere(self) -> bool:
         return self == EVERYWHERE
+
+    @property
+    def whole(self) -> int:
+        """The length up to which a CPU computes rows at once."""
+        nearest = min((side for side in self if side is not None), default=WHOLE)
+        return PARTLY_WHOLE if nearest < WHOLE // 2 else WHOLE
 
     def look(self, of_query: tf.Tensor, of_key: tf.Tensor) -> tf.Tensor:
         """Whether queries at the int32 places ``[n]`` look at keys at the places ``[m]``: bool ``[n, m]``."""
@@ -97,7 +107,8 @@ class Attention:
     """Of the rows that ``masks`` are of, none with more than ``longest`` tokens (``None``: there is no limit).
 
     Scores are multiplied by ``scale``, then kept between ``-cap`` and ``cap`` by a hyperbolic tangent (``None``: not),
-    then ``bias`` is added; ``dropout`` stands where the model drops weights in training.
+    then ``bias`` is added; ``dropout`` stands where the model drops weights in training. Rows of up to ``whole``
+    places, at most ``WHOLE``, are computed at once.
     """
 
     masks: Masks
@@ -107,6 +118,7 @@ class Attention:
     reach: Reach = EVERYWHERE
     cap: float | None = None
     bias: Bias | None = None
+    whole: int = WHOLE
 
     def __call__(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
         """``[rows, heads, length, size]`` of any float type, like ``query``.
@@ -115,13 +127,13 @@ class Attention:
         """
         masks = self.masks.whole(self.reach)
 
-        def whole() -> tf.Tensor:
+        def at_once() -> tf.Tensor:
             bias = None if self.bias is None else self.bias.whole(query, key)
             return self._context(query, key, value, masks, bias)
 
-        if self.longest is not None and self.longest <= WHOLE:
-            return whole()
-        return tf.cond(tf.shape(query)[2] <= WHOLE, whole, lambda: self._long(query, key, value))
+        if self.longest is not None and self.longest <= self.whole:
+            return at_once()
+        return tf.cond(tf.shape(query)[2] <= self.whole, at_once, lambda: self._long(query, key, value))
 
     @cached_property
     def _long(self) -> Any:

@@ -119,6 +119,8 @@ class Blocks:
     def _attend(self, reach: Reach = EVERYWHERE, cap: float | None = None, bias: Bias | None = None) -> Attention:
         """One for all layers of a kind."""
         kind, spec = (reach, cap, bias), self._spec
+        # on a GPU one large product is faster than blocks one by one
+        whole = WHOLE if self._chunk.target.buckets else reach.whole
         if kind not in self._attentions:
             self._attentions[kind] = Attention(
                 self._masks,
@@ -126,6 +128,7 @@ class Blocks:
                 lambda weights: self._products.dropout(weights, spec.attention_dropout),
                 spec.max_length,
                 *kind,
+                whole,
             )
         return self._attentions[kind]
 

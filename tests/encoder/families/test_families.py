@@ -294,7 +294,7 @@ def test_rows_that_are_computed_in_parts_equal_the_original(tmp_path: Path, mode
     longer = {} if model_type in NAMES_OF_THEIR_OWN else {"max_position_embeddings": 2 * WHOLE + 2}
     original = SentenceTransformer(str(save_family(tmp_path, model_type, **longer)), device="cpu")
     original.max_seq_length = WHOLE + BLOCK + 20
-    texts = [" ".join(TEXTS) * 8, "word " * (WHOLE - 10), "word latency " * WHOLE, *TEXTS]
+    texts = [" ".join(TEXTS) * 8, "word " * (WHOLE - 10), "word latency " * WHOLE, *TEXTS, "of " * (WHOLE // 2 + 40)]
     model = serving(original)
     lengths = model._detailed(tf.constant(texts))["num_tokens"].numpy()
     assert lengths.max() > WHOLE + BLOCK

@@ -4,8 +4,8 @@ With few rows a product takes as long as its weights take to arrive, and oneDNN 
 every call. It keeps that order of what it is told is constant, which the graph optimizer tells it of constants of the
 graph alone: they would be in each copy of the graph that a server makes. So the kernel that the optimizer would choose
 is named here, with variables as its weights. The order that is kept is that of the first call. In float32 it differs
-for fewer than 8 rows, up to 64 and more: all calls must be of one of these classes. In bfloat16 it is one for all, and
-another kernel works on it (``brgemm`` instead of ``gemm``), which is faster at any number of rows.
+for fewer than 8 rows, up to 64 and more: all calls of one product must be of one of these classes. In bfloat16 it is
+one for all, and another kernel works on it (``brgemm`` instead of ``gemm``), which is faster at any number of rows.
 
 The graph optimizer would not choose the kernel where the processor cannot run it, which in bfloat16 is one without
 AVX512: named, it ends the process there.
@@ -27,7 +27,8 @@ _FUSED_ACTIVATIONS = {"gelu": "GeluExact", "gelu_tanh": "GeluApproximate", "relu
 
 
 class PackedProducts(Float32Products):
-    """Products in float32 of tensors that never change, by at least 8 and at most 64 rows."""
+    """Products in float32 of tensors that never change: each by 8 to 64 rows, or by fewer always, as those behind the
+    last layer's attention for one token."""
 
     def linear(
         self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
