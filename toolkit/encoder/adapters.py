@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS
+from toolkit.encoder.precision.halves import cut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,13 +88,24 @@ class AdaptedProducts:
             return x
         return x + tf.matmul(tf.gather(self._added[f"{name}/down"], ids), self._added[f"{name}/up"])
 
+    def halves(self, x: tf.Tensor, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        gate, inner = self._products.halves(x, name)
+        if f"{name}/down" not in self._added:
+            return gate, inner
+        to_gate, to_inner = cut(self._more(x, name))
+        return gate + to_gate, inner + to_inner
+
+    def _more(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """What is added to a product's result."""
+        import tensorflow as tf
+
+        return tf.matmul(tf.matmul(x, self._added[f"{name}/down"]), self._added[f"{name}/up"])
+
     def linear(
         self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None
     ) -> tf.Tensor:
-        import tensorflow as tf
-
         if f"{name}/down" not in self._added:
             return self._products.linear(x, name, activation=activation, residual=residual)
-        more = tf.matmul(tf.matmul(x, self._added[f"{name}/down"]), self._added[f"{name}/up"])
+        more = self._more(x, name)
         y = self._products.linear(x, name, residual=more if residual is None else residual + more)
         return ACTIVATION_FUNCTIONS[self._spec.activation](y) if activation else y

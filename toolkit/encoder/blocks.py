@@ -170,10 +170,8 @@ class Blocks:
 
     def gated(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """The activation of the first half of the product ``name`` of ``x``, times the second half."""
-        both = self.linear(x, name)
-        # Not tf.split: the optimizer takes an operation's first result for each of its results in some patterns.
-        half = both.shape[1] // 2
-        return ACTIVATION_FUNCTIONS[self._spec.activation](both[:, :half]) * both[:, half:]
+        gate, inner = self._products.halves(x, name)
+        return ACTIVATION_FUNCTIONS[self._spec.activation](gate) * inner
 
     def post_norm_layer(self, x: tf.Tensor, name: str, bias: Bias | None = None) -> tf.Tensor:
         """A layer as BERT has it: each LayerNorm over a residual and what was added to it."""

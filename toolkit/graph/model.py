@@ -16,6 +16,7 @@ from toolkit.encoder.layout import Layout
 from toolkit.encoder.packing import Chunk, Tokens, in_chunks, on_host, padded_index
 from toolkit.encoder.parameters import Parameters
 from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.encoder.precision.halves import halved
 from toolkit.encoder.precision.mixed import MixedProducts
 from toolkit.encoder.precision.packed import PackedProducts
 from toolkit.graph.guard import guarded, with_embeddings
@@ -87,7 +88,9 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
     def _parameters(self) -> Parameters:
         # by no name of their own, which would keep them alive beside the variables
         spec, plan = self._task.encoder, self._layout.plan
-        return Parameters(plan.stored(spec.parameters()) if plan else spec.parameters())
+        if plan:
+            return Parameters(plan.stored(spec.parameters()))
+        return Parameters(halved(spec.parameters(), spec.intermediate_size))
 
     def tokenizers(self) -> list[tuple[TokenizerSpec, TokenizerGraph]]:
         """Every one, with the spec that it equals."""
@@ -98,7 +101,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         """Of each signature's inputs, by its name."""
 
     def encoder_parameters(self) -> dict[str, tf.Tensor]:
-        """The encoder's parameters by the names of its ``parameters``."""
+        """The encoder's parameters by the names of its ``parameters``, if all products are in float32 `halved`."""
         return self._encoder.named(self._encoder.read())
 
     # what a choice of products is tried on, outside of a graph

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from toolkit.encoder.packing import eager_chunks
 from toolkit.encoder.precision.calibration import Inputs, record
+from toolkit.encoder.precision.halves import together
 from toolkit.encoder.precision.int8 import FUSED_ACTIVATIONS
 from toolkit.encoder.precision.mixed import MixedProducts, Plan
 from toolkit.encoder.precision.quantization import HANDED_OUTLIERS, OUTLIERS, Handover, Quantization, quantize
@@ -111,7 +112,10 @@ def choose_int8(
     values = spec.encoder.parameters()
     tokens = model.tried_tokens(calibration.texts)
     inputs = record(
-        model.encoder_parameters(), spec.encoder, tokens, lambda done, total: progress("calibrating", done, total)
+        together(model.encoder_parameters()),
+        spec.encoder,
+        tokens,
+        lambda done, total: progress("calibrating", done, total),
     )
     names = spec.encoder.product_names()
     numbers: dict[str, Quantization] = {}

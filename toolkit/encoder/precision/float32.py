@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, dense
+from toolkit.encoder.precision.halves import HALVES, cut
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -16,7 +17,8 @@ __all__ = ["Float32Products"]
 
 
 class Float32Products:
-    """Products of the tensors in ``params``, variables or what was read of them. Tables may be of another float type.
+    """Products of the tensors in ``params``, variables or what was read of them, `halved` or not. Tables may be of
+    another float type.
 
     ``dropout`` (values, rate) stands where the model has it in training.
     """
@@ -38,6 +40,12 @@ class Float32Products:
         import tensorflow as tf
 
         return tf.cast(tf.gather(self._params[name], ids), tf.float32)
+
+    def halves(self, x: tf.Tensor, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        first, second = (f"{name}/{half}" for half in HALVES)
+        if f"{first}/kernel" not in self._params:
+            return cut(self.linear(x, name))
+        return self.linear(x, first), self.linear(x, second)
 
     def linear(
         self, x: tf.Tensor, name: str, *, activation: bool = False, residual: tf.Tensor | None = None

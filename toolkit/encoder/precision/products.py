@@ -29,5 +29,8 @@ class Products(Protocol):
         activation may only be given to the next product.
         """
 
+    def halves(self, x: Any, name: str) -> tuple[Any, Any]:
+        """The two halves of ``linear(x, name)``, ``[n, out / 2]`` each."""
+
     def dropout(self, x: tf.Tensor, rate: float) -> tf.Tensor:
         """Where the model drops values in training: ``x`` itself, unless these products are for training."""
