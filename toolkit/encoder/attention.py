@@ -95,6 +95,13 @@ class Masks:
             self._near[reach] = tf.where(look, 0.0, -1e9)
         return self._near[reach]
 
+    def at(self, reach: Reach, places: tf.Tensor) -> tf.Tensor:
+        """Of one query of each row, at the int32 ``places`` ``[rows]``: ``[rows, 1, length]``."""
+        if reach.everywhere:
+            return self.barred
+        look = reach.look(places, tf.range(tf.shape(self._mask)[1]))
+        return tf.where(look[:, None], self.barred, -1e9)
+
     def part(self, reach: Reach, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         """Of queries at the int32 places ``[n]`` and keys at the places ``[m]``, which lie side by side:
         ``[rows, 1 or n, m]``."""
@@ -134,6 +141,12 @@ class Attention:
         if self.longest is not None and self.longest <= self.whole:
             return at_once()
         return tf.cond(tf.shape(query)[2] <= self.whole, at_once, lambda: self._long(query, key, value))
+
+    def at(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+        """The same of one query of each row, at the int32 ``places`` ``[rows]``: ``[rows, heads, 1, size]``. Without
+        ``bias``."""
+        own = tf.gather(query, places[:, None], axis=2, batch_dims=1)
+        return self._context(own, key, value, self.masks.at(self.reach, places), None)
 
     @cached_property
     def _long(self) -> Any:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from toolkit.encoder.attention import EVERYWHERE, WHOLE, Attention, Bias, Masks, Reach
 from toolkit.encoder.family import EncoderSpec
+from toolkit.encoder.heads import shape_beside
 from toolkit.encoder.layers import ACTIVATION_FUNCTIONS, fused_layer_norm, layer_norm, rms_norm
 from toolkit.encoder.packing import Chunk
 from toolkit.encoder.precision.products import Products
@@ -108,13 +109,20 @@ class Blocks:
         ``bias`` is added to the scores; long rows are computed in parts.
         """
         query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
-        return self._joined(self._attend(bias=bias)(query, key, value), residual)
+        return self._attended(self._attend(bias=bias), (query, key, value), residual)
 
-    def _joined(self, context: tf.Tensor, residual: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """What attention gives for each head, packed, and the residual beside it."""
-        residual, tokens = self.asked(residual), self._chunk.asked if self._last else None
-        heads = self._heads if tokens is None else self._heads.of(tokens)
-        return heads.join(context, like=residual), residual
+    def _attended(
+        self, attention: Attention, heads: tuple[tf.Tensor, tf.Tensor, tf.Tensor], residual: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What ``attention`` gives for each head's query, key and value, packed, and the residual beside it."""
+        tokens = self._chunk.asked if self._last else None
+        if tokens is None:
+            return self._heads.join(attention(*heads), like=residual), residual
+        residual = self.asked(residual)
+        if attention.bias is not None:
+            return self._heads.of(tokens).join(attention(*heads), like=residual), residual
+        context = attention.at(*heads, places=tf.gather(self._chunk.slot, tokens) % self._chunk.length)
+        return tf.reshape(context, shape_beside(residual, context.shape[1] * context.shape[3])), residual
 
     def _attend(self, reach: Reach = EVERYWHERE, cap: float | None = None, bias: Bias | None = None) -> Attention:
         """One for all layers of a kind."""
@@ -163,7 +171,7 @@ class Blocks:
         if normed_heads:
             query, key = self._head_norm(query, f"{name}/query_norm"), self._head_norm(key, f"{name}/key_norm")
         value = rotation(value) if turn_values else value
-        return self._joined(self._attend(reach, cap)(rotation(query), rotation(key), value), residual)
+        return self._attended(self._attend(reach, cap), (rotation(query), rotation(key), value), residual)
 
     def _head_norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
         return tf.cast(self.rms_norm(tf.cast(x, tf.float32), name), x.dtype)

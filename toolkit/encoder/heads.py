@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["Heads", "TransposedHeads"]
+__all__ = ["Heads", "TransposedHeads", "shape_beside"]
+
+
+def shape_beside(x: tf.Tensor, width: int) -> tf.Tensor:
+    """The shape of as many rows as ``x`` has, of ``width`` numbers. The optimizer must know that the two shapes are
+    one, if they are, to add ``x`` inside a product of the other."""
+    return tf.shape(x) if x.shape[1] == width else tf.stack([tf.shape(x)[0], width])
 
 
 class Heads(NamedTuple):
@@ -34,9 +40,7 @@ class Heads(NamedTuple):
         """Padded ``[rows, heads, length, size]`` to packed ``[padded_total, heads * size]``, of as many rows as
         ``like``."""
         joined = tf.gather(tf.reshape(values, [-1, values.shape[3]]), self.back)
-        width = self.back.shape[1] * values.shape[3]
-        # The optimizer must know that the two have one shape, if they have, to add them inside a product.
-        return tf.reshape(joined, tf.shape(like) if like.shape[1] == width else tf.stack([tf.shape(like)[0], width]))
+        return tf.reshape(joined, shape_beside(like, self.back.shape[1] * values.shape[3]))
 
 
 class TransposedHeads(NamedTuple):
