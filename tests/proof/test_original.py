@@ -39,6 +39,7 @@ MIXED = [
     *"defghijk",
 ]
 PAIRS = [(text, MIXED[7 * row % len(MIXED)]) for row, text in enumerate(MIXED)]
+MANY = "multi_vector"
 PROMPTS = {"query": "search for ", "document": "[D] "}
 assert len(MIXED) > BATCH
 
@@ -57,6 +58,14 @@ def routed(folder: Path, default: str, **prompts: str) -> SparseEncoder:
     router: Any = model[0]
     router.default_route = default
     return model
+
+
+def static_by_default(folder: Path) -> SparseEncoder:
+    return routed(folder, "query")
+
+
+def encoded_by_default(folder: Path) -> SparseEncoder:
+    return routed(folder, "document")
 
 
 def expanding(folder: Path, *behind: Any) -> Any:
@@ -85,11 +94,6 @@ def encoded(model: Any) -> Iterator[list[tuple[int, int]]]:
         hook.remove()
 
 
-def one_by_one(forward: Callable[[], Any]) -> Any:
-    with torch.no_grad():
-        return forward()
-
-
 def within(ours: Any, theirs: Any, bound: float = 1e-5) -> bool:
     """Of the same shape, and as close as rounding leaves them in another batch."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
@@ -103,11 +107,11 @@ def within(ours: Any, theirs: Any, bound: float = 1e-5) -> bool:
         (sparse, MIXED, 3),
         (expanding, MIXED, 3),
         (lambda folder: expanding(folder, HierarchicalTokenPooling(2.0)), MIXED, 3),
-        (lambda folder: routed(folder, "document"), MIXED, 2),  # by default, and as documents
-        (lambda folder: routed(folder, "query"), MIXED, 1),  # as documents alone, whose states are looked at
+        (encoded_by_default, MIXED, 2),  # by default, and as documents
+        (static_by_default, MIXED, 1),  # as documents alone, whose states are looked at
         (lambda folder: routed(folder, "query", document="word "), MIXED, 2),  # and without their prompt for the states
     ],
-    ids=["rerank", "sparse", "multi_vector", "pooled", "routed", "static by default", "static and a prompt"],
+    ids=["rerank", "sparse", "multi_vector", "pooled", "encoded by default", "static by default", "static, a prompt"],
 )
 def test_each_row_goes_through_the_original_once_for_each_prompt(
     tmp_path: Path, make: Callable[[Path], Any], rows: list[str], prompts: int
@@ -119,6 +123,7 @@ def test_each_row_goes_through_the_original_once_for_each_prompt(
     assert lengths[0] < lengths[-1]
 
 
+@torch.no_grad()
 def test_pairs_answers_are_their_own(tmp_path: Path) -> None:
     model: Any = reranker(tmp_path)
     answers, _ = references(model, [as_row(*pair) for pair in PAIRS])
@@ -127,14 +132,13 @@ def test_pairs_answers_are_their_own(tmp_path: Path) -> None:
         features = model.preprocess([pair])
         assert answer.input_ids == tuple(features["input_ids"][0].tolist())
         assert answer.type_ids == tuple(features["token_type_ids"][0].tolist())
-        assert within(answer.logits, one_by_one(lambda features=features: model(features))["scores"][0])
+        assert within(answer.logits, model(features)["scores"][0])
         for name, prompt in (("rerank", None), ("rerank_web", "web")):
             assert within(answer.scores[name], model.predict([pair], prompt_name=prompt)[0])
 
 
-@pytest.mark.parametrize(
-    "make", [sparse, lambda folder: routed(folder, "query"), lambda folder: routed(folder, "document")]
-)
+@pytest.mark.parametrize("make", [sparse, static_by_default, encoded_by_default])
+@torch.no_grad()
 def test_sparse_vectors_and_states_are_their_texts_own(tmp_path: Path, make: Callable[[Path], SparseEncoder]) -> None:
     model: Any = make(tmp_path)
     answers, _ = references(model, MIXED)
@@ -142,18 +146,18 @@ def test_sparse_vectors_and_states_are_their_texts_own(tmp_path: Path, make: Cal
     for number, text in enumerate(MIXED):
         tokens = first.tokenizer(text, truncation=True, return_tensors="pt")
         assert answers.ids[number] == tuple(tokens["input_ids"][0].tolist())
-        states = one_by_one(lambda tokens=tokens: first.auto_model.base_model(**tokens).last_hidden_state[0])
-        assert within(answers.hidden[number], states)
+        assert within(answers.hidden[number], first.auto_model.base_model(**tokens).last_hidden_state[0])
         asked = {None: model.encode, "query": model.encode_query, "document": model.encode_document}
         for name, vectors in answers.vectors.items():
             assert within(vectors[number], asked[name]([text], convert_to_sparse_tensor=False)[0])
 
 
+@torch.no_grad()
 def test_lists_of_vectors_and_stages_are_their_texts_own(tmp_path: Path) -> None:
     model: Any = expanding(tmp_path, HierarchicalTokenPooling(2.0))
     answers, _ = references(model, MIXED)
     asked = {None: model.encode, "query": model.encode_query, "document": model.encode_document}
-    names = {None: "multi_vector", "query": "multi_vector_query", "document": "multi_vector_document"}
+    padded = {None: "serving_default", "query": f"{MANY}_query_padded", "document": f"{MANY}_document_padded"}
     for role, ask in asked.items():
         for number, text in enumerate(MIXED):
             stages = answers.stages[role][number]
@@ -161,12 +165,10 @@ def test_lists_of_vectors_and_stages_are_their_texts_own(tmp_path: Path) -> None
             assert stages.input_ids == tuple(features["input_ids"][0].tolist())
             assert len(stages.outputs) == 3
             for ours, module in zip(stages.outputs, (model[0], model[1], model[3]), strict=True):
-                features = one_by_one(lambda module=module, features=features: module(features))
+                features = module(features)
                 assert within(ours, features["token_embeddings"][0])
-            assert within(answers.vectors[names[role]][number], ask([text], convert_to_numpy=True)[0])
-            assert within(
-                answers.vectors[f"{names[role]}_padded" if role else "serving_default"][number], ask([text])[0]
-            )
+            for name in (f"{MANY}_{role}" if role else MANY, padded[role]):
+                assert within(answers.vectors[name][number], ask([text])[0])
     unpooled = MultiVectorEncoder(modules=list(model)[:-1], device="cpu", prompts=model.prompts)
     assert set(answers.whole) == {None, "document"}  # queries are not pooled
     for number, text in enumerate(MIXED):
