@@ -180,7 +180,7 @@ class Instant:
 
 def resident() -> float:
     """MB of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 def driver(count: int, part_rows: int) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.encoders.texts import TextSet, load_sets
 
@@ -31,8 +32,8 @@ MODEL = "model"
 
 def cpu_seconds(pid: int) -> float:
     """CPU time that a process has used, in user and kernel mode."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def answer(latencies: list[float], rows: int, seconds: float, cpu: tuple[float, float]) -> dict[str, float]:

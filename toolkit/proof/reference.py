@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.errors import SourceError
+from toolkit.proof.original import BATCH, Asked, asked_once, told_of
 from toolkit.signatures import Prompt, TextSignature
 from toolkit.source.adapters import adapted
 from toolkit.source.checkpoint import Checkpoint
@@ -20,7 +19,7 @@ from toolkit.source.router import ways
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["ReferenceAnswer", "encoded", "reference_answers", "told_of", "viewed"]
+__all__ = ["ReferenceAnswer", "encoded", "reference_answers", "viewed"]
 
 Array = npt.NDArray[np.float32]
 
@@ -46,7 +45,7 @@ class ReferenceAnswer:
 
 
 def reference_answers(
-    checkpoint: Checkpoint, texts: Sequence[str], further: Sequence[TextSignature] = (), batch_size: int = 16
+    checkpoint: Checkpoint, texts: Sequence[str], further: Sequence[TextSignature] = (), batch_size: int = BATCH
 ) -> list[ReferenceAnswer]:
     """Run the original model on ``texts``; the vectors are those of ``encode``, and for ``further`` signatures of
     ``encode_query``, ``encode_document`` or ``encode`` with the prompt's name.
@@ -57,7 +56,7 @@ def reference_answers(
         return _answers(checkpoint, texts, further, batch_size)
 
 
-def encoded(checkpoint: Checkpoint, prompt_name: str | None, texts: Sequence[str], batch_size: int = 16) -> Array:
+def encoded(checkpoint: Checkpoint, prompt_name: str | None, texts: Sequence[str], batch_size: int = BATCH) -> Array:
     """What users of sentence-transformers get for a prompt, float32 ``[texts, dim]``: by ``encode_query`` and
     ``encode_document`` for those two, else by ``encode``.
 
@@ -79,13 +78,15 @@ def viewed(signature: TextSignature, embeddings: Array) -> Array:
     return np.asarray(torch.nn.functional.normalize(cut, p=2, dim=1) if signature.normalized else cut)
 
 
-@contextmanager
-def told_of(checkpoint: Checkpoint, what: str = "embed the texts") -> Iterator[None]:
-    """Raise ``SourceError`` where the original cannot do ``what`` it is asked for."""
-    try:
-        yield
-    except (IndexError, RuntimeError, ValueError) as error:  # what torch raises for models that do not fit together
-        raise SourceError(f"{checkpoint.source}: the original model cannot {what}: {error}") from error
+class _Answer(NamedTuple):
+    """What the original makes of one text by default, as ``ReferenceAnswer`` has it; without ``of_tokens`` where that
+    is the embedding."""
+
+    input_ids: tuple[int, ...]
+    hidden: Array
+    stages: tuple[Array, ...]
+    embedding: Array
+    of_tokens: Array | None
 
 
 def _answers(
@@ -96,85 +97,72 @@ def _answers(
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer.json)
     tokenizer.no_truncation()
     counts = [len(item.ids) for item in tokenizer.encode_batch_fast([checkpoint.prompt + text for text in texts])]
-    given = checkpoint.answers[None](texts) if None in checkpoint.answers else None
-    prompts = {item.prompt.name: item.prompt for item in further}
-    by_prompt = {name: _as_signed(checkpoint, prompt, texts, batch_size) for name, prompt in prompts.items()}
-    views = {item.floats: viewed(item, by_prompt[item.prompt.name]) for item in further}
-    order = sorted(range(len(texts)), key=counts.__getitem__)  # texts of about one length together: little padding
-    answers: dict[int, ReferenceAnswer] = {}
-    for start in range(0, len(texts), batch_size):
-        numbers = order[start : start + batch_size]
-        known = None if given is None else given[numbers]
-        found = _batch_answers(checkpoint, [texts[number] for number in numbers], known)
-        for number, (ids, hidden, stages, embedding, of_tokens) in zip(numbers, found, strict=True):
-            seen = {name: view[number] for name, view in views.items()}
-            answers[number] = ReferenceAnswer(ids, counts[number], hidden, stages, embedding, of_tokens, seen)
-    return [answers[number] for number in range(len(texts))]
+    answers = _by_default(checkpoint, texts, batch_size)
+    prompts = {item.prompt.name: item.prompt for item in further if item.prompt.name is not None}
+    own = np.stack([answer.embedding for answer in answers])
+    embeddings: Mapping[str | None, Array] = {
+        None: np.asarray(checkpoint.answers[None](texts)) if None in checkpoint.answers else own,
+        **{name: _as_signed(checkpoint, prompt, texts, batch_size) for name, prompt in prompts.items()},
+    }
+    views = {item.floats: viewed(item, embeddings[item.prompt.name]) for item in further}
+    return [
+        ReferenceAnswer(
+            input_ids=answer.input_ids,
+            num_tokens=count,
+            hidden=answer.hidden,
+            stages=answer.stages,
+            embedding=embedding,
+            of_tokens=embedding if answer.of_tokens is None else answer.of_tokens,
+            further={name: view[number] for name, view in views.items()},
+        )
+        for number, (count, answer, embedding) in enumerate(zip(counts, answers, embeddings[None], strict=True))
+    ]
 
 
-def _batch_answers(
-    checkpoint: Checkpoint, batch: list[str], given: Array | None
-) -> Iterator[tuple[tuple[int, ...], Array, tuple[Array, ...], Array, Array]]:
-    """Token ids, hidden states, stages, embedding and embedding of the tokens alone, of each text of a batch, which
-    goes through the model once; ``given`` are the embeddings where it is not the model that gives them."""
-    import torch
-
+def _by_default(checkpoint: Checkpoint, texts: Sequence[str], batch_size: int) -> list[_Answer]:
     model: Any = checkpoint.reference
     way = ways(model, checkpoint.source)[None]
-    features = dict(model.preprocess(batch, prompt=checkpoint.prompt or None))
-    own_ids = _ids(features)
-    tokens = {name: value for name, value in features.items() if name != "prompt_length"}
-    with torch.no_grad():
-        with _written(way) as written:
-            if given is None:
-                embeddings = np.asarray(model.encode(batch, batch_size=len(batch), show_progress_bar=False))
-            else:
-                model(features)
-                embeddings = given
-        of_tokens = embeddings
-        if checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in way):
-            of_tokens = model(tokens)["sentence_embedding"].cpu().numpy()[:, : checkpoint.truncate_dim]
+    return asked_once(
+        texts,
+        tokens=lambda batch: model.preprocess(batch, prompt=checkpoint.prompt or None),
+        answers=lambda batch: _encoded(model, None, batch, len(batch)),
+        first=way[0],
+        modules=way,
+        read=lambda batch: _read(checkpoint, way, batch),
+        batch_size=batch_size,
+    )
+
+
+def _read(checkpoint: Checkpoint, way: Sequence[Any], batch: Asked) -> Iterator[_Answer]:
+    """What there is of each text of a batch that went this ``way``."""
     stages = [
-        behind[getattr(module, "module_output_name", "sentence_embedding")].cpu().numpy()
-        for module, raw, behind in zip(way, checkpoint.modules, written, strict=True)
-        if "sentence_embedding" in behind and raw.type != "Dropout"  # pooled already
+        batch.by_row(wrote[getattr(module, "module_output_name", "sentence_embedding")])
+        for module, raw, wrote in zip(way, checkpoint.modules, batch.wrote, strict=True)
+        if "sentence_embedding" in wrote and raw.type != "Dropout"  # pooled already
     ]
-    # `encode` sorts its texts; which row is whose is told by the ids, and rows of the same ids are the same.
-    rows = {ids: row for row, ids in enumerate(_ids(written[-1]))}
-    hidden = _hidden(way[0], written[-1])
-    for ids, embedding, of_them in zip(own_ids, embeddings, of_tokens, strict=True):
-        yield ids, hidden[rows[ids]], tuple(stage[rows[ids]] for stage in stages), embedding, of_them
+    if batch.there is None:  # a state is the token's row of the table
+        table = way[0].embedding.weight.detach().numpy()
+        hidden = [table[list(row.ids)] for row in batch.rows]
+    else:
+        hidden = batch.by_token(batch.wrote[-1]["token_embeddings"])
+    apart: Sequence[Array | None] = [None] * len(batch.rows)
+    if checkpoint.prompt and not all(getattr(module, "include_prompt", True) for module in way):
+        apart = batch.by_row(_of_tokens(way[1:], batch.wrote[0])[:, : checkpoint.truncate_dim])
+    for number, row in enumerate(batch.rows):
+        behind = tuple(stage[number] for stage in stages)
+        yield _Answer(row.ids, hidden[number], behind, batch.answers[number], apart[number])
 
 
-@contextmanager
-def _written(way: Sequence[Any]) -> Iterator[list[dict[str, Any]]]:
-    """What the modules of ``way`` write while the block runs a batch through them, module by module."""
-    written: list[dict[str, Any]] = []
-    # a copy, as modules hand one dict on and write into it
-    hooks = [module.register_forward_hook(lambda _module, _given, output: written.append({**output})) for module in way]
-    try:
-        yield written
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _of_tokens(behind: Sequence[Any], encoded: Mapping[str, Any]) -> Any:
+    """What the modules ``behind`` the encoder make of what that wrote, where nothing says that some of the tokens are a
+    prompt's."""
+    import torch
 
-
-def _ids(features: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """The token ids of each text."""
-    ids = features["input_ids"].cpu().numpy()
-    if "offsets" in features:  # a StaticEmbedding's texts lie end to end
-        return [tuple(row.tolist()) for row in np.split(ids, features["offsets"].numpy()[1:])]
-    mask = features["attention_mask"].bool().cpu().numpy()
-    return [tuple(row[there].tolist()) for row, there in zip(ids, mask, strict=True)]
-
-
-def _hidden(first: Any, features: Mapping[str, Any]) -> list[Array]:
-    """The hidden states of each text, ``[tokens, hidden]``, behind a model's ``first`` module."""
-    if "offsets" in features:  # a state is the token's row of the table
-        table = first.embedding.weight.detach().numpy()
-        return [table[list(ids)] for ids in _ids(features)]
-    mask, hidden = features["attention_mask"].bool().cpu().numpy(), features["token_embeddings"].cpu().numpy()
-    return [row[there] for row, there in zip(hidden, mask, strict=True)]
+    features = {name: value for name, value in encoded.items() if name != "prompt_length"}
+    with torch.no_grad():
+        for module in behind:
+            features = module(features)
+    return features["sentence_embedding"]
 
 
 def _encoded(model: SentenceTransformer, prompt_name: str | None, texts: Sequence[str], batch_size: int) -> Array:

@@ -114,10 +114,8 @@ def test_several_splits_in_a_row(trained, equal, hard_texts, prefix_space):
 @pytest.mark.parametrize("prefix_space", [False, *long(True)])
 @pytest.mark.parametrize("each", [True, *long(False)], ids=["each", "runs"])
 def test_digits_apart_as_granite_and_starcoder_have_them(trained, equal, hard_texts, each, prefix_space):
-    digits, texts = (
-        pre_tokenizers.Digits(individual_digits=each),
-        ["a 12 b34", " 5", "x\t\t6  7 ½Ⅻ٣4<s>8 <s>", "\U00011de0\U00016ff4"],
-    )
+    digits = pre_tokenizers.Digits(individual_digits=each)
+    texts = ["a 12 b34", " 5", "x\t\t6  7 ½Ⅻ٣4<s>8 <s>", "\U00011de0\U00016ff4"]
     for after in ([], [pre_tokenizers.Split(Regex(SPLITS["Llama 3"]), "isolated")]):
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=not after)
         tokenizer = trained(pre_tokenizers.Sequence([digits, *after, byte_level]))

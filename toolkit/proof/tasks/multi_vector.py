@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.proof.clusters import PooledFigure, are_wards, means
 from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison
+from toolkit.proof.original import Asked, asked_once, told_of
 from toolkit.proof.proof import Batch, Call, TextProof
-from toolkit.proof.reference import told_of
+from toolkit.signatures import Prompt
 from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.loaded import asked
 from toolkit.vectors_signatures import (
@@ -22,11 +22,9 @@ from toolkit.vectors_signatures import (
     ROW_SPLITS,
     VALUES,
     VectorsSignature,
+    role_prompts,
     stamped_vectors_signatures,
 )
-
-if TYPE_CHECKING:
-    from sentence_transformers import MultiVectorEncoder
 
 __all__ = ["MultiVectorProof"]
 
@@ -40,6 +38,14 @@ class _Stages:
 
     input_ids: tuple[int, ...]
     outputs: Sequence[Array]
+
+
+class _Answer(NamedTuple):
+    """One text through the original for one prompt: its vectors, and what they are before any are pooled."""
+
+    stages: _Stages
+    vectors: Array
+    whole: Array
 
 
 @dataclass(frozen=True)
@@ -75,45 +81,53 @@ class MultiVectorProof(TextProof):
         return {"inputs": {"text": [self._texts[row] for row in rows]}, "calls": calls}
 
     def references(self) -> _References:
-        model: Any = self._checkpoint.reference
         with told_of(self._checkpoint):
-            vectors = {item.name: _vectors(model, item.prompt.name, self._texts) for item in self._signatures}
-            by_name = {name: answers(self._texts) for name, answers in self._checkpoint.answers.items()}
-            vectors |= {item.name: by_name[item.role] for item in self._signatures if item.role in by_name}
-            # the signature that a role's stages are shown of is the first of it
-            shown = {item.role: item for item in reversed(self._signatures)}
-            stages = {role: self._stages(model, item) for role, item in shown.items()}
-            names = {item.prompt.name for item in self._signatures if self._pools(item)}
-            whole = {name: _vectors(_without_last(model), name, self._texts) for name in names}
-        return _References(stages, vectors, whole)
+            by_prompt = {item.prompt.name: item for item in reversed(self._signatures)}
+            texts = {name: self._answers(item) for name, item in by_prompt.items()}
+            given = {role: answers(self._texts) for role, answers in self._checkpoint.answers.items()}
+        # the signature that a role's stages are shown of is the first of it
+        shown = {item.role: item.prompt.name for item in reversed(self._signatures)}
+        return _References(
+            stages={role: [text.stages for text in texts[name]] for role, name in shown.items()},
+            vectors={
+                item.name: given[item.role]
+                if item.role in given
+                else [text.vectors for text in texts[item.prompt.name]]
+                for item in self._signatures
+            },
+            whole={name: [text.whole for text in texts[name]] for name, item in by_prompt.items() if self._pools(item)},
+        )
 
     def _pools(self, item: VectorsSignature) -> bool:
         return self._pooling is not None and bool(self._pooling.applies_to(item.role))
 
-    def _stages(self, model: MultiVectorEncoder, item: VectorsSignature, batch_size: int = 16) -> list[_Stages]:
-        import torch
+    def _answers(self, item: VectorsSignature) -> list[_Answer]:
+        """What the original makes of each text for a signature's prompt."""
+        model: Any = self._checkpoint.reference
+        prompts = role_prompts(self._checkpoint.prompts, self._checkpoint.prompt)
+        prompt = prompts.get(item.prompt.name or "", Prompt(None, self._checkpoint.prompt)).text
+        return asked_once(
+            self._texts,
+            tokens=lambda batch: model.preprocess(batch, prompt=prompt or None, task=item.role),
+            answers=lambda batch: asked(model, item.prompt.name, batch, convert_to_numpy=True, batch_size=len(batch)),
+            first=model[0],
+            modules=list(model),
+            read=self._read,
+        )
 
-        found: list[_Stages] = []
-        for start in range(0, len(self._texts), batch_size):
-            batch = self._texts[start : start + batch_size]
-            features: Any = model.preprocess(batch, prompt=item.prompt.text or None, task=item.role)
-            there = features["attention_mask"].bool()
-            if (expanded := features.get("query_expansion_positions")) is not None:
-                there = there | expanded
-            ids, outputs = features["input_ids"], []
-            with torch.no_grad():
-                for module, raw in zip(model, self._checkpoint.modules, strict=True):
-                    if raw.type in ("Transformer", "Dense", "Normalize"):
-                        features = module(features)
-                        outputs.append(features["token_embeddings"])
-            found += [
-                _Stages(
-                    tuple(int(token) for token in ids[row][there[row]]),
-                    [output[row][there[row]].cpu().numpy() for output in outputs],
-                )
-                for row in range(len(batch))
-            ]
-        return found
+    def _read(self, batch: Asked) -> Iterator[_Answer]:
+        outputs = [
+            batch.by_token(wrote["token_embeddings"])
+            for wrote, raw in zip(batch.wrote, self._checkpoint.modules, strict=True)
+            if raw.type in ("Transformer", "Dense", "Normalize")
+        ]
+        whole = batch.answers
+        if self._pooling is not None:  # the last module, whose vectors are those of the one before it
+            before = batch.wrote[-2]
+            whole = batch.by_token(before["token_embeddings"], before["attention_mask"])
+        for number, row in enumerate(batch.rows):
+            stages = _Stages(row.ids, [output[number] for output in outputs])
+            yield _Answer(stages, batch.answers[number], whole[number])
 
     def compare(self, references: _References, arrays: Arrays, bounds: Bounds) -> CheckReport:
         coarse = bounds.max_abs is None
@@ -175,18 +189,6 @@ class _Comparison(Comparison):
             bound = self.bounds.max_abs or 0.0
             self._right[key] = by_themselves and are_wards(whole[alone:], labels[alone:] - alone, wanted, bound)
         return self._right[key]
-
-
-def _vectors(model: Any, prompt_name: str | None, texts: Sequence[str]) -> list[Array]:
-    """What users of sentence-transformers get, float32 ``[vectors, dim]`` of each text."""
-    return list(asked(model, prompt_name, texts, convert_to_numpy=True))
-
-
-def _without_last(model: Any) -> Any:
-    """The model without its last module, which shares all others."""
-    shorter = copy.copy(model)
-    shorter._modules = dict(list(model._modules.items())[:-1])
-    return shorter
 
 
 def _row(item: VectorsSignature, outputs: Arrays, row: int) -> Array:

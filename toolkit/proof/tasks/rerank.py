@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.corpus.check import as_pair, as_row, check_pairs
 from toolkit.proof.comparison import Arrays, Bounds, CheckReport, Comparison
+from toolkit.proof.original import BATCH, Asked, asked_once, told_of
 from toolkit.proof.proof import Batch, Call, TaskProof
-from toolkit.proof.reference import told_of
-from toolkit.signatures import DEFAULT_SIGNATURE, stamped_pair_signatures
+from toolkit.signatures import DEFAULT_SIGNATURE, PairSignature, stamped_pair_signatures
 from toolkit.source.checkpoint import Checkpoint
 
 __all__ = ["PairAnswer", "RerankProof"]
 
 Array = npt.NDArray[Any]
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,15 @@ class PairAnswer:
     type_ids: tuple[int, ...]
     logits: Array
     scores: Mapping[str, Array]
+
+
+class _Answer(NamedTuple):
+    """What the original makes of one pair by default."""
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...]
+    logits: Array
+    score: Array
 
 
 class RerankProof(TaskProof):
@@ -62,33 +70,38 @@ class RerankProof(TaskProof):
             return self._answers()
 
     def _answers(self) -> list[PairAnswer]:
-        import torch
+        default, *further = self._signed
+        answers = self._by_default()
+        own = np.stack([answer.score for answer in answers])
+        given = self._checkpoint.answers[None](self._pairs) if None in self._checkpoint.answers else own
+        scores = {default.name: given, **{item.name: self._predicted(item, self._pairs) for item in further}}
+        return [
+            PairAnswer(answer.ids, answer.types, answer.logits, {name: found[pair] for name, found in scores.items()})
+            for pair, answer in enumerate(answers)
+        ]
 
+    def _by_default(self) -> list[_Answer]:
         model: Any = self._checkpoint.reference
-        options = {"batch_size": _BATCH, "show_progress_bar": False}
-        scores = {
-            item.name: np.asarray(model.predict(self._pairs, prompt_name=item.prompt.name, **options))
-            for item in self._signed
-        }
-        if None in self._checkpoint.answers:
-            scores[self._signed[0].name] = self._checkpoint.answers[None](self._pairs)
-        answers: list[PairAnswer] = []
-        for start in range(0, len(self._pairs), _BATCH):
-            features = model.preprocess(self._pairs[start : start + _BATCH], prompt=self._checkpoint.prompt or None)
-            mask, ids = features["attention_mask"].bool().numpy(), features["input_ids"].numpy()
-            types = features["token_type_ids"].numpy() if self._checkpoint.token_types else np.zeros_like(ids)
-            with torch.no_grad():
-                logits = model(features)["scores"].numpy()
-            answers += [
-                PairAnswer(
-                    tuple(ids[row][mask[row]].tolist()),
-                    tuple(types[row][mask[row]].tolist()),
-                    logits[row],
-                    {name: found[start + row] for name, found in scores.items()},
-                )
-                for row in range(len(ids))
-            ]
-        return answers
+        return asked_once(
+            self._pairs,
+            tokens=lambda batch: model.preprocess(batch, prompt=self._checkpoint.prompt or None),
+            answers=lambda batch: self._predicted(self._signed[0], batch),
+            first=model[0],
+            modules=[list(model)[-1]],
+            read=self._read,
+        )
+
+    def _read(self, batch: Asked) -> Iterator[_Answer]:
+        logits = batch.by_row(batch.wrote[-1]["scores"])
+        for row, found, score in zip(batch.rows, logits, batch.answers, strict=True):
+            types = row.types if self._checkpoint.token_types else (0,) * len(row.types)
+            yield _Answer(row.ids, types, found, score)
+
+    def _predicted(self, item: PairSignature, pairs: Sequence[tuple[str, str]]) -> Array:
+        """What users of sentence-transformers get."""
+        model: Any = self._checkpoint.reference
+        options = {"batch_size": BATCH, "show_progress_bar": False}
+        return np.asarray(model.predict(pairs, prompt_name=item.prompt.name, **options))
 
     def compare(self, references: Sequence[PairAnswer], arrays: Arrays, bounds: Bounds) -> CheckReport:
         shown = [as_row(*pair) for pair in self._pairs]

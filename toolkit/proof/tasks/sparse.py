@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.proof.comparison import HIDDEN_TOLERANCE, Arrays, Bounds, CheckReport, Comparison, SparseFigure
+from toolkit.proof.original import BATCH, Asked, asked_once, told_of
 from toolkit.proof.proof import Batch, Call, TextProof
-from toolkit.proof.reference import told_of
-from toolkit.signatures import DEFAULT_SIGNATURE
+from toolkit.signatures import DEFAULT_SIGNATURE, prompt_texts
 from toolkit.source.checkpoint import Checkpoint
 from toolkit.source.loaded import asked, first_of
 from toolkit.sparse_signatures import DENSE, FLAT, SparseSignature, stamped_sparse_signatures
@@ -21,8 +21,6 @@ from toolkit.sparse_signatures import DENSE, FLAT, SparseSignature, stamped_spar
 __all__ = ["SparseAnswers", "SparseProof"]
 
 Array = npt.NDArray[Any]
-
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,14 @@ class SparseAnswers:
     ids: list[tuple[int, ...]]
     hidden: list[Array]
     vectors: Mapping[str | None, Array]
+
+
+class _Answer(NamedTuple):
+    """One text through the original."""
+
+    ids: tuple[int, ...]
+    hidden: Array
+    vector: Array
 
 
 class SparseProof(TextProof):
@@ -58,11 +64,46 @@ class SparseProof(TextProof):
         return {"inputs": {"text": [self._texts[row] for row in rows]}, "calls": calls}
 
     def references(self) -> SparseAnswers:
-        checkpoint, model = self._checkpoint, self._checkpoint.reference
+        checkpoint = self._checkpoint
+        signatures = {item.prompt.name: item for item in self._signatures}
+        # The states are those of texts behind the default prompt that go through the encoder, as ``role`` does.
+        encoding = (name for name, way in checkpoint.ways.items() if way.modules[0].type == "Transformer")
+        role = None if checkpoint.modules[0].type == "Transformer" else next(encoding, None)
+        prompts = prompt_texts(checkpoint.prompts, checkpoint.prompt, tuple(checkpoint.ways))
+        shown = role is None or (role in signatures and prompts[role] == checkpoint.prompt)
         with told_of(checkpoint):
-            vectors = _vectors(model, self._signatures, self._texts)
-            vectors |= {name: ask(self._texts) for name, ask in checkpoint.answers.items() if name in vectors}
-            return SparseAnswers(*_tokens(checkpoint, self._texts), vectors)
+            answers = self._answers(role, **({} if shown else {"prompt": checkpoint.prompt}))
+            vectors = {
+                name: np.stack([answer.vector for answer in answers])
+                if shown and name == role and name not in checkpoint.answers
+                else self._vectors(name)
+                for name in signatures
+            }
+        return SparseAnswers([answer.ids for answer in answers], [answer.hidden for answer in answers], vectors)
+
+    def _answers(self, role: str | None, **options: Any) -> list[_Answer]:
+        """What the original makes of each text in a ``role``, the default prompt before it."""
+        model: Any = self._checkpoint.reference
+        first: Any = first_of(model)
+        encoder = [first.auto_model.base_model] if hasattr(first, "auto_model") else []
+        return asked_once(
+            self._texts,
+            tokens=lambda batch: first.preprocess(batch, prompt=self._checkpoint.prompt or None),
+            answers=lambda batch: self._asked(role, batch, **options),
+            first=first,
+            modules=encoder,
+            read=lambda batch: _read(first, batch),
+        )
+
+    def _vectors(self, prompt_name: str | None) -> Array:
+        if prompt_name in self._checkpoint.answers:
+            return np.asarray(self._checkpoint.answers[prompt_name](self._texts))
+        return self._asked(prompt_name, self._texts)
+
+    def _asked(self, prompt_name: str | None, texts: Sequence[str], **options: Any) -> Array:
+        """What users of sentence-transformers call for a prompt, with every number of the vectors kept."""
+        options |= {"batch_size": BATCH, "convert_to_sparse_tensor": False, "max_active_dims": self._signatures[0].dim}
+        return np.asarray(asked(self._checkpoint.reference, prompt_name, texts, **options))
 
     def compare(self, references: SparseAnswers, arrays: Arrays, bounds: Bounds) -> CheckReport:
         comparison = _Comparison(self._texts, bounds)
@@ -173,31 +214,12 @@ def _dense(signature: SparseSignature, row: int, outputs: Arrays) -> Array | str
     return vector
 
 
-def _tokens(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[tuple[int, ...]], list[Array]]:
-    """Token ids and hidden states of each text, with the default prompt before it."""
-    import torch
-
-    module: Any = first_of(checkpoint.reference)
-    ids: list[tuple[int, ...]] = []
-    hidden: list[Array] = []
-    for start in range(0, len(texts), _BATCH):
-        batch = list(texts[start : start + _BATCH])
-        features = module.preprocess(batch, prompt=checkpoint.prompt or None)
-        inputs = {name: value for name, value in features.items() if isinstance(value, torch.Tensor)}
-        with torch.no_grad():
-            if hasattr(module, "auto_model"):
-                states = module.auto_model.base_model(**inputs).last_hidden_state.numpy()
-            else:  # a weight for each token, and no encoder
-                states = module.weight[features["input_ids"]][:, :, None].numpy()
-        mask = features["attention_mask"].bool().numpy()
-        for row, on in enumerate(mask):
-            ids.append(tuple(int(token) for token in features["input_ids"][row].numpy()[on]))
-            hidden.append(states[row][on])
-    return ids, hidden
-
-
-def _vectors(model: Any, signatures: Sequence[SparseSignature], texts: Sequence[str]) -> dict[str | None, Array]:
-    """What users of sentence-transformers call for each prompt, with every number of the vectors kept."""
-    dims = {item.prompt.name: item.dim for item in signatures}
-    options = {"batch_size": _BATCH, "convert_to_sparse_tensor": False}
-    return {name: np.asarray(asked(model, name, texts, max_active_dims=dim, **options)) for name, dim in dims.items()}
+def _read(first: Any, batch: Asked) -> Iterator[_Answer]:
+    """What there is of each text of a batch that went through a model's ``first`` module."""
+    if batch.wrote:
+        hidden = batch.by_token(batch.wrote[0]["last_hidden_state"])
+    else:  # a weight for each token, and no encoder
+        weights = first.weight.detach().numpy()
+        hidden = [weights[list(row.ids), None] for row in batch.rows]
+    for row, states, vector in zip(batch.rows, hidden, batch.answers, strict=True):
+        yield _Answer(row.ids, states, vector)

@@ -11,7 +11,7 @@ from toolkit.tokenizer.bpe.whole_spec import CharacterPairModel, read_character_
 from toolkit.tokenizer.composition import Form
 from toolkit.tokenizer.parts import parts
 
-__all__ = ["BYTES", "DIGITS", "EARLIER", "GPT2", "PARTIAL", "SPLITS", "BytePairModel", "Prefixed", "read_pairs"]
+__all__ = ["BYTES", "EARLIER", "GPT2", "PARTIAL", "SPLITS", "BytePairModel", "Digits", "Prefixed", "read_pairs"]
 
 Prefixed = Literal["text", "part"]
 
@@ -52,8 +52,17 @@ SPLITS: Mapping[str, str] = {
 EARLIER: Mapping[str, str] = {"numbers": r"\p{N}{1,3}", "Chinese and Japanese": "[一-龥\u3040-ゟ゠-ヿ]+"}
 """Those of ``Split`` pre-tokenizers before the last one."""
 
-DIGITS: Mapping[bool, str] = {each: f"Digits(individual_digits={str(each).lower()})" for each in (True, False)}
-"""What stands among these for a ``Digits`` pre-tokenizer, whose digits are not those of a regular expression."""
+
+@dataclass(frozen=True)
+class Digits:
+    """A ``Digits`` pre-tokenizer, whose digits are not those of a regular expression: each is a part of its own
+    (``each``), or those that stand together are one."""
+
+    each: bool
+
+    def __str__(self) -> str:
+        return f"Digits(individual_digits={str(self.each).lower()})"
+
 
 PARTIAL = frozenset({_DEEPSEEK, *EARLIER.values()})
 """The expressions that do not match every character; what lies between two matches is a part as well."""
@@ -83,7 +92,7 @@ class BytePairModel:
     """Merges of byte pairs inside the parts that the pre-tokenizer makes.
 
     ``tokens`` maps tokens in byte-level characters to ids; ``merges`` are pairs of such tokens by rank; ``split`` is
-    the regular expression that makes the parts, of what those in ``earlier`` leave; ``prefixed``: what gets a space in
+    the regular expression that makes the parts, of what ``earlier`` splits leave; ``prefixed``: what gets a space in
     front unless it begins with one, the text that ``split`` is given or each part that it makes; ``whole_parts``: a
     part that is a token is that token, whatever the merges say; ``form`` is the Unicode normalization form of the
     texts, if any.
@@ -91,7 +100,7 @@ class BytePairModel:
 
     tokens: Mapping[str, int] = field(repr=False)
     merges: tuple[tuple[str, str], ...] = field(repr=False)
-    earlier: tuple[str, ...]
+    earlier: tuple[str | Digits, ...]
     split: str
     prefixed: Prefixed | None
     whole_parts: bool
@@ -149,9 +158,8 @@ def _normalizer(file: str, node: Any) -> Form | None:
     return form
 
 
-def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str, ...], str, Prefixed | None]:
-    """The regular expressions of earlier splits and the one that makes the parts, and what a space is put in front
-    of."""
+def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str | Digits, ...], str, Prefixed | None]:
+    """What splits earlier, the regular expression that makes the parts, and what a space is put in front of."""
     *before, last = parts(node, "pretokenizers")
     kinds = [part["type"] for part in before]
     if last["type"] != "ByteLevel" or not {"Split", "Digits"}.issuperset(kinds):
@@ -163,8 +171,8 @@ def _pre_tokenizer(file: str, node: Any) -> tuple[tuple[str, ...], str, Prefixed
     return tuple(_earlier(file, part) for part in before), split, prefixed if last["add_prefix_space"] else None
 
 
-def _earlier(file: str, part: Mapping[str, Any]) -> str:
-    return DIGITS[part["individual_digits"]] if part["type"] == "Digits" else _split(file, part, EARLIER)
+def _earlier(file: str, part: Mapping[str, Any]) -> str | Digits:
+    return Digits(part["individual_digits"]) if part["type"] == "Digits" else _split(file, part, EARLIER)
 
 
 def _split(file: str, split: Mapping[str, Any], known: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from toolkit.tokenizer.added import Passes
 from toolkit.tokenizer.bpe.marks import ANY, BREAK, END, START, pattern_of
-from toolkit.tokenizer.bpe.spec import DIGITS, GPT2, PARTIAL, Prefixed
+from toolkit.tokenizer.bpe.spec import GPT2, PARTIAL, Digits, Prefixed
 from toolkit.tokenizer.characters import CODE_POINTS
 from toolkit.tokenizer.patterns import character_class
 
@@ -38,18 +38,18 @@ def members(pattern: str, among: Sequence[int] = _ALL) -> list[int]:
 
 
 def split_passes(
-    split: str, earlier: Sequence[str] = (), *, prefixed: Prefixed | None, tokens: Collection[str]
+    split: str, earlier: Sequence[str | Digits] = (), *, prefixed: Prefixed | None, tokens: Collection[str]
 ) -> Passes:
-    """Passes that put ``BREAK`` after every part of a text, and maybe before it as well, by the expressions of
-    ``earlier``, then by ``split``, and the spaces of those that are ``prefixed``; there may be marked ``tokens`` in the
-    text."""
+    """Passes that put ``BREAK`` after every part of a text, and maybe before it as well, as those of ``earlier`` split,
+    then by ``split``, and the spaces of those that are ``prefixed``; there may be marked ``tokens`` in the text."""
     newline = "" if split == GPT2 else "\r\n"
     translate = _Translation()
     space, word = translate(r"\s"), translate(r"[^\s]")
     # The last of several characters of white space before something else; newer patterns end parts after newlines.
     last = character_class(set(members(r"\s")) - set(map(ord, newline)))
     marked = f"{pattern_of(START)}[^{pattern_of(END)}]*{pattern_of(END)}|" if tokens else ""
-    first = [(f"(?:{marked}{_digits(part) or translate(part)})", rf"{BREAK}\0{BREAK}") for part in earlier]
+    patterns = [_digits(part) if isinstance(part, Digits) else translate(part) for part in earlier]
+    first = [(f"(?:{marked}{pattern})", rf"{BREAK}\0{BREAK}") for pattern in patterns]
     runs = f"({space})({last}{word})"
     if any(re.search(r"\s\s\S", token) for token in tokens):
         passes = [(f"({marked[:-1]})|{runs}", rf"\1\2{BREAK}\3")]
@@ -64,15 +64,13 @@ def split_passes(
     return (*first, *passes, *spaces) if prefixed == "part" else (*first, *spaces, *passes)
 
 
-def _digits(part: str) -> str | None:
-    """The pattern of ``part``, if it stands for a ``Digits`` pre-tokenizer."""
+def _digits(apart: Digits) -> str:
+    """The pattern of what a ``Digits`` pre-tokenizer makes a part."""
     from tokenizers import pre_tokenizers
 
-    if part not in DIGITS.values():
-        return None
     parts = pre_tokenizers.Digits(individual_digits=True).pre_tokenize_str("a".join(map(chr, _ALL)))
     digits = character_class({ord(found) for found, _ in parts if len(found) == 1} - {ord("a")})
-    return digits if part == DIGITS[True] else f"{digits}+"
+    return digits if apart.each else f"{digits}+"
 
 
 class _Translation:
