@@ -18,8 +18,10 @@ from sparse_support import inference_free, save_masked_bert, splade_model
 from support import TEXTS, largest_difference, save_bert
 
 from toolkit.corpus.check import as_row
+from toolkit.errors import SourceError
 from toolkit.graph.tasks import read_spec
 from toolkit.proof.original import BATCH
+from toolkit.proof.reference import reference_answers
 from toolkit.proof.tasks import PROOFS
 from toolkit.source.checkpoint import open_checkpoint
 
@@ -174,3 +176,15 @@ def test_lists_of_vectors_and_stages_are_their_texts_own(tmp_path: Path) -> None
     for number, text in enumerate(MIXED):
         assert within(answers.whole[None][number], unpooled.encode([text])[0])
         assert within(answers.whole["document"][number], unpooled.encode_document([text])[0])
+
+
+def test_an_original_that_is_given_other_tokens_than_it_makes_by_itself_is_told_of(tiny_source: Path) -> None:
+    checkpoint = open_checkpoint(tiny_source)
+    model: Any = checkpoint.reference
+    make = model.preprocess
+    calls = iter(range(1_000))
+    model.preprocess = lambda texts, **options: make(
+        [f"{text} {next(calls)}" for text in texts] if next(calls) else texts, **options
+    )
+    with pytest.raises(SourceError, match="not given the tokens that its own tokenizer makes"):
+        reference_answers(checkpoint, TEXTS)

@@ -90,6 +90,8 @@ def asked_once(
         # Originals sort their texts; rows of the same tokens are the same.
         places = {row: place for place, row in enumerate(_rows(seen.given))}
         mine = [own[number] for number in numbers]
+        if strange := set(mine) - places.keys():
+            raise ValueError(f"it was not given the tokens that its own tokenizer makes: {min(strange).ids}")
         asked = Asked(mine, given, seen.written, [places[row] for row in mine], _there(seen.given))
         found.update(zip(numbers, read(asked), strict=True))
     return [found[number] for number in range(len(rows))]
