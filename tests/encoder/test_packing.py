@@ -145,10 +145,10 @@ def test_the_padded_view_is_filled_up_to_few_sizes() -> None:
 def test_heads_are_split_as_a_transposed_padded_view_has_them_and_joined_again(lengths: list[int]) -> None:
     chunk = (make_single_chunk if len(lengths) == 1 else make_chunk)(tokens(lengths))
     count, parts, size = 3, 2, 4
-    heads = chunk.heads(count, parts)
+    heads = chunk.heads(count)
     filled = chunk.slot.shape[0]
     values = np.random.default_rng(0).standard_normal([filled, parts * count * size]).astype(np.float32)
-    found = np.stack([part.numpy() for part in heads.split(tf.constant(values))])
+    found = np.stack([part.numpy() for part in heads.split(tf.constant(values), size, [count] * parts)])
     padded = values[chunk.token.numpy()].reshape(*chunk.token.shape, parts, count, size)
     assert np.array_equal(found, padded.transpose(2, 0, 3, 1, 4))
     total = sum(lengths)

@@ -132,13 +132,20 @@ def test_shapes_are_few(lengths: list[int], length: int, total: int) -> None:
 @pytest.mark.parametrize("shared", [None, 1])
 def test_heads_are_the_same_by_either_way(shared: int | None) -> None:
     chunk = make_chunk(tokens([3, 20, 1]), target=GPU)
-    values = tf.random.stateless_normal([128, (2 + 2 * (shared or 2)) * 4], [1, 2])
-    ways = [chunk.heads(2, 3, shared), chunk._replace(target=CPU).heads(2, 3, shared)]
-    (one, other) = (way.split(values) for way in ways)
+    counts = (2, shared or 2, shared or 2)
+    values = tf.random.stateless_normal([128, sum(counts) * 4], [1, 2])
+    ways = [chunk.heads(2), chunk._replace(target=CPU).heads(2)]
+    (one, other) = (way.split(values, 4, counts) for way in ways)
     assert [part.shape for part in one] == [part.shape for part in other]
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    like = tf.zeros([128, 8])
-    assert np.array_equal(*(way.join(one[0], like)[: chunk.total] for way in ways))
+    for way in ways:
+        (alone,) = way.split(values, 4, counts[2:], sum(counts[:2]))
+        assert np.array_equal(alone, one[2])
+    like, some = tf.zeros([128, 8]), tf.constant([3, 0, 23])
+    joined = [way.join(one[0], like)[: chunk.total] for way in ways]
+    assert np.array_equal(*joined)
+    for way in ways:
+        assert np.array_equal(way.join(one[0], like[:3], some), tf.gather(joined[0], some))
 
 
 def test_a_batch_is_a_few_large_chunks() -> None:

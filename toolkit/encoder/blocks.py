@@ -28,7 +28,8 @@ class Blocks:
         self._norm = fused_layer_norm if fused_norm and not single else layer_norm
         self._masks = Masks(chunk.mask)
         self._attentions: dict[tuple[Reach, float | None, Bias | None], Attention] = {}
-        self._heads = chunk.heads(spec.num_heads, parts=3, shared=spec.num_key_heads)
+        self._heads = chunk.heads(spec.num_heads)
+        self._counts = (spec.num_heads, spec.num_key_heads, spec.num_key_heads)
         self._last = False
 
     def layers(self, names: Sequence[str] | None = None) -> Iterator[str]:
@@ -108,11 +109,12 @@ class Blocks:
 
         ``bias`` is added to the scores; long rows are computed in parts.
         """
-        query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
+        qkv = self.linear(x, f"{name}/qkv")
+        query, key, value = self._heads.split(qkv, qkv.shape[1] // sum(self._counts), self._counts)
         return self._attended(self._attend(bias=bias), (query, key, value), residual)
 
     def _attended(
-        self, attention: Attention, heads: tuple[tf.Tensor, tf.Tensor, tf.Tensor], residual: tf.Tensor
+        self, attention: Attention, heads: Sequence[tf.Tensor], residual: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """What ``attention`` gives for each head's query, key and value, packed, and the residual beside it."""
         tokens = self._chunk.asked if self._last else None
@@ -120,8 +122,9 @@ class Blocks:
             return self._heads.join(attention(*heads), like=residual), residual
         residual = self.asked(residual)
         if attention.bias is not None:
-            return self._heads.of(tokens).join(attention(*heads), like=residual), residual
-        context = attention.at(*heads, places=tf.gather(self._chunk.slot, tokens) % self._chunk.length)
+            return self._heads.join(attention(*heads), like=residual, tokens=tokens), residual
+        query, key, value = heads
+        context = attention.at(query, key, value, tf.gather(self._chunk.slot, tokens) % self._chunk.length)
         return tf.reshape(context, shape_beside(residual, context.shape[1] * context.shape[3])), residual
 
     def _attend(self, reach: Reach = EVERYWHERE, cap: float | None = None, bias: Bias | None = None) -> Attention:
@@ -141,12 +144,12 @@ class Blocks:
         return self._attentions[kind]
 
     def rotation(self, rotary: Rotary) -> Rotation:
-        """That of each place of the chunk's padded view, by the position of the token that stands there."""
-        return rotary.at(tf.gather(self._chunk.tokens.positions, self._chunk.token))
+        """That of each token, by its position."""
+        return rotary.at(self._chunk.tokens.positions)
 
     def stored_rotation(self, name: str) -> Rotation:
         """The same, of cosines and sines that are parameters: ``name``/cos and ``name``/sin, ``[positions, pairs]``."""
-        positions = tf.gather(self._chunk.tokens.positions, self._chunk.token)
+        positions = self._chunk.tokens.positions
         return Rotation(*(tf.gather(self.parameter(f"{name}/{part}"), positions)[:, None] for part in ("cos", "sin")))
 
     def rotary_attention(
@@ -167,14 +170,25 @@ class Blocks:
         ``name``/key_norm; with ``turn_values`` values are turned too. ``reach`` and ``cap`` as in
         :class:`~toolkit.encoder.attention.Attention`.
         """
-        query, key, value = self._heads.split(self.linear(x, f"{name}/qkv"))
+        # Before tokens get their places in the padded view, which has up to twice as many.
+        qkv, counts = self.linear(x, f"{name}/qkv"), self._counts
+        size = qkv.shape[1] // sum(counts)
+        turning = sum(counts) if turn_values else sum(counts[:2])
+        turned = tf.reshape(qkv, [-1, sum(counts), size])[:, :turning]
         if normed_heads:
-            query, key = self._head_norm(query, f"{name}/query_norm"), self._head_norm(key, f"{name}/key_norm")
-        value = rotation(value) if turn_values else value
-        return self._attended(self._attend(reach, cap), (rotation(query), rotation(key), value), residual)
+            turned = self._head_norms(turned, name)
+        turned = tf.reshape(rotation(turned), [-1, turning * size])
+        if turn_values:
+            parts = self._heads.split(turned, size, counts)
+        else:
+            parts = [*self._heads.split(turned, size, counts[:2]), *self._heads.split(qkv, size, counts[2:], turning)]
+        return self._attended(self._attend(reach, cap), parts, residual)
 
-    def _head_norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
-        return tf.cast(self.rms_norm(tf.cast(x, tf.float32), name), x.dtype)
+    def _head_norms(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """Heads of queries and, behind them, of keys, ``[n, heads, size]``, each normalized by its kind's numbers."""
+        of_kind = zip(("query_norm", "key_norm"), self._counts, strict=False)
+        gammas = [tf.repeat(self.parameter(f"{name}/{norm}/gamma")[None], count, 0) for norm, count in of_kind]
+        return tf.cast(rms_norm(tf.cast(x, tf.float32), tf.concat(gammas, 0), self._spec.layer_norm_eps), x.dtype)
 
     def gated(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """The activation of the first half of the product ``name`` of ``x``, times the second half."""

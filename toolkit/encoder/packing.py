@@ -134,24 +134,11 @@ class Chunk(NamedTuple):
         tokens = Tokens(ids, type_ids, positions, splits)
         return Chunk(tokens, total, rows, length, mask, slot, token, self.target, self.few, *asked)
 
-    def heads(self, count: int, parts: int, shared: int | None = None) -> Heads | TransposedHeads:
-        """For ``count`` heads, ``parts`` (query, key, value) of which lie side by side in each packed token.
-
-        With ``shared`` only the first part has as many, and each other that many.
-        """
+    def heads(self, count: int) -> Heads | TransposedHeads:
+        """For attention of ``count`` heads."""
         if self.target.transposes:
-            return TransposedHeads(self.token, self.slot, (count, *(shared or count,) * (parts - 1)))
-        head = tf.range(count)
-        if shared is None or shared == count:
-            first = [tf.range(parts)[:, None] * count + head]
-        else:
-            first = [head[None, :], count + tf.range(parts - 1)[:, None] * shared + tf.range(shared)]
-        slots = count + (parts - 1) * (shared or count)
-        into = tuple(self.token[None, :, None, :] * slots + places[:, None, :, None] for places in first)
-        # Not slot[:, None]: with that the optimizer no longer knows that there are as many as there are tokens.
-        slot = tf.expand_dims(self.slot, 1)
-        back = (slot // self.length * count + head) * self.length + slot % self.length
-        return Heads(into, back)
+            return TransposedHeads(self.token, self.slot)
+        return Heads(self.token, self.slot, self.length, count)
 
 
 def _round_up(x: tf.Tensor, multiple: int | tf.Tensor = ROUND_TO) -> tf.Tensor:

@@ -40,22 +40,22 @@ class Rotary:
     limit: int = 0
 
     def at(self, positions: tf.Tensor) -> Rotation:
-        """The rotation at each of the int32 positions ``[rows, length]``."""
+        """The rotation at each of the int32 positions ``[n]``."""
         import tensorflow as tf
 
-        angles = tf.cast(positions, tf.float32)[:, None, :, None] * tf.constant(self.frequencies, tf.float32)
+        angles = tf.cast(positions, tf.float32)[:, None, None] * tf.constant(self.frequencies, tf.float32)
         return Rotation(tf.cos(angles) * self.scale, tf.sin(angles) * self.scale)
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines, float32 ``[rows, 1, length, pairs]``."""
+    """Cosines and sines, float32 ``[n, 1, pairs]``."""
 
     cos: tf.Tensor
     sin: tf.Tensor
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """``x`` turned, ``[rows, heads, length, 2 * pairs]`` of any float type. Computed in float32."""
+        """``x`` turned, ``[n, heads, 2 * pairs]`` of any float type. Computed in float32."""
         import tensorflow as tf
 
         first, second = tf.split(tf.cast(x, tf.float32), 2, axis=-1)
