@@ -26,14 +26,16 @@ def test_halves_are_the_first_and_the_second_of_the_last_axis() -> None:
 def test_only_products_of_a_gate_are_halved_with_their_biases() -> None:
     kernel, bias = np.arange(12.0).reshape(2, 6), np.arange(6.0)
     given = {"layer_0/intermediate/kernel": kernel, "layer_0/intermediate/bias": bias, "layer_0/output/kernel": kernel}
-    assert halved(given, inner=6) == given
-    found = halved(given, inner=3)
+    assert halved(dict(given), inner=6) == given
+    emptied = dict(given)
+    found = halved(emptied, inner=3)
+    assert not emptied, "a large model would be in memory twice"
     assert list(found) == [
-        "layer_0/output/kernel",
         "layer_0/intermediate/gate/kernel",
         "layer_0/intermediate/inner/kernel",
         "layer_0/intermediate/gate/bias",
         "layer_0/intermediate/inner/bias",
+        "layer_0/output/kernel",
     ]
     assert np.array_equal(found["layer_0/intermediate/inner/kernel"], kernel[:, 3:])
     assert np.array_equal(found["layer_0/intermediate/gate/bias"], bias[:3])

@@ -26,20 +26,21 @@ def cut(values: Any) -> tuple[Any, Any]:
     return values[..., :half], values[..., half:]
 
 
-def halved(parameters: Mapping[str, npt.NDArray[Any]], inner: int) -> dict[str, npt.NDArray[Any]]:
+def halved(parameters: dict[str, npt.NDArray[Any]], inner: int) -> dict[str, npt.NDArray[Any]]:
     """An encoder's ``parameters``, in which each product to twice ``inner`` numbers, the feed-forward layers' size, is
-    two."""
-    found = dict(parameters)
-    for kernel in [name for name, array in parameters.items() if _gates(name, array, inner)]:
-        product = kernel.removesuffix("/kernel")
-        for name in (kernel, f"{product}/bias"):
-            for half, array in zip(HALVES, cut(found.pop(name)) if name in found else (), strict=False):
-                found[name.replace(product, f"{product}/{half}")] = np.ascontiguousarray(array)
+    two. They are emptied, so that a large model is in memory once."""
+    kernel = "/intermediate/kernel"
+    gated = {name for name in parameters if name.endswith(kernel) and parameters[name].shape[1] == 2 * inner}
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name in list(parameters):
+        array = parameters.pop(name)
+        product, _, part = name.rpartition("/")
+        if f"{product}/kernel" in gated:
+            cuts = zip(HALVES, cut(array), strict=True)
+            found |= {f"{product}/{half}/{part}": np.ascontiguousarray(values) for half, values in cuts}
+        else:
+            found[name] = array
     return found
-
-
-def _gates(name: str, array: npt.NDArray[Any], inner: int) -> bool:
-    return name.endswith("/intermediate/kernel") and array.shape[1] == 2 * inner
 
 
 def together(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
