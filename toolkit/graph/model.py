@@ -89,7 +89,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]  # tensorflow has no type i
         # by no name of their own, which would keep them alive beside the variables
         spec, plan = self._task.encoder, self._layout.plan
         if plan:
-            return Parameters(plan.stored(spec.parameters()))
+            return Parameters(plan.stored(spec.parameters(), spec.intermediate_size))
         return Parameters(halved(spec.parameters(), spec.intermediate_size))
 
     def tokenizers(self) -> list[tuple[TokenizerSpec, TokenizerGraph]]:

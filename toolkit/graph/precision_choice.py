@@ -67,7 +67,8 @@ class _Laboratory:
     def _answers(self, plan: Plan, sample: bool) -> Array:
         """Those of all rows, in the order of the chunks."""
         encoder, answers = self._spec.encoder, self._model.tried_answers()
-        products = MixedProducts({k: tf.constant(v) for k, v in plan.stored(self._values).items()}, encoder, plan)
+        stored = plan.stored(self._values, encoder.intermediate_size)
+        products = MixedProducts({name: tf.constant(value) for name, value in stored.items()}, encoder, plan)
         chunks, _ = eager_chunks(self._sample if sample else self._all)
         found = [answers(encoder.hidden_states(products, chunk), chunk) for chunk in chunks]
         return np.asarray(tf.concat(found, 0), np.float64)

@@ -10,7 +10,9 @@ import tensorflow as tf
 from family_models import save_family
 from support import TEXTS, largest_difference
 
+from toolkit.encoder.layout import Layout
 from toolkit.encoder.precision.halves import cut, halved, together
+from toolkit.graph.precision_choice import all_bfloat16
 from toolkit.graph.tasks import read_spec
 from toolkit.graph.tasks.embed_model import EmbedModel
 from toolkit.source.checkpoint import open_checkpoint
@@ -44,16 +46,21 @@ def test_only_products_of_a_gate_are_halved_with_their_biases() -> None:
     assert all(np.array_equal(back[name], given[name]) for name in given)
 
 
+@pytest.mark.parametrize("lower", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("model_type", GATED)
-def test_no_result_of_a_gated_layer_is_cut_apart(tmp_path: Path, model_type: str) -> None:
+def test_no_result_of_a_gated_layer_is_cut_apart(tmp_path: Path, model_type: str, lower: bool) -> None:
     checkpoint = open_checkpoint(save_family(tmp_path, model_type))
     spec = read_spec(checkpoint)
-    model = EmbedModel(spec)
+    model = EmbedModel(spec, Layout(plan=all_bfloat16(spec.encoder) if lower else None))
     kernels = [variable for variable in model._encoder.variables if "intermediate" in variable.name]
     assert len(kernels) == 2 * spec.encoder.num_layers
     assert {tuple(kernel.shape) for kernel in kernels} == {(spec.encoder.hidden_size, spec.encoder.intermediate_size)}
     ours = model._serving_default(tf.constant(list(TEXTS)))["embedding"]
-    assert largest_difference(ours, checkpoint.reference.encode(list(TEXTS))) < 1e-5
+    theirs = checkpoint.reference.encode(list(TEXTS))
+    if lower:
+        assert np.sum(ours * theirs, 1).min() > 0.999
+    else:
+        assert largest_difference(ours, theirs) < 1e-5
     widths = {
         node.attr["_output_shapes"].list.shape[0].dim[-1].size
         for part in model._encoders.values()

@@ -97,7 +97,7 @@ def test_a_packed_product_in_bfloat16_equals_one_to_its_rounding(
     values = {"p/kernel": random.standard_normal((SIZE, SIZE)), "embeddings/word": np.zeros((1, SIZE))}
     if with_bias:
         values["p/bias"] = random.standard_normal(SIZE)
-    stored = plan.stored({name: value.astype(np.float32) for name, value in values.items()})
+    stored = plan.stored({name: value.astype(np.float32) for name, value in values.items()}, SIZE)
     variables = {name: tf.Variable(value) for name, value in stored.items()}
 
     def computed(params: Mapping[str, tf.Tensor], x: tf.Tensor, packed: bool) -> tf.Tensor:

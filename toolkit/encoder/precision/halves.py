@@ -1,7 +1,7 @@
 """The two halves of a product whose result a gate takes apart.
 
-In float32 each is a product of its own. Cut out of one result they would be copied, which at Qwen3-0.6B's sizes takes
-three hundredths of the time.
+In float32 and bfloat16 each is a product of its own. Cut out of one result they would be copied, which at Qwen3-0.6B's
+sizes takes three hundredths of the time.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from toolkit.encoder.precision.bfloat16 import Bfloat16Product
 from toolkit.encoder.precision.float32 import Float32Products
+from toolkit.encoder.precision.halves import HALVES, halved
 from toolkit.encoder.precision.int8 import Int8Product
 from toolkit.encoder.precision.quantization import Quantization
 
@@ -44,15 +45,16 @@ class Plan:
             found.setdefault(self.precision(name), []).append(name)
         return found
 
-    def stored(self, parameters: Mapping[str, Array]) -> dict[str, npt.NDArray[Any]]:
-        """``parameters`` in the types in which ``MixedProducts`` wants them."""
+    def stored(self, parameters: Mapping[str, Array], inner: int) -> dict[str, npt.NDArray[Any]]:
+        """``parameters`` in the types in which ``MixedProducts`` wants them, those in bfloat16 `halved`: ``inner`` is
+        the feed-forward layers' size."""
         bfloat16 = tf.bfloat16.as_numpy_dtype
         # By far the largest table, of which few rows are used at a time: half the bytes, at 2^-9 of each value.
         found: dict[str, npt.NDArray[Any]] = dict(parameters)
         found["embeddings/word"] = parameters["embeddings/word"].astype(bfloat16)
         for name in self.bfloat16:
             both = (f"{name}/kernel", f"{name}/bias")
-            found |= {key: parameters[key].astype(bfloat16) for key in both if key in parameters}
+            found |= halved({key: found.pop(key).astype(bfloat16) for key in both if key in found}, inner)
         return found | {f"{name}/kernel": numbers.kernel for name, numbers in self.int8.items()}
 
 
@@ -67,10 +69,10 @@ class MixedProducts(Float32Products):
     def __init__(self, params: Mapping[str, tf.Tensor], spec: EncoderSpec, plan: Plan, *, packed: bool = False) -> None:
         super().__init__(params, spec)
         self._products: dict[str, _Product] = {}
-        for name in plan.bfloat16:
-            self._products[name] = Bfloat16Product(
-                params[f"{name}/kernel"], params.get(f"{name}/bias"), spec.activation, packed=packed
-            )
+        parts = [part for name in plan.bfloat16 for part in (name, *(f"{name}/{half}" for half in HALVES))]
+        for part in [part for part in parts if f"{part}/kernel" in params]:
+            kernel, bias = params[f"{part}/kernel"], params.get(f"{part}/bias")
+            self._products[part] = Bfloat16Product(kernel, bias, spec.activation, packed=packed)
         following = {numbers.handover.source: numbers for numbers in plan.int8.values() if numbers.handover is not None}
         for name, numbers in plan.int8.items():
             kernel, bias = params[f"{name}/kernel"], params.get(f"{name}/bias")
