@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LONG", "MODELS", "Dimensions", "dimensions", "flops", "minilm", "save", "source"]
+__all__ = ["LONG", "MODELS", "Dimensions", "dimensions", "flops", "minilm", "pooling_mode", "save", "source"]
 
 MODELS = {
     "minilm": "all-MiniLM-L6-v2",
@@ -69,7 +69,6 @@ def source(model: str, folder: Path) -> Path:
 
 def dimensions(folder: Path) -> Dimensions:
     """Read from a model's ``config.json``, and its pooling's."""
-    pooling = folder / "1_Pooling" / "config.json"
     config = json.loads((folder / "config.json").read_text())
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     return Dimensions(
@@ -79,8 +78,13 @@ def dimensions(folder: Path) -> Dimensions:
         2 if config["model_type"] in ("modernbert", "qwen3") else 1,
         size * config["num_attention_heads"],
         size * config.get("num_key_value_heads", config["num_attention_heads"]),
-        json.loads(pooling.read_text()).get("pooling_mode") in POOLINGS.values(),
+        pooling_mode(folder) in POOLINGS.values(),
     )
+
+
+def pooling_mode(folder: Path) -> str:
+    """A model's; older configurations, as MiniLM's, do not name it."""
+    return str(json.loads((folder / "1_Pooling" / "config.json").read_text()).get("pooling_mode", "mean"))
 
 
 def flops(of: Dimensions, lengths: npt.NDArray[np.int64]) -> int:

@@ -6,14 +6,13 @@ are kept.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.encoders.models import LONG
+from benchmarks.encoders.models import LONG, pooling_mode
 from benchmarks.encoders.texts import LONG_SETS, TextSet, load_sets, padded
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -38,7 +37,7 @@ def _encoder(source: Path, attention: str) -> Any:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    pooling = json.loads((source / "1_Pooling" / "config.json").read_text()).get("pooling_mode", "mean")
+    pooling = pooling_mode(source)
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:

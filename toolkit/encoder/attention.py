@@ -25,7 +25,6 @@ WINDOW_BLOCK = 128
 WHOLE = 512
 """The length up to which rows are computed at once: more than a chunk of several rows has."""
 
-
 PARTLY_WHOLE = 256
 """The same where tokens do not look at all: of longer rows the blocks leave out more than they cost."""
 
@@ -85,13 +84,14 @@ class Masks:
         self._mask = mask
         self._near: dict[Reach, tf.Tensor] = {}
 
-    def whole(self, reach: Reach) -> tf.Tensor:
-        """Of whole rows, for every head: ``[rows, 1 or length, length]``; of longer ones the first ``WHOLE`` places."""
+    def whole(self, reach: Reach, most: int) -> tf.Tensor:
+        """Of whole rows, for every head: ``[rows, 1 or length, length]``; of longer ones the first ``most`` places,
+        if not all look at all."""
         if reach.everywhere:
             return self.barred
         if reach not in self._near:
-            place = tf.range(tf.minimum(tf.shape(self._mask)[1], WHOLE))
-            look = self._mask[:, None, :WHOLE] & reach.look(place, place)
+            place = tf.range(tf.minimum(tf.shape(self._mask)[1], most))
+            look = self._mask[:, None, :most] & reach.look(place, place)
             self._near[reach] = tf.where(look, 0.0, -1e9)
         return self._near[reach]
 
@@ -132,7 +132,7 @@ class Attention:
 
         ``key`` and ``value`` may have fewer heads, each of which serves as many queries' heads that lie side by side.
         """
-        masks = self.masks.whole(self.reach)
+        masks = self.masks.whole(self.reach, self.whole)
 
         def at_once() -> tf.Tensor:
             bias = None if self.bias is None else self.bias.whole(query, key)

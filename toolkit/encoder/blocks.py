@@ -45,7 +45,13 @@ class Blocks:
 
     def asked(self, x: tf.Tensor) -> tf.Tensor:
         """``x`` of the tokens that are computed behind a layer's attention, of ``[padded_total, size]``."""
-        return x if self._chunk.asked is None or not self._last else tf.gather(x, self._chunk.asked)
+        tokens = self._answered
+        return x if tokens is None else tf.gather(x, tokens)
+
+    @property
+    def _answered(self) -> tf.Tensor | None:
+        """The tokens that are computed behind the present layer's attention, int32 ``[n]``; ``None``: all."""
+        return self._chunk.asked if self._last else None
 
     def norm(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """The LayerNorm ``name`` over the last axis."""
@@ -117,7 +123,7 @@ class Blocks:
         self, attention: Attention, heads: Sequence[tf.Tensor], residual: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """What ``attention`` gives for each head's query, key and value, packed, and the residual beside it."""
-        tokens = self._chunk.asked if self._last else None
+        tokens = self._answered
         if tokens is None:
             return self._heads.join(attention(*heads), like=residual), residual
         residual = self.asked(residual)

@@ -107,6 +107,11 @@ class Chunk(NamedTuple):
             filled = tf.pad(there, [[0, tf.shape(self.mask)[0] - self.rows]])
             return self._replace(asked=tf.ensure_shape(filled, self.mask.shape[:1]))
 
+    def one_of_each(self, hidden: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+        """The hidden states of these tokens, int32 ``[rows]``, one of each row: those of them alone if they were asked
+        for, else those among all."""
+        return tf.gather(hidden, tokens) if self.asked is None else hidden[: self.rows]
+
     def row_of_token(self) -> tf.Tensor:
         """int32 ``[total]``: the row that each of its tokens belongs to."""
         with on_host(self.target):

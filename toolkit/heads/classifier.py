@@ -109,9 +109,7 @@ class ClassifierSpec(RowHead):
     def _pooled(self, hidden: tf.Tensor, chunk: Chunk) -> tf.Tensor:
         if self.pooling != "last":
             return pool(self._pooling(), hidden, chunk)
-        import tensorflow as tf
-
-        return hidden[: chunk.rows] if chunk.asked is not None else tf.gather(hidden, self._last(chunk))
+        return chunk.one_of_each(hidden, self._last(chunk))
 
     def _pooling(self) -> PoolingSpec:
         return PoolingSpec((self.pooling,), self.hidden_size)
@@ -125,9 +123,7 @@ class ClassifierSpec(RowHead):
         return tf.maximum(last, chunk.tokens.row_splits[:-1])
 
     def asked(self, chunk: Chunk) -> tf.Tensor | None:
-        if self.pooling == "last":
-            return self._last(chunk)
-        return None if self.pooling == "late" else only_token(self._pooling(), chunk)
+        return self._last(chunk) if self.pooling == "last" else only_token(self._pooling(), chunk)
 
 
 def read_classifier(module: RawModule) -> tuple[RawModule, ClassifierSpec]:

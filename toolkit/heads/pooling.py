@@ -90,8 +90,7 @@ def pool(spec: PoolingSpec, hidden: tf.Tensor, chunk: Chunk, *, columns: bool = 
 
     def one(mode: str, exists: tf.Tensor) -> tf.Tensor:
         # hidden has at least one row, if only of fill, so index 0 exists even when no text has a token
-        asked = hidden[:rows] if chunk.asked is not None else tf.gather(hidden, tf.maximum(_token(mode, chunk), 0))
-        return tf.where(exists, asked, 0.0)
+        return tf.where(exists, chunk.one_of_each(hidden, tf.maximum(_token(mode, chunk), 0)), 0.0)
 
     def weighted_mean() -> tf.Tensor:
         # torch counts positions from a row's first token on
